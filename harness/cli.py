@@ -1,0 +1,188 @@
+"""The command line; the only file that joins harness, tasks, trainers and reports.
+
+medbench eval smollm2-135m --limit 64
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+from medbench.harness import __version__
+from medbench.harness.contracts import MedbenchError
+
+DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
+EXIT_NOT_SCORED = 3
+EXIT_INTERRUPTED = 4
+
+
+def tasks_folder() -> Path:
+    return Path(str(files("medbench.tasks").joinpath("_medbench_yaml"))).parent
+
+
+def say(line: str) -> None:
+    """A line for people; standard output is for results."""
+    click.echo(line, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="medbench")
+def cli() -> None:
+    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option("--tasks", help=f"Comma-separated; ours or any of lm-eval's.  [default: {DEFAULT_TASKS}]")
+@click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v1]")
+@click.option(
+    "--engine",
+    type=click.Choice(["vllm", "hf", "openai", "fake"]),
+    help="What generates.  [default: openai with --base-url, fake with --replies, else vllm]",
+)
+@click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
+@click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
+@click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many questions a task (a seeded draw).")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Overrides the protocol's; named in the result.")
+@click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders lie."
+)
+@click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the order of questions, and of sampling.  [default: 0]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML with any of these and more.")
+@click.option("--resume", is_flag=True, help="Go on with the run if it is there; do nothing if it is complete.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def eval_command(**options: Any) -> int:
+    """Evaluate MODEL and keep every answer.
+
+    MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
+    no hub.
+    """
+    from medbench.harness.session import evaluate_model, options_of
+
+    with _clean_stdout() as stdout:
+        outcome = evaluate_model(options_of(options), tasks_folder(), say)
+        if options["as_json"]:
+            stdout.write(json.dumps(outcome.as_json(), ensure_ascii=False) + "\n")
+        else:
+            from medbench.harness.tables import result_table
+
+            stdout.write(result_table(outcome.record, outcome.results))
+            stdout.write(f"run: {outcome.folder}\n")
+    unscored = [name for name, result in outcome.results.items() if result.accuracy is None]
+    if unscored:
+        say(
+            f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {outcome.folder}/samples"
+        )
+        return EXIT_NOT_SCORED
+    return 0
+
+
+@cli.command("tasks")
+@click.argument("name", required=False)
+@click.option("--protocol", default="cot-v1", show_default=True, help="For the rendered prompt.")
+@click.option("--data", help="Folder of benchmark files, or `sample`.  [default: MEDBENCH_DATA, else the sample]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
+    """List tasks and protocols, or show one task with a rendered prompt."""
+    from medbench.harness.data import SAMPLE
+    from medbench.harness.protocol import built_in_names, load_protocol
+    from medbench.harness.tables import task_page, task_table
+    from medbench.harness.task_loader import TaskLoader
+
+    loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
+    if name is None:
+        protocols = [load_protocol(each) for each in built_in_names()]
+        content = {"tasks": [card.as_json() for card in loader.cards.values()],
+                   "protocols": {each.name: each.about for each in protocols}}  # fmt: skip
+        click.echo(json.dumps(content) if as_json else task_table(list(loader.cards.values()), protocols), nl=as_json)
+        return
+    task, asked = loader.load(name), load_protocol(protocol)
+    prompt = task.foreign.text(task.questions[0].id, None) if task.foreign else asked.text(task.questions[0])
+    page = task_page(task, loader.cards.get(name), prompt)
+    click.echo(json.dumps(page) if as_json else "\n".join(f"{key}: {value}" for key, value in page.items()))
+
+
+@cli.command("validate")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate_command(paths: tuple[Path, ...]) -> int:
+    """Check YAML files of any kind (task, protocol, eval config); every fault, with file and key path."""
+    from medbench.harness.validate import faults_of
+
+    total = 0
+    for path in paths:
+        kind, faults = faults_of(path)
+        total += len(faults)
+        click.echo("\n".join(faults) if faults else f"{path}: a sound {kind}")
+    return 2 if total else 0
+
+
+@cli.command("doctor")
+@click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def doctor_command(data: str | None, as_json: bool) -> None:
+    """Show device, memory, versions and data, what will be slow, and the setting that mends it."""
+    from medbench.harness.doctor import examine, report
+
+    findings = examine(tasks_folder(), data)
+    click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
+
+
+class _clean_stdout:
+    """Standard output kept for our own result: what libraries print there meanwhile goes to standard error."""
+
+    def __enter__(self) -> Any:
+        sys.stdout.flush()
+        self._kept = os.dup(1)
+        os.dup2(2, 1)
+        self._file = os.fdopen(os.dup(self._kept), "w", encoding="utf-8")
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        sys.stdout.flush()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+def main() -> None:
+    """Entry point. One line and an exit status for every fault of the user's; a traceback only for ours."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars would break our lines
+    warnings.filterwarnings("ignore")
+    try:
+        status = cli.main(standalone_mode=False)
+    except MedbenchError as error:
+        say(f"medbench: {error}")
+        status = error.exit_code
+    except click.ClickException as error:
+        where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
+        say(f"medbench: {where}{error.format_message()}")
+        status = 2
+    except (KeyboardInterrupt, click.Abort):
+        say("medbench: interrupted; what is answered is kept: run the same command with --resume")
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        status = 0
+    sys.stdout.flush() if not sys.stdout.closed else None
+    # vLLM leaves threads behind that can hang the interpreter's exit
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""YAML in, typed and frozen records out; every fault of a file is reported at once, by key path.
+
+python -c "from medbench.harness.config import read_yaml, EvalConfig; print(EvalConfig())"
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from medbench.harness.contracts import MedbenchError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+EngineName = Literal["vllm", "hf", "openai", "fake"]
+
+
+class Record(BaseModel):
+    """Frozen, and an unknown key is an error: a mistyped setting must never be silently lost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EngineConfig(Record):
+    """Settings of the engine; each is passed on only when set."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tensor_parallel_size: int = Field(1, ge=1)
+    data_parallel_size: int = Field(1, ge=1)
+    max_model_len: int | None = Field(None, ge=1)
+    """Context length in tokens, prompt and reply together; None is the model's own."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    max_num_seqs: int | None = Field(None, ge=1)
+    kv_cache_gib: int | None = Field(None, ge=1)
+    """Key-value cache on a CPU, in GiB."""
+    batch_size: int = Field(8, ge=1)
+    """For the hf engine."""
+    concurrency: int = Field(16, ge=1)
+    """Requests under way at once, for the openai engine."""
+    timeout: float = Field(600, gt=0)
+    """Seconds for one request, for the openai engine."""
+    delay: float = Field(0, ge=0)
+    """Seconds a reply takes, for the fake engine."""
+    vllm_args: dict[str, Any] = {}
+    """Anything else that vLLM's EngineArgs takes, passed through as it is."""
+
+
+class EvalConfig(Record):
+    """The file behind `medbench eval --config`; options on the command line win over it."""
+
+    tasks: list[str] | None = None
+    protocol: str | None = None
+    engine: EngineName | None = None
+    base_url: str | None = None
+    max_new_tokens: int | None = Field(None, ge=1)
+    thinking: bool | None = None
+    limit: int | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=0)
+    engine_config: EngineConfig = EngineConfig()
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_yaml(path: Path, model: type[R]) -> R:
+    """Parse and validate `path`. Raises MedbenchError with all faults in one line."""
+    record, faults = check_yaml(path, model)
+    if record is None:
+        raise MedbenchError("; ".join(faults))
+    return record
+
+
+def check_yaml(path: Path, model: type[R]) -> tuple[R | None, list[str]]:
+    """(record, []) or (None, one line for every fault: file, key path, what and how to mend)."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None, [f"{path}: no such file"]
+    except (OSError, UnicodeDecodeError) as error:
+        return None, [f"{path}: cannot be read ({_one_line(error)})"]
+    except yaml.YAMLError as error:
+        return None, [f"{path}: not YAML ({_one_line(error)})"]
+    if not isinstance(content, dict):
+        return None, [f"{path}: expected keys and values, found {type(content).__name__}"]
+    return check_mapping(content, model, str(path))
+
+
+def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[R | None, list[str]]:
+    """As check_yaml, for content that is parsed already; `where` opens each line."""
+    try:
+        return model.model_validate(content), []
+    except ValidationError as error:
+        return None, [_fault_line(fault, model, where) for fault in error.errors(include_url=False)]
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ " (did you mean X or Y?)", or the known names when nothing is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:20])}"
+
+
+def _fault_line(fault: Any, model: type[BaseModel], where: str) -> str:
+    key_path = ".".join(str(part) for part in fault["loc"]) or "(top)"
+    if fault["type"] == "extra_forbidden":
+        hint = did_you_mean(str(fault["loc"][-1]), _fields_at(model, fault["loc"][:-1]))
+        return f"{where}: {key_path}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{where}: {key_path}: missing"
+    return f"{where}: {key_path}: {fault['msg'][0].lower()}{fault['msg'][1:]} (found {_short(fault['input'])})"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the record that `loc` leads to, as far as annotations tell."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

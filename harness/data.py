@@ -1,0 +1,183 @@
+"""Rows of a benchmark, from a local folder, the hub or the built-in sample, checked and in canonical form.
+
+A task's YAML names `custom_dataset: !function rows.dataset`, made by `benchmark()` here, so that lm-eval's own
+command and medbench read the same rows:
+
+    python -c "from medbench.harness.data import read_jsonl; print(next(read_jsonl('rows.jsonl')))"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from medbench.harness.contracts import MedbenchError, Question
+from pydantic import BaseModel, ValidationError
+
+SAMPLE = "sample"
+HUB = "hub"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Row(Protocol):
+    """A pydantic record with the hub's columns that knows its canonical form."""
+
+    def canonical(self) -> Question:
+        """Raises ValueError, in one line, for a gold answer outside the options and the like."""
+        ...
+
+
+def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], bool] | None = None) -> Callable[..., Any]:
+    """The `custom_dataset` function of a task whose rows have the schema `row`.
+
+    `keep(split, raw_row)` picks a split's rows out of a hub data set that has fewer splits than the benchmark.
+    """
+
+    def dataset(**metadata: Any) -> Any:
+        import datasets
+
+        source = metadata.get("data") or os.environ.get("MEDBENCH_DATA") or HUB
+        splits = {
+            split: [_as_doc(question) for question in _questions(split, source, row, keep, metadata)]
+            for split in metadata["files"]
+            if split == "test" or source != SAMPLE
+        }
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(docs) for name, docs in splits.items() if docs})
+
+    return dataset
+
+
+def question_of(doc: Mapping[str, Any]) -> Question:
+    """The Question behind a data set row made by `benchmark`."""
+    return Question(
+        id=doc["id"],
+        cluster=doc["cluster"],
+        question=doc["question"],
+        options=tuple(doc["options"]),
+        labels=tuple(doc["labels"]),
+        gold=doc["gold"],
+        context=doc["context"],
+        category=json.loads(doc["category"]),
+    )
+
+
+def rows_sha256(questions: Iterable[Question]) -> str:
+    """Content hash over ids, questions, contexts, options and gold answers, independent of order."""
+    lines = sorted(json.dumps([q.id, q.question, q.context, q.options, q.gold]) for q in questions)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def content_id(*parts: str) -> str:
+    """A short id for a row that has none of its own."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def cluster_id(question: str, options: Iterable[str]) -> str:
+    """Equal for questions that differ only in case, white space or the order of their options."""
+    text, *choices = (" ".join(text.lower().split()) for text in (question, *options))
+    return content_id(text, *sorted(choices))
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of each line. Raises MedbenchError naming file and line."""
+    try:
+        lines = path.open("rb")
+    except FileNotFoundError:
+        raise MedbenchError(f"{path}: no such file") from None
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
+    with lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError):
+                raise MedbenchError(f"{path}:{number}: not JSON; each line must be one JSON object") from None
+            if not isinstance(content, dict):
+                raise MedbenchError(f"{path}:{number}: expected a JSON object, found {type(content).__name__}")
+            yield number, content
+
+
+def _questions(
+    split: str,
+    source: str,
+    row: type[BaseModel],
+    keep: Callable[[str, Mapping[str, Any]], bool] | None,
+    metadata: Mapping[str, Any],
+) -> list[Question]:
+    if source == HUB:
+        return _canonical(_hub_rows(split, keep, metadata), row)
+    if source == SAMPLE:
+        folder = Path(metadata["config_source"]).parent.parent
+        names = [name.replace("/", "/sample/") for name in metadata["files"][split]]
+        names = [name for name in names if (folder / name).exists()]
+    else:
+        folder = Path(source).expanduser()
+        names = metadata["files"][split]
+        if not folder.is_dir():
+            raise MedbenchError(f"data folder {folder} does not exist: correct --data or MEDBENCH_DATA")
+    if split != "test" and not all((folder / name).exists() for name in names):
+        return []
+    return _canonical(_file_rows(folder, names), row)
+
+
+def _file_rows(folder: Path, names: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            raise MedbenchError(f"{path}: no such file; the data folder must hold {', '.join(names)}")
+        empty = True
+        for number, raw in read_jsonl(path):
+            empty = False
+            yield f"{path}:{number}", raw
+        if empty:
+            raise MedbenchError(f"{path}: the file is empty")
+
+
+def _hub_rows(
+    split: str, keep: Callable[[str, Mapping[str, Any]], bool] | None, metadata: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import datasets
+
+    hub = metadata["hub"]
+    if split not in hub["splits"]:
+        return
+    rows = datasets.load_dataset(hub["path"], hub.get("name"), revision=hub.get("revision"), split=hub["splits"][split])
+    for number, raw in enumerate(rows):
+        if keep is None or keep(split, raw):
+            yield f"{hub['path']} row {number}", raw
+
+
+def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseModel]) -> list[Question]:
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for where, raw in rows:
+        try:
+            record: Any = row.model_validate(raw)
+            question = record.canonical()
+            # half of a surrogate pair ("\ud83d") is sound JSON, and no UTF-8: arrow and every file after it fail on it
+            json.dumps(_as_doc(question), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text; remove it") from None
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in fault["loc"])
+            raise MedbenchError(f"{where}: {key}: {fault['msg'].lower()}") from None
+        except ValueError as error:
+            raise MedbenchError(f"{where}: {error}") from None
+        if question.id in seen:
+            raise MedbenchError(f"{where}: id {question.id} stands already at {seen[question.id]}; remove one")
+        seen[question.id] = where
+        questions.append(question)
+    return questions
+
+
+def _as_doc(question: Question) -> dict[str, Any]:
+    # category as JSON text: rows with different keys would otherwise be padded with None by arrow
+    return {**asdict(question), "category": json.dumps(dict(question.category))}

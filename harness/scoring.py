@@ -1,0 +1,229 @@
+"""Completions to samples, samples to results: one scorer for evaluation, re-scoring, lm-eval and rewards.
+
+python -c "from medbench.harness.scoring import wilson_interval; print(wilson_interval(870, 1000))"
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
+from medbench.harness.extraction import cut_at_stop, extract
+from pydantic import BaseModel, ConfigDict
+
+OPENED_THOUGHT = ("<think>", "<thinking>", "<|begin_of_thought|>")
+
+
+class CategoryResult(BaseModel):
+    """Accuracy on the questions of one category value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+class TaskResult(BaseModel):
+    """results/<task>.json: what the samples of one task add up to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    task: str
+    version: str
+    split: str
+    source: str
+    official: bool
+    protocol: str
+    n: int
+    """Questions asked, errors included."""
+    n_error: int
+    """Engine failures: in no score."""
+    n_unparsed: int
+    """Replies without an answer, for whatever reason; counted as wrong."""
+    n_truncated: int
+    """Replies cut off by the token limit, answered or not."""
+    outcomes: dict[str, int]
+    """outcome -> questions; sums to n."""
+    accuracy: float | None
+    """Right / (n - n_error), 0..1; None when nothing was scored."""
+    interval: tuple[float, float] | None
+    """95 %, clustered by duplicate questions (see clustered_interval)."""
+    interval_wilson: tuple[float, float] | None
+    """95 % Wilson, as if all questions were independent."""
+    chance: float
+    tokens_per_answer: float | None
+    categories: dict[str, dict[str, CategoryResult]]
+    """field -> value -> result."""
+
+
+def score_completion(task: Task, question: Question, request: Request, completion: Completion) -> Sample:
+    """The stored record of one answered (or failed) question."""
+    answer, score = Extraction(None, "error"), None
+    if completion.error is None:
+        answer, score = _judge(task, question, request, completion)
+    return Sample(
+        id=question.id,
+        cluster=question.cluster,
+        prompt=request.prompt,
+        output=completion.text,
+        finish_reason=completion.finish_reason,
+        extracted=answer.answer,
+        outcome=answer.outcome,
+        span=answer.span,
+        gold=question.gold,
+        score=score,
+        error=completion.error,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        category=question.category,
+        logprobs=completion.logprobs,
+    )
+
+
+def _judge(task: Task, question: Question, request: Request, completion: Completion) -> tuple[Extraction, float]:
+    if task.foreign is not None:
+        text = cut_at_stop(completion.text, request.stop)
+        extracted, score = task.foreign.score(question.id, text, completion.logprobs)
+        return Extraction(extracted, "answered" if extracted is not None else "unparsed"), score
+    if completion.logprobs is not None:
+        best = max(completion.logprobs.items(), key=lambda choice: choice[1])[0].strip()
+        return Extraction(best, "answered"), float(best == question.gold)
+    return score_reply(
+        completion.text,
+        question.labels,
+        question.options,
+        question.gold,
+        finish_reason=completion.finish_reason,
+        opened=opens_thought(request.prompt),
+        stop=request.stop,
+    )
+
+
+def score_reply(
+    reply: str,
+    labels: tuple[str, ...],
+    options: tuple[str, ...],
+    gold: str,
+    *,
+    finish_reason: str = "stop",
+    opened: bool = False,
+    stop: tuple[str, ...] = (),
+) -> tuple[Extraction, float]:
+    """(what the reply answers, 1.0 if that is `gold` else 0.0)."""
+    read = cut_at_stop(reply, stop) if stop else reply
+    if len(read) < len(reply):
+        finish_reason = "stop"  # what came after the cut does not make the answer a truncated one
+    answer = extract(read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
+    return answer, float(answer.answer == gold)
+
+
+def opens_thought(prompt: str) -> bool:
+    """True when the chat template has already opened the thought that the reply will close (R1, Qwen3-Thinking)."""
+    return prompt.rstrip().endswith(OPENED_THOUGHT)
+
+
+def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+    """`process_results` of our lm-eval YAML: medbench's scorer under the lm_eval command."""
+    answer, score = score_reply(
+        results[0], tuple(doc["labels"]), tuple(doc["options"]), doc["gold"], stop=("\nQuestion:",)
+    )
+    return {"accuracy": score, "unparsed": float(answer.answer is None)}
+
+
+def summarize(task: Task, protocol: str, samples: Iterable[Sample]) -> TaskResult:
+    """Add samples up in one pass; memory grows with the number of clusters and categories, not of samples."""
+    outcomes: Counter[str] = Counter()
+    scores = _Tally()
+    categories: dict[str, dict[str, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
+    truncated = tokens = 0
+    for sample in samples:
+        outcomes[sample.outcome] += 1
+        truncated += sample.finish_reason == "length"
+        if sample.score is None:
+            continue
+        tokens += sample.completion_tokens
+        scores.add(sample.cluster, sample.score)
+        for field, value in sample.category.items():
+            categories[field][value].add(sample.cluster, sample.score)
+    n = outcomes.total()
+    unparsed = n - outcomes["answered"] - outcomes["error"]
+    return TaskResult(
+        task=task.name,
+        version=task.version,
+        split=task.split,
+        source=task.data.source,
+        official=task.data.official,
+        protocol=protocol,
+        n=n,
+        n_error=outcomes["error"],
+        n_unparsed=unparsed,
+        n_truncated=truncated,
+        outcomes=dict(sorted(outcomes.items())),
+        accuracy=scores.mean,
+        interval=scores.interval(),
+        interval_wilson=wilson_interval(scores.total, scores.n) if scores.n else None,
+        chance=task.chance,
+        tokens_per_answer=tokens / scores.n if scores.n else None,
+        categories={
+            field: {value: _category(tally) for value, tally in sorted(values.items())}
+            for field, values in sorted(categories.items())
+        },
+    )
+
+
+class _Tally:
+    """Running sums by cluster."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.total = 0.0
+        self._clusters: dict[str, tuple[int, float]] = {}
+
+    def add(self, cluster: str, score: float) -> None:
+        self.n += 1
+        self.total += score
+        size, total = self._clusters.get(cluster, (0, 0.0))
+        self._clusters[cluster] = (size + 1, total + score)
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.n if self.n else None
+
+    def interval(self) -> tuple[float, float] | None:
+        return clustered_interval(list(self._clusters.values())) if self.n else None
+
+
+def _category(tally: _Tally) -> CategoryResult:
+    interval = tally.interval()
+    assert tally.mean is not None
+    assert interval is not None
+    return CategoryResult(n=tally.n, accuracy=tally.mean, interval=interval)
+
+
+def wilson_interval(total: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
+    """Wilson's score interval of total/n, two-sided at level 1 - alpha; `n` may be an effective size."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(total, n, alpha=alpha, method="wilson")
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def clustered_interval(clusters: list[tuple[int, float]], alpha: float = 0.05) -> tuple[float, float]:
+    """Wilson's interval at the effective sample size, for (size, sum of scores) of each cluster.
+
+    The design effect is the cluster-robust variance of the mean over the independent one (Miller 2024, "Adding
+    Error Bars to Evals", section 2.2), never below 1; Wilson at n / effect stays sound near 0 and 1, where the
+    plain normal interval of the clustered standard error collapses (Korn and Graubard 1998).
+    """
+    n = sum(size for size, _ in clusters)
+    total = sum(score for _, score in clusters)
+    mean = total / n
+    independent = mean * (1 - mean) / n
+    robust = math.fsum((score - size * mean) ** 2 for size, score in clusters) / n**2
+    effect = max(1.0, robust / independent) if independent > 0 else 1.0
+    return wilson_interval(total / effect, n / effect, alpha)

@@ -1,0 +1,348 @@
+"""The run folder: create, append, seal, read. Everything that evaluate, gates, the loop and pages share is here.
+
+    python -c "from medbench.harness.store import read_run; print(read_run('runs/NAME').status)"
+
+    runs/<run_id>/run.json              RunRecord: who, how, with what, how far
+    runs/<run_id>/samples/<task>.jsonl  Sample, a line a question, appended as questions finish
+    runs/<run_id>/results/<task>.json   scoring.TaskResult
+
+JSON files are written aside and renamed; samples are appended whole lines at a time, so kill -9 leaves at most one
+torn last line, which the next writer cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from filelock import FileLock, Timeout
+from medbench.harness.contracts import Interrupted, MedbenchError, Sample
+from medbench.harness.scoring import TaskResult
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+SCHEMA_VERSION = 1
+SYNC_SECONDS = 1.0
+"""Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
+
+_sample = TypeAdapter(Sample)
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelRecord(_Record):
+    """The model that answered."""
+
+    name: str
+    kind: str
+    path: str | None = None
+    fingerprint: str
+    """sha256 over the weights; for a served model, over server and model name; for replies, over the file."""
+    tokenizer_sha256: str | None = None
+    base: str | None = None
+
+
+class TaskRecord(_Record):
+    """One task of the run, as it was asked."""
+
+    version: str
+    split: str
+    source: str
+    sha256: str
+    official: bool
+    n: int
+    """Questions of the task in all."""
+
+
+class Totals(_Record):
+    """Sums over all sessions of the run."""
+
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class RunRecord(_Record):
+    """run.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["running", "complete", "failed"]
+    created: str
+    """UTC, ISO 8601."""
+    command: list[str]
+    model: ModelRecord
+    tasks: dict[str, TaskRecord]
+    protocol: dict[str, Any]
+    """The resolved protocol; "name" identifies it."""
+    seed: int
+    limit: int | None
+    """Most questions a task, the first of the seeded order; None is all."""
+    engine: dict[str, Any]
+    """name, who rendered the chat template, and settings."""
+    packages: dict[str, str]
+    git_commit: str | None
+    notes: list[str] = []
+    """What a reader should know: no chat template, unofficial rows, built-in sample, ..."""
+    totals: Totals = Totals()
+
+
+class Run:
+    """A run folder open for writing; at most one process at a time holds it. Use as a context manager."""
+
+    def __init__(self, folder: Path, record: RunRecord, lock: FileLock) -> None:
+        self.folder = folder
+        self.record = record
+        self._lock = lock
+        self._logs: dict[str, _SampleLog] = {}
+
+    def done(self, task: str) -> set[str]:
+        """Ids answered already. Lines of failed requests are dropped from the file: they will be asked again."""
+        path = samples_path(self.folder, task)
+        if not path.exists():
+            return set()
+        samples = list(_read_samples(path, torn_tail_ok=True))
+        answered = [sample for sample in samples if sample.error is None]
+        if len(answered) < len(samples) or _is_torn(path):
+            write_atomically(path, b"".join(map(_line, answered)))
+        return {sample.id for sample in answered}
+
+    def append(self, task: str, sample: Sample) -> None:
+        """Raises Interrupted when the disk is full; what was appended before stays."""
+        if task not in self._logs:
+            self._logs[task] = _SampleLog(samples_path(self.folder, task))
+        self._logs[task].append(sample)
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of run.json."""
+        self.record = self.record.model_copy(update=changes)
+        write_atomically(self.folder / "run.json", _json_bytes(self.record))
+
+    def write_result(self, result: TaskResult) -> None:
+        write_atomically(self.folder / "results" / f"{result.task}.json", _json_bytes(result))
+
+    def close(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def create_run(root: Path, record: RunRecord) -> Run:
+    """Raises MedbenchError if the folder exists."""
+    folder = root / record.run_id
+    if (folder / "run.json").exists():
+        raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or --name for a new run")
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        (folder / "results").mkdir(exist_ok=True)
+    except OSError as error:
+        raise MedbenchError(f"{folder}: cannot be made ({error.strerror}): correct --runs") from None
+    run = Run(folder, record, _locked(folder))
+    run.update()
+    return run
+
+
+def reopen_run(folder: Path, wanted: RunRecord) -> Run:
+    """Open for more questions. Raises MedbenchError naming what differs from `wanted`, if anything that matters."""
+    lock = _locked(folder)
+    try:
+        record = read_run(folder)
+        differences = describe_differences(record, wanted)
+        if differences:
+            raise MedbenchError(f"{folder} is another run ({'; '.join(differences)}): use another --name")
+    except BaseException:
+        lock.release()
+        raise
+    return Run(folder, record, lock)
+
+
+def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
+    """What makes answers of `a` and `b` not one run: model, protocol, seed, task versions, data."""
+    differences = []
+    if a.model.fingerprint != b.model.fingerprint:
+        differences.append(f"model {a.model.name} {a.model.fingerprint[:12]}, not {b.model.fingerprint[:12]}")
+    if a.model.tokenizer_sha256 != b.model.tokenizer_sha256:
+        differences.append("tokenizer or chat template differ")
+    if a.protocol != b.protocol:
+        differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
+    if a.seed != b.seed:
+        differences.append(f"seed {a.seed}, not {b.seed}")
+    for task in sorted(a.tasks.keys() | b.tasks.keys()):
+        ours, theirs = a.tasks.get(task), b.tasks.get(task)
+        if ours is None or theirs is None:
+            differences.append(f"task {task} only in one of them")
+        elif ours.version != theirs.version:
+            differences.append(f"{task} version {ours.version}, not {theirs.version}")
+        elif ours.sha256 != theirs.sha256:
+            differences.append(
+                f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
+            )
+    return differences
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Raises MedbenchError when there is no run, or one of a newer schema, or a broken one."""
+    return _read_json(Path(folder) / "run.json", RunRecord)
+
+
+def read_result(folder: str | Path, task: str) -> TaskResult:
+    return _read_json(Path(folder) / "results" / f"{task}.json", TaskResult)
+
+
+def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
+    """Samples in the order in which they finished; a torn last line of a running evaluation is left out."""
+    path = samples_path(Path(folder), task)
+    if not path.exists():
+        raise MedbenchError(f"{path}: no such file; the run has no samples of {task}")
+    return _read_samples(path, torn_tail_ok=True)
+
+
+def samples_path(folder: Path, task: str) -> Path:
+    return folder / "samples" / f"{task}.jsonl"
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """A file name's worth of `text`: letters, digits, dot, dash, underscore; never empty, never a dot file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[-limit:].strip("-.") or "run"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Aside, synced, renamed: readers see the old file or the new one, never a part. Raises Interrupted if full."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from None
+
+
+class _SampleLog:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._synced = time.monotonic()
+        try:
+            # unbuffered: a line is with the kernel, so safe from kill -9, as soon as append returns
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+    def append(self, sample: Sample) -> None:
+        line = _line(sample)
+        start = self._file.tell()
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(28, "no space left on device")
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self._sync()
+        except OSError as error:
+            self._file.truncate(start)
+            raise _cannot_write(self._path, error) from None
+
+    def close(self) -> None:
+        if not self._file.closed:
+            try:
+                self._sync()
+            except OSError as error:
+                raise _cannot_write(self._path, error) from None
+            finally:
+                self._file.close()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+
+def _line(sample: Sample) -> bytes:
+    content = asdict(sample)
+    content["schema_version"] = SCHEMA_VERSION
+    # a lone surrogate (from a stored reply) cannot be UTF-8; the replacement is visible and harmless
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _read_samples(path: Path, *, torn_tail_ok: bool) -> Iterator[Sample]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n") and torn_tail_ok:
+                return
+            try:
+                content = json.loads(line)
+                version = content.pop("schema_version")
+                _check_version(version, f"{path}:{number}")
+                yield _sample.validate_python(content)
+            except (ValueError, KeyError, AttributeError, RecursionError):
+                raise MedbenchError(f"{path}:{number}: not a sample of medbench's; delete the run folder") from None
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _read_json(path: Path, model: type[R]) -> R:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MedbenchError(f"{path}: no such file; is {path.parent} a finished run folder?") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise MedbenchError(f"{path}: cannot be read ({type(error).__name__}): the file is broken") from None
+    if not isinstance(content, dict):
+        raise MedbenchError(f"{path}: expected a JSON object")
+    _check_version(content.get("schema_version"), str(path))
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise MedbenchError(f"{path}: {key}: {fault['msg'].lower()}: not written by medbench, or damaged") from None
+
+
+def _check_version(version: object, where: str) -> None:
+    if not isinstance(version, int) or version < 1:
+        raise MedbenchError(f"{where}: no schema_version: not written by medbench, or damaged")
+    if version > SCHEMA_VERSION:
+        raise MedbenchError(f"{where}: schema version {version} is newer than {SCHEMA_VERSION}: upgrade medbench")
+
+
+def _json_bytes(record: BaseModel) -> bytes:
+    content = record.model_dump(mode="json")
+    return json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _locked(folder: Path) -> FileLock:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise MedbenchError(f"{folder} is being written by another process: wait for it, or use --name") from None
+    except OSError as error:
+        raise MedbenchError(f"{folder}: cannot be locked ({error.strerror})") from None
+    return lock
+
+
+def _cannot_write(path: Path, error: OSError) -> Interrupted:
+    return Interrupted(f"{path}: cannot be written ({error.strerror}): make room, then run again with --resume")
+
+
+def results_of(folder: Path, tasks: Iterable[str]) -> dict[str, TaskResult]:
+    return {task: read_result(folder, task) for task in tasks}

@@ -1,0 +1,111 @@
+"""Results as text for a terminal.
+
+python -c "from medbench.harness.tables import percent; print(percent(0.871))"
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medbench.harness.contracts import Task
+from medbench.harness.data import SAMPLE
+from medbench.harness.protocol import Protocol
+from medbench.harness.scoring import TaskResult
+from medbench.harness.store import RunRecord
+from medbench.harness.task_loader import TaskCard
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
+    """The table that `medbench eval` ends in."""
+    table = Table(title=Text(f"{record.model.name} · {record.protocol['name']}"), title_justify="left", show_edge=False)
+    table.add_column("task", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "chance %", "questions", "unparsed %", "truncated %", "errors",
+                    "tokens/answer"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for result in results.values():
+        table.add_row(*_cells(result))
+    totals = record.totals
+    tokens = totals.prompt_tokens + totals.completion_tokens
+    speed = f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / max(totals.seconds, 1e-9):.0f} tokens/s"
+    return rendered(table, Text(speed), *(Text(f"note: {note}") for note in record.notes))
+
+
+def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
+    """What `medbench tasks` lists."""
+    tasks = Table(show_edge=False)
+    tasks.add_column("task")
+    tasks.add_column("version", justify="right")
+    tasks.add_column("questions", justify="right")
+    tasks.add_column("chance %", justify="right")
+    tasks.add_column("what")
+    for card in cards:
+        tasks.add_row(card.name, card.version, str(card.n), percent(card.chance), Text(card.about))
+    asked = Table(show_edge=False)
+    asked.add_column("protocol")
+    asked.add_column("what")
+    for protocol in protocols:
+        asked.add_row(protocol.name, Text(protocol.about))
+    return rendered(
+        tasks, Text(), asked, Text("\nAny other task name is looked up among lm-eval's own (lm_eval ls tasks).")
+    )
+
+
+def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
+    """What `medbench tasks NAME` shows of one task."""
+    return {
+        "task": task.name,
+        "about": card.about if card else "one of lm-eval's own",
+        "version": task.version,
+        "split": task.split,
+        "questions": len(task.questions),
+        "distinct questions": len({question.cluster for question in task.questions}),
+        "chance": task.chance,
+        "data": task.data.source,
+        "sha256": task.data.sha256,
+        "official": task.data.official,
+        "breakdown by": list(card.categories) if card else [],
+        "defined in": card.path if card else "lm-eval",
+        "first question": task.questions[0].id,
+        "gold": task.questions[0].gold,
+        "prompt": f"\n{prompt}",
+    }
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def rendered(*parts: RenderableType) -> str:
+    """Parts as text, in colour where standard output is a terminal; each ends in a new line."""
+    terminal = os.isatty(1) or sys.stdout.isatty()
+    width = max(100, shutil.get_terminal_size((120, 40)).columns)
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _cells(result: TaskResult) -> list[str | Text]:
+    mark = " (sample)" if result.source == SAMPLE else "" if result.official else " (unofficial rows)"
+    interval = "-" if result.interval is None else f"{percent(result.interval[0])} - {percent(result.interval[1])}"
+    n = max(result.n, 1)
+    return [
+        Text(result.task + mark),
+        percent(result.accuracy),
+        interval,
+        percent(result.chance),
+        str(result.n),
+        percent(result.n_unparsed / n),
+        percent(result.n_truncated / n),
+        str(result.n_error),
+        "-" if result.tokens_per_answer is None else f"{result.tokens_per_answer:.0f}",
+    ]

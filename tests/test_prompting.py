@@ -1,0 +1,125 @@
+"""Rendering, tokenising and splitting as lm-eval splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from medbench.harness.contracts import MedbenchError, Message
+from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+
+TURNS = (Message("system", "Be brief."), Message("user", "Is aspirin a drug?"))
+OPENED = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nIs aspirin a drug?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path):
+    return load_tokenizer(str(tiny_model))
+
+
+@pytest.fixture
+def bos_tokenizer(tiny_model: Path):
+    """Like Llama's: puts a BOS before every text unless told not to, and its template writes one too."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.bos_token = "<|endoftext|>"
+    special = [("<|endoftext|>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=special)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("thinking", "tail"), [(None, ""), (True, ""), (False, "<think>\n\n</think>\n\n")], ids=["unset", "on", "off"]
+)
+def test_the_thinking_flag_reaches_the_template(tokenizer, thinking: bool | None, tail: str) -> None:
+    assert render_chat(tokenizer, TURNS, thinking) == OPENED + tail
+
+
+def test_an_unset_flag_leaves_the_templates_own_default(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{{ enable_thinking is defined }}"
+    assert [render_chat(tokenizer, TURNS, flag) for flag in (None, True, False)] == ["False", "True", "True"]
+
+
+def test_without_a_template_the_prompt_is_the_plain_text_of_the_turns(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    assert has_template(tokenizer)
+    tokenizer.chat_template = None
+    assert not has_template(tokenizer)
+    assert render_chat(tokenizer, TURNS, thinking=False) == "Be brief.\n\nIs aspirin a drug?"
+
+
+def test_a_template_that_refuses_the_turns_is_named_in_one_line(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(MedbenchError, match=r"refuses the turns system, user \(System role not supported\)") as fault:
+        render_chat(tokenizer, TURNS, thinking=None)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_folder_without_a_tokenizer_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(MedbenchError, match="no tokenizer loads") as fault:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(fault.value)
+
+
+def test_code_beside_a_tokenizer_is_not_run(tiny_model: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: ...\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["custom.Mine", "custom.Mine"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    load_tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_special_tokens_are_written_once(bos_tokenizer) -> None:
+    bos = bos_tokenizer.bos_token_id
+    assert encode(bos_tokenizer, "aspirin", templated=False).count(bos) == 1
+    assert encode(bos_tokenizer, "aspirin", templated=True).count(bos) == 0
+    assert encode(bos_tokenizer, "<|endoftext|>aspirin", templated=True).count(bos) == 1
+    assert encode(bos_tokenizer, "<|endoftext|>aspirin", templated=False).count(bos) == 1
+
+
+def test_marks_of_turns_are_one_token_each(tokenizer) -> None:
+    ids = encode(tokenizer, OPENED, templated=True)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 3
+    assert tokenizer.decode(ids) == OPENED
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    context=st.text(alphabet="ans wer:\n (é日A", min_size=1, max_size=20).filter(str.strip),
+    choice=st.text(alphabet="ans wer:\n (é日A", min_size=1, max_size=8),
+    templated=st.booleans(),
+)
+def test_choices_are_split_as_lm_eval_splits_them(
+    tokenizer, bos_tokenizer, context: str, choice: str, templated: bool
+) -> None:
+    from lm_eval.api.model import TemplateLM
+
+    for mine in (tokenizer, bos_tokenizer):
+        theirs = SimpleNamespace(
+            backend="causal", tok_encode=lambda text, mine=mine: mine.encode(text, add_special_tokens=not templated)
+        )
+        assert split_choice(mine, context, choice, templated) == TemplateLM._encode_pair(theirs, context, choice)
+
+
+def test_space_at_the_prompts_end_counts_to_the_choice(tokenizer) -> None:
+    apart = split_choice(tokenizer, "The answer is ", "yes", templated=False)
+    assert apart == split_choice(tokenizer, "The answer is", " yes", templated=False)
+    assert tokenizer.decode(apart[1]) == " yes"
+
+
+def test_a_choice_after_nothing_is_scored_after_bos_or_eos(tokenizer, bos_tokenizer) -> None:
+    for mine, first in ((tokenizer, tokenizer.eos_token_id), (bos_tokenizer, bos_tokenizer.bos_token_id)):
+        context, continuation = split_choice(mine, "", "yes", templated=False)
+        assert context == [first]
+        assert mine.decode(continuation) == "yes"
