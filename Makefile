@@ -56,9 +56,10 @@ test: lint
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
 
-# torchvision, torchaudio and torchcodec are left out: their CUDA builds break transformers beside a CPU torch
+# Left out: torchvision, torchaudio, torchcodec, whose CUDA builds break transformers beside a CPU torch, and triton,
+# a gigabyte that a CPU cannot use
 lock:
-	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec > .venv/overrides.txt
+	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec triton > .venv/overrides.txt
 	uv pip compile pyproject.toml --extra cpu --extra train --extra test --python-version 3.11 \
 	  --override .venv/overrides.txt $(if $(UV_FIND_LINKS),,--extra-index-url $(TORCH_INDEX)) --no-header --no-annotate -o requirements-cpu.lock
 

@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template*",
 )
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
 CHUNK = 1 << 22
 
@@ -47,8 +48,8 @@ def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
     """
     if name == SMOLLM2:
         return _full(name, _smollm2(say), say)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = _existing(name)
+    if path is not None:
         return _adapter(name, path, say) if (path / "adapter_config.json").exists() else _full(name, path, say)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
         hint = did_you_mean(name, [SMOLLM2])
@@ -57,7 +58,7 @@ def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get("MEDBENCH_CACHE", "~/.cache/medbench")).expanduser()
+    return Path(os.environ.get("MEDBENCH_CACHE") or "~/.cache/medbench").expanduser()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -71,8 +72,8 @@ def weight_files(folder: Path) -> list[Path]:
     _read_json_file(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = sorted(set(_read_json_file(index).get("weight_map", {}).values()))
-        missing = [shard for shard in shards if not (folder / str(shard)).exists()]
+        shards = _shards(index)
+        missing = [shard for shard in shards if not (folder / shard).exists()]
         if missing:
             raise MedbenchError(f"{folder}: shard {missing[0]} of {len(shards)} is missing: copy the checkpoint again")
     files = sorted(folder.glob("*.safetensors"))
@@ -87,6 +88,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 def check_safetensors(path: Path) -> dict[str, Any]:
     """The header of a safetensors file, after checking that every tensor it names is inside the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        header = _header(path)
+        with safe_open(path, framework="np"):  # types, shapes and gaps: what the engine's own loader looks at
+            return header
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror}): copy the checkpoint again") from None
+    except SafetensorError as error:
+        raise MedbenchError(f"{path}: its safetensors header is damaged ({error}): copy the checkpoint again") from None
+
+
+def _header(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -119,7 +133,7 @@ def fingerprint(files: list[Path]) -> str:
         hashes = dict(zip(unknown, pool.map(_sha256_of, unknown), strict=True))
     if unknown:
         known.update({keys[path]: digest for path, digest in hashes.items()})
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        _make_cache_dir()
         write_atomically(memory, json.dumps(dict(list(known.items())[-10_000:]), indent=0).encode())
     lines = [f"{path.name} {hashes.get(path) or known[keys[path]]}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -127,26 +141,29 @@ def fingerprint(files: list[Path]) -> str:
 
 def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     files = weight_files(folder)
+    tokenizer_sha256 = _tokenizer_sha256(folder)  # before the weights, which take minutes to read
     say(f"fingerprint of {folder} ({sum(path.stat().st_size for path in files) / 1e9:.1f} GB)")
     return Checkpoint(
         name=name,
         path=str(folder),
         kind="full",
         fingerprint=fingerprint(files),
-        tokenizer_sha256=_tokenizer_sha256(folder),
+        tokenizer_sha256=tokenizer_sha256,
     )
 
 
 def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
     """An adapter is served as its merged form, made once per (base, adapter) and kept in the cache."""
     config = _read_json_file(folder / "adapter_config.json")
-    weights = folder / "adapter_model.safetensors"
+    weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise MedbenchError(f"{folder}: an adapter without adapter_model.safetensors: save it with save_pretrained()")
+        raise MedbenchError(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
     check_safetensors(weights)
     base_name = config.get("base_model_name_or_path")
     if not isinstance(base_name, str) or not base_name:
         raise MedbenchError(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+    if _existing(base_name) == folder:
+        raise MedbenchError(f"{folder}/adapter_config.json: the adapter names itself as its base: name the base model")
     try:
         base = resolve(base_name, say)
     except MedbenchError as error:
@@ -174,33 +191,51 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
     except ImportError:
         raise MedbenchError(f"adapter {adapter}: merging needs peft: pip install 'medbench[train]'") from None
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter))
+        # peft only warns of layers that it has no weights for, and says nothing of weights that it has no layer for
+        taken = {key for key in peft.get_peft_model_state_dict(adapted, save_embedding_layers=False) if "lora_" in key}
+        saved = {key for key in check_safetensors(adapter / ADAPTER_WEIGHTS) if "lora_" in key}
+        if taken != saved:
+            odd = min(taken ^ saved)
+            raise ValueError(f"{len(taken - saved)} tensors missing, {len(saved - taken)} too many, such as {odd}")
+        model = adapted.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MedbenchError(f"adapter {adapter} does not fit its base {base}: {reason}") from None
-    own_type = _read_json_file(base / "config.json").get("dtype") or "float32"
+    config = _read_json_file(base / "config.json")
+    own_type = config.get("dtype") or config.get("torch_dtype") or "float32"  # the older transformers' name
     model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
-    has_tokenizer = (adapter / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base)
-    _install(target, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+    own = _tokenizer_files(adapter)
+    has_vocabulary = any(path.name.startswith(("tokenizer.json", "tokenizer.model", "vocab")) for path in own)
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        for path in own if has_vocabulary else _tokenizer_files(base):
+            shutil.copy(path, folder)  # as they are: saved anew they would count as another tokenizer
+
+    _install(target, fill)
 
 
 def _install(target: Path, fill: Callable[[Path], Any]) -> None:
     """Fill a folder aside and rename it into place, so that a half-made one is never found."""
+    from safetensors import SafetensorError
+
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    _make_cache_dir()
     try:
+        aside.mkdir(parents=True)
         fill(aside)
         if not target.exists():
             aside.rename(target)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         if not target.exists():  # else another process was faster, with the same content
-            raise
+            reason = " ".join(str(error).split())
+            raise MedbenchError(f"{target}: cannot be written ({reason}): make room, or set MEDBENCH_CACHE") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -243,8 +278,12 @@ def _from_hub(name: str) -> Path:
     return folder
 
 
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
 def _tokenizer_sha256(folder: Path) -> str:
-    files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    files = _tokenizer_files(folder)
     if not files:
         raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")
     return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
@@ -261,6 +300,29 @@ def _sha256_of(path: Path) -> str:
 def _stat_key(path: Path) -> str:
     stat = path.stat()
     return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a file, a user without a home
+        return None
+
+
+def _make_cache_dir() -> None:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made ({error.strerror}): set MEDBENCH_CACHE to a folder that can be written"
+        raise MedbenchError(f"cache {cache_dir()} {reason}") from None
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = _read_json_file(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise MedbenchError(f"{index}: no weight_map of tensor names to files: the file is damaged")
+    return sorted(set(weight_map.values()))
 
 
 def _read_json_file(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from medbench.harness import __version__
 from medbench.harness.contracts import MedbenchError
 
@@ -97,7 +98,7 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
     """List tasks and protocols, or show one task with a rendered prompt."""
     from medbench.harness.data import SAMPLE
     from medbench.harness.protocol import built_in_names, load_protocol
-    from medbench.harness.tables import task_page, task_table
+    from medbench.harness.tables import printable, task_page, task_table
     from medbench.harness.task_loader import TaskLoader
 
     loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
@@ -110,7 +111,8 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
     task, asked = loader.load(name), load_protocol(protocol)
     prompt = task.foreign.text(task.questions[0].id, None) if task.foreign else asked.text(task.questions[0])
     page = task_page(task, loader.cards.get(name), prompt)
-    click.echo(json.dumps(page) if as_json else "\n".join(f"{key}: {value}" for key, value in page.items()))
+    lines = "\n".join(f"{key}: {value}" for key, value in page.items())
+    click.echo(json.dumps(page) if as_json else printable(lines))
 
 
 @cli.command("validate")
@@ -155,29 +157,36 @@ class _clean_stdout:
         os.close(self._kept)
 
 
+def run(arguments: list[str]) -> int:
+    """The exit status of `medbench ARGUMENTS`. One line for every fault of the user's; a traceback only for ours."""
+    try:
+        status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
+    except MedbenchError as error:
+        say(f"medbench: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
+        say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        say("medbench: interrupted; what is answered is kept: run the same command with --resume")
+        return EXIT_INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
 def main() -> None:
-    """Entry point. One line and an exit status for every fault of the user's; a traceback only for ours."""
+    """Entry point."""
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars would break our lines
     warnings.filterwarnings("ignore")
     try:
-        status = cli.main(standalone_mode=False)
-    except MedbenchError as error:
-        say(f"medbench: {error}")
-        status = error.exit_code
-    except click.ClickException as error:
-        where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
-        say(f"medbench: {where}{error.format_message()}")
-        status = 2
-    except (KeyboardInterrupt, click.Abort):
-        say("medbench: interrupted; what is answered is kept: run the same command with --resume")
-        status = EXIT_INTERRUPTED
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:
         status = 0
-    sys.stdout.flush() if not sys.stdout.closed else None
-    # vLLM leaves threads behind that can hang the interpreter's exit
-    sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else 0)
+    # vLLM leaves threads behind that can hang the interpreter's exit; everything of ours is closed and synced
+    os._exit(status)
 
 
 def _interrupt(*_: object) -> None:

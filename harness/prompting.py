@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+
 from medbench.harness.contracts import MedbenchError, Message
 
 Tokenizer = Any

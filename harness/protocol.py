@@ -11,11 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field, field_validator
+
 from medbench.harness.config import Record, did_you_mean, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
-from pydantic import Field, field_validator
 
 DEFAULT = "cot-v1"
 FOREIGN = "lm-eval"
@@ -47,7 +48,7 @@ class Protocol(Record):
     system: str | None = None
     prompt: str
     """Jinja over context, question, options, labels, choices ([label, option] pairs), letters (bool)."""
-    stop: tuple[str, ...] = ()
+    stop: list[str] = Field(default_factory=list)
     """Cut the reply here; only used where there is no chat template to end a turn, never inside a thought."""
     decoding: Decoding = Decoding()
     thinking: bool | None = None
@@ -55,24 +56,20 @@ class Protocol(Record):
 
     @field_validator("prompt")
     @classmethod
-    def _prompt_compiles(cls, prompt: str) -> str:
-        try:
-            _jinja.from_string(prompt)
-        except TemplateError as error:
-            raise ValueError(f"not a Jinja template: {error}") from None
+    def _prompt_renders(cls, prompt: str) -> str:
+        for question in (
+            Question("1", "1", "Which?", ("Iron", "Zinc"), ("A", "B"), "A"),
+            Question("2", "2", "Is it?", ("yes", "no", "maybe"), ("yes", "no", "maybe"), "yes", context="Text."),
+        ):
+            try:
+                _render(prompt, question)
+            except Exception as error:  # a template can raise anything
+                raise ValueError(f"does not render: {type(error).__name__}: {' '.join(str(error).split())}") from None
         return prompt
 
     def text(self, question: Question) -> str:
         """The user's turn for `question`."""
-        text: str = _template(self.prompt).render(
-            context=question.context,
-            question=question.question,
-            options=question.options,
-            labels=question.labels,
-            choices=list(zip(question.labels, question.options, strict=True)),
-            letters=question.labels != question.options,
-        )
-        return text.strip()
+        return _render(self.prompt, question)
 
     def messages(self, question: Question) -> tuple[Message, ...]:
         """System turn (if any) and user turn."""
@@ -85,9 +82,10 @@ def load_protocol(name: str, *, max_new_tokens: int | None = None, thinking: boo
 
     Raises MedbenchError for an unknown name or a faulty file.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else BUILT_IN / f"{name}.yaml"
-    if path.parent == BUILT_IN and not path.exists():
-        raise MedbenchError(f"unknown protocol {name!r}; {did_you_mean(name, built_in_names())}")
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and name not in built_in_names():
+        raise MedbenchError(f"unknown protocol {name[:80]!r}; {did_you_mean(name[:80], built_in_names())}")
+    path = Path(name) if is_file else BUILT_IN / f"{name}.yaml"
     protocol = read_yaml(path, Protocol)
     overrides: dict[str, Any] = {}
     label = protocol.name
@@ -114,6 +112,18 @@ def lm_eval_text(doc: Mapping[str, Any]) -> str:
 @cache
 def _default() -> Protocol:
     return load_protocol(DEFAULT)
+
+
+def _render(prompt: str, question: Question) -> str:
+    text: str = _template(prompt).render(
+        context=question.context,
+        question=question.question,
+        options=question.options,
+        labels=question.labels,
+        choices=list(zip(question.labels, question.options, strict=True)),
+        letters=question.labels != question.options,
+    )
+    return text.strip()
 
 
 @cache

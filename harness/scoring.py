@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
-from medbench.harness.extraction import cut_at_stop, extract
 from pydantic import BaseModel, ConfigDict
 
-OPENED_THOUGHT = ("<think>", "<thinking>", "<|begin_of_thought|>")
+from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
+from medbench.harness.extraction import extract
+from medbench.harness.thoughts import cut_at_stop, opens_thought
 
 
 class CategoryResult(BaseModel):
@@ -87,7 +87,7 @@ def score_completion(task: Task, question: Question, request: Request, completio
 
 def _judge(task: Task, question: Question, request: Request, completion: Completion) -> tuple[Extraction, float]:
     if task.foreign is not None:
-        text = cut_at_stop(completion.text, request.stop)
+        text = cut_at_stop(completion.text, request.stop, opened=opens_thought(request.prompt))
         extracted, score = task.foreign.score(question.id, text, completion.logprobs)
         return Extraction(extracted, "answered" if extracted is not None else "unparsed"), score
     if completion.logprobs is not None:
@@ -115,16 +115,11 @@ def score_reply(
     stop: tuple[str, ...] = (),
 ) -> tuple[Extraction, float]:
     """(what the reply answers, 1.0 if that is `gold` else 0.0)."""
-    read = cut_at_stop(reply, stop) if stop else reply
+    read = cut_at_stop(reply, stop, opened=opened) if stop else reply
     if len(read) < len(reply):
         finish_reason = "stop"  # what came after the cut does not make the answer a truncated one
     answer = extract(read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
     return answer, float(answer.answer == gold)
-
-
-def opens_thought(prompt: str) -> bool:
-    """True when the chat template has already opened the thought that the reply will close (R1, Qwen3-Thinking)."""
-    return prompt.rstrip().endswith(OPENED_THOUGHT)
 
 
 def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:

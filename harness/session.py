@@ -18,7 +18,6 @@ from medbench.harness import provenance
 from medbench.harness.checkpoints import resolve
 from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
 from medbench.harness.contracts import Engine, MedbenchError, Task
-from medbench.harness.data import SAMPLE
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import evaluate
 from medbench.harness.progress import progress_for
@@ -131,7 +130,6 @@ def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcom
     tasks = [loader.load(name) for name in options.tasks]
     protocol = protocol_for(tasks, options)
     model = _model_record(options, (lambda _: None) if options.quiet else say)
-    notes += [f"{task.name}: built-in sample, not the benchmark" for task in tasks if task.data.source == SAMPLE]
     wanted = _record(options, model, tasks, protocol, notes)
     folder = options.runs / wanted.run_id
     if options.resume and (folder / "run.json").exists():

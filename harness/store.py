@@ -12,6 +12,7 @@ torn last line, which the next writer cuts off.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from medbench.harness.contracts import Interrupted, MedbenchError, Sample
 from medbench.harness.scoring import TaskResult
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 SCHEMA_VERSION = 1
 SYNC_SECONDS = 1.0
 """Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _sample = TypeAdapter(Sample)
 R = TypeVar("R", bound=BaseModel)
@@ -107,6 +110,8 @@ class Run:
     def done(self, task: str) -> set[str]:
         """Ids answered already. Lines of failed requests are dropped from the file: they will be asked again."""
         path = samples_path(self.folder, task)
+        if task in self._logs:
+            self._logs.pop(task).close()  # its file may be replaced below
         if not path.exists():
             return set()
         samples = list(_read_samples(path, torn_tail_ok=True))
@@ -246,10 +251,10 @@ class _SampleLog:
 
     def append(self, sample: Sample) -> None:
         line = _line(sample)
-        start = self._file.tell()
+        start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is behind the end
         try:
             if self._file.write(line) != len(line):
-                raise OSError(28, "no space left on device")
+                raise OSError(errno.ENOSPC, "no space left on device")
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 self._sync()
         except OSError as error:
@@ -287,7 +292,7 @@ def _read_samples(path: Path, *, torn_tail_ok: bool) -> Iterator[Sample]:
                 version = content.pop("schema_version")
                 _check_version(version, f"{path}:{number}")
                 yield _sample.validate_python(content)
-            except (ValueError, KeyError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise MedbenchError(f"{path}:{number}: not a sample of medbench's; delete the run folder") from None
 
 
@@ -341,7 +346,8 @@ def _locked(folder: Path) -> FileLock:
 
 
 def _cannot_write(path: Path, error: OSError) -> Interrupted:
-    return Interrupted(f"{path}: cannot be written ({error.strerror}): make room, then run again with --resume")
+    mend = "make room" if error.errno in FULL else "mend that"
+    return Interrupted(f"{path}: cannot be written ({error.strerror}): {mend}, then run again with --resume")
 
 
 def results_of(folder: Path, tasks: Iterable[str]) -> dict[str, TaskResult]:

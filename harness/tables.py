@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from medbench.harness.contracts import Task
 from medbench.harness.data import SAMPLE
@@ -18,14 +23,15 @@ from medbench.harness.protocol import Protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord
 from medbench.harness.task_loader import TaskCard
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
     """The table that `medbench eval` ends in."""
-    table = Table(title=Text(f"{record.model.name} · {record.protocol['name']}"), title_justify="left", show_edge=False)
+    table = Table(
+        title=shown(f"{record.model.name} · {record.protocol['name']}"), title_justify="left", show_edge=False
+    )
     table.add_column("task", no_wrap=True)
     for heading in ("accuracy %", "95 % interval", "chance %", "questions", "unparsed %", "truncated %", "errors",
                     "tokens/answer"):  # fmt: skip
@@ -35,7 +41,7 @@ def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
     totals = record.totals
     tokens = totals.prompt_tokens + totals.completion_tokens
     speed = f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / max(totals.seconds, 1e-9):.0f} tokens/s"
-    return rendered(table, Text(speed), *(Text(f"note: {note}") for note in record.notes))
+    return rendered(table, shown(speed), *(shown(f"note: {note}") for note in record.notes))
 
 
 def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
@@ -47,14 +53,14 @@ def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
     tasks.add_column("chance %", justify="right")
     tasks.add_column("what")
     for card in cards:
-        tasks.add_row(card.name, card.version, str(card.n), percent(card.chance), Text(card.about))
+        tasks.add_row(shown(card.name), card.version, str(card.n), percent(card.chance), shown(card.about))
     asked = Table(show_edge=False)
     asked.add_column("protocol")
     asked.add_column("what")
     for protocol in protocols:
-        asked.add_row(protocol.name, Text(protocol.about))
+        asked.add_row(shown(protocol.name), shown(protocol.about))
     return rendered(
-        tasks, Text(), asked, Text("\nAny other task name is looked up among lm-eval's own (lm_eval ls tasks).")
+        tasks, Text(), asked, shown("\nAny other task name is looked up among lm-eval's own (lm_eval ls tasks).")
     )
 
 
@@ -83,6 +89,16 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
+def shown(text: str) -> Text:
+    """Text as it is: markup means nothing, and control characters, which could drive a terminal, become visible."""
+    return Text(printable(text))
+
+
+def printable(text: str) -> str:
+    """Each control character but new line and tab as U+FFFD."""
+    return CONTROL.sub("\ufffd", text)
+
+
 def rendered(*parts: RenderableType) -> str:
     """Parts as text, in colour where standard output is a terminal; each ends in a new line."""
     terminal = os.isatty(1) or sys.stdout.isatty()
@@ -99,7 +115,7 @@ def _cells(result: TaskResult) -> list[str | Text]:
     interval = "-" if result.interval is None else f"{percent(result.interval[0])} - {percent(result.interval[1])}"
     n = max(result.n, 1)
     return [
-        Text(result.task + mark),
+        shown(result.task + mark),
         percent(result.accuracy),
         interval,
         percent(result.chance),

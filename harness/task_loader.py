@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import Data, MedbenchError, Message, Question, Task
-from medbench.harness.data import HUB, SAMPLE, content_id, question_of, rows_sha256
+from medbench.harness.data import HUB, SAMPLE, cluster_id, content_id, question_of, rows_sha256
+
+SEED = 1234
+"""lm-eval's own default: a question gets the same examples as under the lm_eval command."""
+
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class TaskLoader:
 
     def __init__(self, folder: Path, data: str | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
         self._folder = folder
-        self._data = data or os.environ.get("MEDBENCH_DATA")
+        self._data = data or os.environ.get("MEDBENCH_DATA") or None
         self._warn = warn
 
     @cached_property
@@ -63,7 +72,9 @@ class TaskLoader:
         questions = tuple(_keep_categories(question_of(doc), card.categories) for doc in docs)
         sha256 = rows_sha256(questions)
         data = Data(source=source, sha256=sha256, official=sha256 == card.sha256.get(split))
-        if not data.official and source != SAMPLE:
+        if source == SAMPLE:
+            self._warn(f"{name}: the built-in sample, not the benchmark: its scores mean nothing")
+        elif not data.official:
             self._warn(f"{name}: the rows are not the pinned ones (sha256 {sha256[:12]}): the run is marked unofficial")
         chance = sum(1 / len(question.labels) for question in questions) / len(questions)
         return Task(name, card.version, split, round(chance, 4), questions, data)
@@ -73,20 +84,16 @@ class TaskLoader:
             source = SAMPLE if self._data == SAMPLE else "local"
             return self._rows(card, split, str(self._data)), source
         try:
+            hub_answers()
             revision = card.hub.get("revision", "main")
             return self._rows(card, split, HUB), f"hub:{card.hub['path']}@{revision}"
         except MedbenchError:
             raise
         except Exception as error:  # whatever the hub client and the network can throw
+            reason = f"{card.hub['path']} cannot be had from the hub ({type(error).__name__})"
             if self._data == HUB:
-                raise MedbenchError(
-                    f"{card.name}: {card.hub['path']} cannot be had from the hub ({type(error).__name__}): "
-                    f"name a folder with --data or MEDBENCH_DATA"
-                ) from None
-            self._warn(
-                f"{card.name}: no --data, no MEDBENCH_DATA, and the hub cannot be reached ({type(error).__name__}): "
-                f"using the built-in sample, whose scores mean nothing"
-            )
+                raise MedbenchError(f"{card.name}: {reason}: name a folder with --data or MEDBENCH_DATA") from None
+            self._warn(f"{card.name}: no --data, no MEDBENCH_DATA, and {reason}")
             return self._rows(card, split, SAMPLE), SAMPLE
 
     def _rows(self, card: TaskCard, split: str, data: str) -> Any:
@@ -104,21 +111,28 @@ class TaskLoader:
         metadata: Any = {"data": data} if data else None
         return TaskManager(include_path=self._folder, include_defaults=False, metadata=metadata)
 
-    def _load_foreign(self, name: str) -> Task:
+    @cached_property
+    def _lm_eval_tasks(self) -> Any:
+        """lm-eval's own index; it takes seconds to build."""
         _quiet()
         from lm_eval.tasks import TaskManager
 
-        manager = TaskManager(include_path=self._folder)
+        return TaskManager(include_path=self._folder)
+
+    def _load_foreign(self, name: str) -> Task:
+        manager = self._lm_eval_tasks
         if name not in manager.all_subtasks:
             kind = "a group; name its tasks one by one" if name in manager.all_tasks else None
-            known = list(self.cards) + manager.all_subtasks
+            known = list({**self.cards, **dict.fromkeys(manager.all_subtasks)})
             raise MedbenchError(f"task {name!r} is {kind}" if kind else f"unknown task {name!r}; {_near(name, known)}")
+        _seed()
         try:
-            loaded = manager.load(name)["tasks"][name]
+            return foreign_task(name, manager.load(name)["tasks"][name])
+        except MedbenchError:
+            raise
         except Exception as error:  # lm-eval's task code and the hub client raise whatever they like
             reason = " ".join(str(error).split())[:200]
             raise MedbenchError(f"lm-eval task {name} cannot be loaded: {type(error).__name__}: {reason}") from None
-        return foreign_task(name, loaded)
 
 
 def foreign_task(name: str, loaded: Any) -> Task:
@@ -147,14 +161,34 @@ class _Foreign:
     def text(self, id: str, chat: Callable[[Sequence[Message]], str] | None) -> str:
         def template(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             assert chat is not None
-            return chat([Message(turn["role"], turn["content"]) for turn in turns])  # type: ignore[arg-type]
+            # a reply that the task begins itself (gen_prefix) comes as a last turn, to be gone on with, not ended
+            asked, begun = (turns, "") if add_generation_prompt else (turns[:-1], turns[-1]["content"])
+            return chat([Message(turn["role"], turn["content"]) for turn in asked]) + begun  # type: ignore[arg-type]
 
+        doc = self.docs[id]
+        if self._examples:
+            self.task.sampler = _Drawn(self._examples[id])
         return self.task.fewshot_context(  # type: ignore[no-any-return]
-            self.docs[id],
+            doc,
             num_fewshot=self.task.config.num_fewshot or 0,
             apply_chat_template=chat is not None,
+            fewshot_as_multiturn=chat is not None,
             chat_template=template if chat else None,
+            gen_prefix=self.task.doc_to_prefix(doc),
         )
+
+    @cached_property
+    def _examples(self) -> Mapping[str, Sequence[Any]]:
+        """The worked examples before each question: drawn as lm-eval does, document by document from one generator.
+
+        Drawn when a question is asked, they would change with the order of questions and with every resumption.
+        """
+        n = self.task.config.num_fewshot or 0
+        if not n:
+            return {}
+        self.task.set_fewshot_seed(SEED)
+        own_split = self.task.fewshot_cfg.split == self.task.config.test_split
+        return {id: self.task.sampler.sample(n, eval_doc=doc if own_split else None) for id, doc in self.docs.items()}
 
     def continuations(self, id: str) -> tuple[str, ...] | None:
         if self.task.OUTPUT_TYPE != "multiple_choice":
@@ -177,13 +211,38 @@ class _Foreign:
             best = max(logprobs, key=lambda choice: logprobs[choice])
             values = self.task.process_results(doc, [(logprobs[c], c == best) for c in self.continuations(id) or ()])
             return best.strip(), _metric(self.task, values)
-        extracted = output
+        extracted: Any = output
+        nothing = []
         for ensemble in self.task._filters[:1]:
             responses: Any = [[output]]
             for step in ensemble.filters:
-                responses = step().apply(responses, [doc])
+                applied = step()
+                responses = applied.apply(responses, [doc])
+                nothing += [applied.fallback] if hasattr(applied, "fallback") else []
             extracted = next(iter(responses))
-        return str(extracted), _metric(self.task, self.task.process_results(doc, [extracted]))
+        score = _metric(self.task, self.task.process_results(doc, [extracted]))
+        return (None if extracted in nothing else str(extracted)), score
+
+
+class _Drawn:
+    """An lm-eval sampler of examples that are drawn already."""
+
+    def __init__(self, examples: Sequence[Any]) -> None:
+        self._examples = examples
+
+    def sample(self, n: int, **_: Any) -> Sequence[Any]:
+        return self._examples[:n]
+
+
+def hub_answers() -> None:
+    """Raises OSError at once where the hub cannot be reached, which its client would find out in half a minute.
+
+    Not asked behind a proxy, nor when HF_HUB_OFFLINE says that the client's cache is to be used.
+    """
+    if os.environ.get("HF_HUB_OFFLINE") or any(os.environ.get(name) for name in PROXIES):
+        return
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
 
 
 def _metric(task: Any, values: Mapping[str, Any]) -> float:
@@ -203,7 +262,7 @@ def _foreign_question(index: int, doc: Any, task: Any) -> Question:
     text = str(task.doc_to_text(doc))
     return Question(
         id=f"{index}-{content_id(text)}",
-        cluster=content_id(text),
+        cluster=cluster_id(text, labels),  # some tasks put all of a question into its choices
         question=text,
         options=labels,
         labels=labels,
@@ -238,6 +297,14 @@ def _near(name: str, known: list[str]) -> str:
     return (
         hint if hint.startswith("did you mean") else "run `medbench tasks` for ours, `lm_eval ls tasks` for lm-eval's"
     )
+
+
+def _seed() -> None:
+    # some tasks shuffle their options as they load (GPQA), with the global generators; the seeds are lm-eval's own
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(SEED)
 
 
 def _quiet() -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from medbench.harness.config import EvalConfig, Record, check_mapping, check_yaml
-from medbench.harness.protocol import Protocol
 from pydantic import Field
+
+from medbench.harness.config import EvalConfig, Record, check_mapping, parse_yaml
+from medbench.harness.protocol import Protocol
 
 
 class Hub(Record):
@@ -37,22 +37,19 @@ class TaskMetadata(Record):
 
 
 def faults_of(path: Path) -> tuple[str, list[str]]:
-    """(kind of file, one line for every fault); no line means that it is sound."""
-    try:
-        # lm-eval's `!function a.b` tags are names to us: nothing is imported to check a file
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_NamesLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = None
+    """(kind of file, one line for every fault); no line means that it is sound. Nothing it names is imported."""
+    content, faults = parse_yaml(path)
     kind = _kind(content)
+    if faults:
+        return kind, faults
     if kind == "task":
-        assert isinstance(content, dict)
         return kind, _task_faults(content, str(path))
     model: type[Record] = Protocol if kind == "protocol" else EvalConfig
-    return kind, check_yaml(path, model)[1]
+    return kind, check_mapping(content, model, str(path))[1]
 
 
-def _kind(content: Any) -> str:
-    keys = content.keys() if isinstance(content, dict) else set()
+def _kind(content: dict[Any, Any]) -> str:
+    keys = content.keys()
     if "task" in keys and ("metadata" in keys or "include" in keys):
         return "task"
     return "protocol" if keys & {"prompt", "method", "decoding", "about"} else "eval config"
@@ -62,15 +59,11 @@ def _task_faults(content: dict[Any, Any], where: str) -> list[str]:
     faults = [f"{where}: {key}: missing" for key in ("include", "custom_dataset", "metadata") if key not in content]
     if not isinstance(content.get("task"), str):
         faults.append(f"{where}: task: must be a name")
-    if not isinstance(content.get("metadata"), dict):
+    metadata = content.get("metadata", {})
+    if not isinstance(metadata, dict):
+        return [*faults, f"{where}: metadata: must be keys and values, found {type(metadata).__name__}"]
+    if "metadata" not in content:
         return faults
-    record, more = check_mapping(content["metadata"], TaskMetadata, f"{where}: metadata")
-    unpinned = [split for split in content["metadata"].get("sha256") or {} if record and split not in record.files]
+    record, more = check_mapping(metadata, TaskMetadata, f"{where}: metadata")
+    unpinned = [split for split in record.sha256 if split not in record.files] if record else []
     return faults + more + [f"{where}: metadata.sha256.{split}: no such split in files" for split in unpinned]
-
-
-class _NamesLoader(yaml.SafeLoader):
-    pass
-
-
-_NamesLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]

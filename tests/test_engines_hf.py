@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from medbench.harness.contracts import Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.hf import HFEngine
 
@@ -76,7 +77,7 @@ def test_greedy_replies_equal_plain_generate(engine: HFEngine, plain) -> None:
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_batch_mates_do_not_change_a_greedy_reply(engine: HFEngine, tiny_model: Path, batch_size: int) -> None:
     other = HFEngine(str(tiny_model), device="cpu", batch_size=batch_size)
-    requests = questions(engine) + [ask(engine, "Short?", id="short", new=9)]
+    requests = [*questions(engine), ask(engine, "Short?", id="short", new=9)]
     assert answers(engine, requests) == answers(other, list(reversed(requests)))
 
 

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from medbench.harness.contracts import Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.openai import NEUTRAL_VLLM, OpenAIEngine
 
@@ -213,6 +214,25 @@ def test_a_prompt_too_long_is_that_samples_error_only(engine: OpenAIEngine) -> N
         assert f"maximum context length is {MAX_MODEL_LEN} tokens" in got[id].error
         assert "\n" not in got[id].error
     assert all(got[f"q{i}"].error is None for i in range(3))
+
+
+@pytest.mark.engine
+def test_closing_early_stops_the_server_generating(server_url: str) -> None:
+    def metric(name: str) -> float:
+        with urllib.request.urlopen(server_url.removesuffix("/v1") + "/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+    before = metric("request_success_total")
+    completions = OpenAIEngine(server_url, "tiny", concurrency=48).generate(questions(200, max_new_tokens=400))
+    next(completions)
+    completions.close()
+    deadline = time.monotonic() + 20
+    while metric("num_requests_running") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert metric("num_requests_running") == 0
+    # vLLM counts no aborted request under any reason: those that are not counted were stopped
+    assert metric("request_success_total") - before < 40
 
 
 @pytest.mark.engine

@@ -8,11 +8,17 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from medbench.harness.contracts import MedbenchError, Message
 from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
 
 TURNS = (Message("system", "Be brief."), Message("user", "Is aspirin a drug?"))
-OPENED = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nIs aspirin a drug?<|im_end|>\n<|im_start|>assistant\n"
+OPENED = """<|im_start|>system
+Be brief.<|im_end|>
+<|im_start|>user
+Is aspirin a drug?<|im_end|>
+<|im_start|>assistant
+"""
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,8 @@ from itertools import groupby, islice
 from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
-from medbench.harness.extraction import cut_at_stop
 from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
-from medbench.harness.scoring import opens_thought
+from medbench.harness.thoughts import cut_at_stop, opens_thought
 
 WINDOW = 8
 """Batches read ahead and sorted by length: neighbours then need little padding."""
@@ -54,29 +53,23 @@ class HFEngine:
 
     def __init__(self, path: str, *, dtype: str = "auto", device: str = "auto", batch_size: int = 8) -> None:
         import torch
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         # On a CPU float32 is the fastest type for small models, and exact.
         wanted = "float32" if dtype == "auto" and self._device == "cpu" else dtype
         self._batch_size = batch_size
         self._tokenizer = load_tokenizer(path)
-        try:
-            self._model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=wanted, trust_remote_code=False, use_safetensors=True
-            )
-            self._model.to(self._device).eval()
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as fault:
-            reason = " ".join(str(fault).split())[:300]
-            raise MedbenchError(f"transformers cannot load {path}: {type(fault).__name__}: {reason}") from None
+        self._model = _load_model(path, wanted)
+        self._model.to(self._device).eval()
         self._ends = _end_tokens(self._tokenizer, self._model.generation_config)
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else 0  # masked, so that any token will do
         # Requests say how to decode. The checkpoint's own defaults (Qwen's: top_k 20, repetition_penalty 1.05) would
         # silently fill what a request leaves open, greedy ones included.
-        self._model.generation_config = GenerationConfig(
-            pad_token_id=self._pad, eos_token_id=sorted(self._ends) or None
+        ends = sorted(self._ends) or None
+        self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            pad_token_id=self._pad, eos_token_id=ends
         )
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._max_len = int(limit or self._tokenizer.model_max_length)
@@ -157,7 +150,7 @@ class HFEngine:
             # One generator serves the batch, so its seed stands for all requests in it.
             torch.manual_seed(zlib.crc32(repr([(one.request.id, one.request.seed) for one in batch]).encode()))
         rows, mask = self._padded([one.ids for one in batch])
-        config = GenerationConfig(max_new_tokens=room, **decoding)
+        config = GenerationConfig(max_new_tokens=room, **decoding)  # type: ignore[no-untyped-call]
         with torch.inference_mode(), _memory_faults_named(len(batch)):
             whole = self._model.generate(input_ids=rows, attention_mask=mask, generation_config=config)
         replies = whole[:, rows.shape[1] :].tolist()
@@ -169,8 +162,7 @@ class HFEngine:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         # Cut after the fact: a stop criterion would fire inside thoughts, and saves tokens only where the batch's last
         # row stops early.
-        opened = "<think>" if opens_thought(prompt.request.prompt) else ""
-        kept = cut_at_stop(opened + text, prompt.request.stop).removeprefix(opened)
+        kept = cut_at_stop(text, prompt.request.stop, opened=opens_thought(prompt.request.prompt))
         ended = end is not None or len(kept) < len(text)
         return Completion(prompt.request.id, kept, "stop" if ended else "length", len(prompt.ids), len(tokens))
 
@@ -212,6 +204,17 @@ class HFEngine:
 
     def _too_long(self, tokens: int) -> str:
         return f"the prompt has {tokens} tokens and the model's context holds {self._max_len}: shorten the prompt"
+
+
+def _load_model(path: str, dtype: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as fault:
+        reason = " ".join(str(fault).split())[:300]
+        raise MedbenchError(f"transformers cannot load {path}: {type(fault).__name__}: {reason}") from None
 
 
 def _end_tokens(tokenizer: Any, generation_config: Any) -> set[int]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
 from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.thoughts import opens_thought, split_thought
 
 WINDOW = 2
 """Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under
@@ -136,6 +137,7 @@ class VLLMEngine:
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "max_num_seqs": config.max_num_seqs,
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             "seed": 0,
         }
         if self._cpu:
@@ -239,9 +241,6 @@ class VLLMEngine:
         return Completion(request.id, "", "stop", prompt_tokens=pending.prompt_tokens, logprobs=logprobs)
 
     def _in_thought(self, request: Request, text: str) -> bool:
-        from medbench.harness.extraction import split_thought
-        from medbench.harness.scoring import opens_thought
-
         return not split_thought(text, opened=opens_thought(request.prompt)).closed
 
     def _continue(self, pending: _Pending) -> Completion | None:

@@ -3,9 +3,10 @@
 medbench tasks medqa
 """
 
+from pydantic import BaseModel
+
 from medbench.harness.contracts import Question
 from medbench.harness.data import LETTERS, benchmark, cluster_id, content_id
-from pydantic import BaseModel
 
 
 class Row(BaseModel):

@@ -3,9 +3,10 @@
 medbench tasks mmlu_pro_medical
 """
 
+from pydantic import BaseModel, Field
+
 from medbench.harness.contracts import Question
 from medbench.harness.data import LETTERS, benchmark, cluster_id
-from pydantic import BaseModel, Field
 
 
 class Row(BaseModel):

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from medbench.harness.contracts import Question
 from medbench.harness.data import benchmark, cluster_id
-from pydantic import BaseModel, Field
 
 LABELS = ("yes", "no", "maybe")
 

@@ -1,0 +1,160 @@
+"""Order, storing, resuming and the kinds of failure, on stored replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
+from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.evaluate import build_request, evaluate, permuted
+from medbench.harness.protocol import load_protocol
+from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_result, read_run, read_samples
+
+COT = load_protocol("cot-v1")
+
+
+class Silent:
+    def start(self, task: str, total: int, done: int) -> None: ...
+    def advance(self, task: str, sample: Sample) -> None: ...
+
+
+def a_task(n: int = 12, name: str = "toy") -> Task:
+    questions = tuple(
+        Question(f"q{i}", f"q{i}", f"Which is {i}?", ("Iron", "Zinc"), ("A", "B"), "AB"[i % 2]) for i in range(n)
+    )
+    return Task(name, "1", "test", 0.5, questions, Data("local", "0" * 64, True))
+
+
+def a_run(root: Path, limit: int | None = None) -> Run:
+    record = RunRecord(
+        run_id="run",
+        status="running",
+        created="2026-01-01T00:00:00+00:00",
+        command=["medbench"],
+        model=ModelRecord(name="m", kind="replies", fingerprint="f"),
+        tasks={},
+        protocol=COT.model_dump(mode="json"),
+        seed=0,
+        limit=limit,
+        engine={},
+        packages={},
+        git_commit=None,
+    )
+    return create_run(root, record)
+
+
+def right(task: Task) -> dict[str, dict[str, Any]]:
+    return {question.id: {"output": f"The answer is ({question.gold})."} for question in task.questions}
+
+
+def ids(folder: Path, task: str = "toy") -> list[str]:
+    return [sample.id for sample in read_samples(folder, task)]
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    assert permuted(["a", "b", "c", "d", "e"], seed=0, task="medqa") == ["a", "b", "d", "e", "c"]
+
+
+@given(st.sets(st.text(max_size=8), max_size=30), st.integers(0, 5), st.data())
+def test_the_order_depends_on_nothing_but_seed_and_task(ids: set[str], seed: int, data: st.DataObject) -> None:
+    order = permuted(ids, seed=seed, task="t")
+    assert sorted(order) == sorted(ids)
+    assert permuted(data.draw(st.permutations(order)), seed=seed, task="t") == order
+    subset = data.draw(st.sets(st.sampled_from(order))) if order else set()
+    assert permuted(subset, seed=seed, task="t") == [id for id in order if id in subset]
+
+
+def test_answers_are_stored_scored_and_summed(tmp_path: Path) -> None:
+    task = a_task()
+    with a_run(tmp_path) as run:
+        results = evaluate(run, [task], COT, FakeEngine(right(task)), limit=None, progress=Silent())
+    assert results["toy"].accuracy == 1.0
+    assert read_run(tmp_path / "run").status == "complete"
+    assert read_result(tmp_path / "run", "toy") == results["toy"]
+    assert ids(tmp_path / "run") == permuted([q.id for q in task.questions], seed=0, task="toy")
+
+
+def test_a_limit_takes_the_first_of_the_order_and_can_be_raised(tmp_path: Path) -> None:
+    task = a_task()
+    order = permuted([q.id for q in task.questions], seed=0, task="toy")
+    with a_run(tmp_path) as run:
+        evaluate(run, [task], COT, FakeEngine(right(task)), limit=5, progress=Silent())
+        assert ids(run.folder) == order[:5]
+        evaluate(run, [task], COT, FakeEngine(right(task)), limit=9, progress=Silent())
+        assert ids(run.folder) == order[:9]
+
+
+def test_a_failed_request_is_no_wrong_answer_and_is_asked_again(tmp_path: Path) -> None:
+    task = a_task()
+    some = {id: reply for id, reply in right(task).items() if id not in ("q3", "q7")}
+    with a_run(tmp_path) as run:
+        first = evaluate(run, [task], COT, FakeEngine(some), limit=None, progress=Silent())["toy"]
+        assert (first.accuracy, first.n, first.n_error) == (1.0, 12, 2)
+        second = evaluate(run, [task], COT, FakeEngine(right(task)), limit=None, progress=Silent())["toy"]
+    assert (second.n, second.n_error) == (12, 0)
+    assert sorted(ids(tmp_path / "run")) == sorted(q.id for q in task.questions)
+
+
+def test_nothing_scored_is_a_failed_run(tmp_path: Path) -> None:
+    with a_run(tmp_path) as run:
+        results = evaluate(run, [a_task()], COT, FakeEngine({}), limit=None, progress=Silent())
+    assert results["toy"].accuracy is None
+    assert read_run(tmp_path / "run").status == "failed"
+
+
+class Interrupting(FakeEngine):
+    """Ctrl-C after three answers."""
+
+    closed = False
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        try:
+            for count, completion in enumerate(super().generate(requests)):
+                if count == 3:
+                    raise KeyboardInterrupt
+                yield completion
+        finally:
+            self.closed = True
+
+
+def test_ctrl_c_keeps_what_is_answered(tmp_path: Path) -> None:
+    task = a_task()
+    engine = Interrupting(right(task))
+    with a_run(tmp_path) as run, pytest.raises(KeyboardInterrupt):
+        evaluate(run, [task], COT, engine, limit=None, progress=Silent())
+    assert engine.closed
+    assert len(ids(tmp_path / "run")) == 3
+    assert read_run(tmp_path / "run").status == "running"
+
+
+class Shuffled(FakeEngine):
+    """Completions in another order than asked, as continuous batching gives them."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        yield from reversed(list(super().generate(requests)))
+
+
+def test_completion_order_changes_no_sample(tmp_path: Path) -> None:
+    task = a_task()
+    stored = []
+    for name, engine in (("one", FakeEngine(right(task))), ("two", Shuffled(right(task)))):
+        with a_run(tmp_path / name) as run:
+            evaluate(run, [task], COT, engine, limit=None, progress=Silent())
+        stored.append(sorted((tmp_path / name / "run/samples/toy.jsonl").read_bytes().splitlines()))
+    assert stored[0] == stored[1]
+
+
+def test_a_request_carries_the_protocols_decoding() -> None:
+    protocol = load_protocol("cot-v1", max_new_tokens=7, thinking=False)
+    request = build_request(a_task(), a_task().questions[0], protocol, FakeEngine({}), seed=3)
+    assert (request.max_new_tokens, request.seed, request.thinking) == (7, 3, False)
+    assert request.stop == ("\nQuestion:",)  # no chat template: a base model would go on to the next question
+    direct = build_request(a_task(), a_task().questions[0], load_protocol("direct-v1"), FakeEngine({}), seed=3)
+    assert direct.choices == (" A", " B")
+    assert direct.prompt.endswith("Answer:")
