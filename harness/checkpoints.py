@@ -34,6 +34,8 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
+"""An adapter with one of these brings its own tokenizer; with less, the base's is used."""
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
 CHUNK = 1 << 22
 
@@ -170,21 +172,26 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
         raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
     own = fingerprint([weights, folder / "adapter_config.json"])
     merged_id = hashlib.sha256(f"{base.fingerprint} {own}".encode()).hexdigest()
-    merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_id[:16]}"
+    has_vocabulary = any(path.name.startswith(VOCABULARY) for path in _tokenizer_files(folder))
+    tokenizer = folder if has_vocabulary else Path(base.path)
+    tokenizer_sha256 = _tokenizer_sha256(tokenizer)
+    # by tokenizer too: a chat template that was mended must not be served from an older merge
+    merged_name = hashlib.sha256(f"{merged_id} {tokenizer_sha256}".encode()).hexdigest()[:16]
+    merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_name}"
     if not merged.exists():
         say(f"merging adapter {folder} into {base_name} (float32, then the base's type)")
-        _merge(Path(base.path), folder, merged)
+        _merge(Path(base.path), folder, tokenizer, merged)
     return Checkpoint(
         name=name,
         path=str(merged),
         kind="adapter",
         fingerprint=merged_id,
-        tokenizer_sha256=_tokenizer_sha256(merged),
+        tokenizer_sha256=tokenizer_sha256,
         base=base_name,
     )
 
 
-def _merge(base: Path, adapter: Path, target: Path) -> None:
+def _merge(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
     # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
     try:
         import peft
@@ -209,12 +216,10 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
     config = _read_json_file(base / "config.json")
     own_type = config.get("dtype") or config.get("torch_dtype") or "float32"  # the older transformers' name
     model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
-    own = _tokenizer_files(adapter)
-    has_vocabulary = any(path.name.startswith(("tokenizer.json", "tokenizer.model", "vocab")) for path in own)
 
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
-        for path in own if has_vocabulary else _tokenizer_files(base):
+        for path in _tokenizer_files(tokenizer):
             shutil.copy(path, folder)  # as they are: saved anew they would count as another tokenizer
 
     _install(target, fill)
