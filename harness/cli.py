@@ -177,7 +177,9 @@ def run(arguments: list[str]) -> int:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGTERM, _interrupt)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars would break our lines
+    # other libraries' bars and warnings would break our lines
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
     try:
         status = run(sys.argv[1:])

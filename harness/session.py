@@ -235,7 +235,7 @@ def _record(
         protocol=resolved,
         seed=options.seed,
         limit=options.limit,
-        engine={},
+        engine={"name": options.engine},
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),
         notes=notes,

@@ -184,6 +184,8 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
         differences.append("tokenizer or chat template differ")
     if a.protocol != b.protocol:
         differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
+    if a.engine.get("name") != b.engine.get("name"):
+        differences.append(f"engine {a.engine.get('name')}, not {b.engine.get('name')}")
     if a.seed != b.seed:
         differences.append(f"seed {a.seed}, not {b.seed}")
     for task in sorted(a.tasks.keys() | b.tasks.keys()):

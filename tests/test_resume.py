@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -97,7 +96,7 @@ def test_stored_replies_killed_twenty_times(tmp_path: Path) -> None:
         assert sorted_samples(runs) == sorted_samples(whole)
 
 
-def _kill_forks(model: str, root: Path, finished: Any) -> None:
+def _kill_forks(model: str, root: Path) -> list[Path]:
     import transformers  # noqa: F401
     import vllm  # noqa: F401
 
@@ -115,20 +114,15 @@ def _kill_forks(model: str, root: Path, finished: Any) -> None:
             os._exit(run(arguments))
         return pid
 
-    finished.extend(str(path) for path in kill_and_resume(start, root, seed=2))
+    return kill_and_resume(start, root, seed=2)
 
 
 @pytest.mark.engine
 def test_vllm_killed_twenty_times(tiny_model: Path, tmp_path: Path) -> None:
     # few at a time, so that there are many moments between the first answer and the last
     (tmp_path / "few.yaml").write_text("engine_config: {max_num_seqs: 2, kv_cache_gib: 1}\n")
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        finished = manager.list()
-        process = context.Process(target=_kill_forks, args=(str(tiny_model), tmp_path, finished))
-        process.start()
-        process.join()
-        whole, *killed = map(Path, finished)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        whole, *killed = pool.apply(_kill_forks, (str(tiny_model), tmp_path))
     assert sorted(sorted_samples(whole)) == ["medqa.jsonl", "mmlu_pro_medical.jsonl"]
     for runs in killed:
         assert sorted_samples(runs) == sorted_samples(whole)

@@ -247,6 +247,6 @@ def test_lm_eval_s_own_command_asks_and_scores_our_tasks(tmp_path: Path) -> None
         asked = [line["arguments"]["gen_args_0"] for line in lines]
         assert [question_of(line["doc"]).id for line in lines] == [question.id for question in ours]
         assert [one["arg_0"] for one in asked] == [protocol.text(question) for question in ours]
-        assert {tuple(one["arg_1"]["until"]) for one in asked} == {protocol.stop}
+        assert [one["arg_1"]["until"] for one in asked] == [list(protocol.stop)] * 3
         assert {one["arg_1"]["max_gen_toks"] for one in asked} == {protocol.decoding.max_new_tokens}
         assert {one["arg_1"]["temperature"] for one in asked} == {protocol.decoding.temperature}

