@@ -120,6 +120,19 @@ def _header(path: Path) -> dict[str, Any]:
     return header  # type: ignore[no-any-return]
 
 
+def refuse_nan(folder: Path) -> None:
+    """Raises MedbenchError naming the first tensor that holds a NaN or an infinity."""
+    import torch
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  not a dict
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise MedbenchError(f"{path}: {name} holds NaN or infinity: the training diverged")
+
+
 def fingerprint(files: list[Path]) -> str:
     """sha256 over names and contents; each file's hash is remembered by path, size, mtime and inode."""
     memory = cache_dir() / "fingerprints.json"

@@ -51,6 +51,13 @@ def cli() -> None:
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
 @click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
+@click.option(
+    "--partition",
+    type=click.Choice(["all", "gate", "report"]),
+    default="all",
+    show_default=True,
+    help="Half of the questions: `gate` is what training loops look at, `report` what they never see.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many questions a task (a seeded draw).")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Overrides the protocol's; named in the result.")
 @click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")

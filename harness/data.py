@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.contracts import MedbenchError, Question, Task
 
 SAMPLE = "sample"
 HUB = "hub"
@@ -82,6 +82,18 @@ def cluster_id(question: str, options: Iterable[str]) -> str:
     """Equal for questions that differ only in case, white space or the order of their options."""
     text, *choices = (" ".join(text.lower().split()) for text in (question, *options))
     return content_id(text, *sorted(choices))
+
+
+def partition_of(cluster: str) -> Literal["gate", "report"]:
+    """The half that a question belongs to; duplicates stay together. Loops look at `gate`, results are on `report`."""
+    return "gate" if hashlib.sha256(f"partition\0{cluster}".encode()).digest()[0] % 2 else "report"
+
+
+def keep_partition(task: Task, partition: str) -> Task:
+    """`task` with the questions of one partition; all of them for "all"."""
+    if partition == "all":
+        return task
+    return replace(task, questions=tuple(q for q in task.questions if partition_of(q.cluster) == partition))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

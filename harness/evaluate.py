@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 
@@ -41,13 +41,32 @@ def evaluate(
 ) -> dict[str, TaskResult]:
     """Ask what the run has not answered yet, store each answer as it comes, then write results and seal the run.
 
+    All tasks go out in one stream, so that an engine's batch stays full where one task ends and the next begins.
+    """
+    todo: list[tuple[Task, Question]] = []
+    for task in tasks:
+        by_id = {question.id: question for question in task.questions}
+        order = permuted(by_id, seed=run.record.seed, task=task.name)[:limit]
+        done = run.done(task.name)
+        progress.start(task.name, len(order), sum(id in done for id in order))
+        todo.extend((task, by_id[id]) for id in order if id not in done)
+    for task, sample in ask(run, todo, protocol, engine):
+        progress.advance(task.name, sample)
+    return seal(run, tasks, protocol)
+
+
+def ask(
+    run: Run, questions: Sequence[tuple[Task, Question]], protocol: Protocol, engine: Engine
+) -> Iterator[tuple[Task, Sample]]:
+    """Each question's sample as it is answered, scored and stored, in completion order.
+
     Whatever happens on the way (Ctrl-C, a full disk), samples stored so far stay, and run.json keeps the totals.
     """
     started = time.monotonic()
     before = run.record.totals
     prompt_tokens = completion_tokens = 0
     asked: dict[str, _Asked] = {}
-    stream = engine.generate(_requests(run, tasks, protocol, engine, limit, progress, asked))
+    stream = engine.generate(_requests(questions, protocol, engine, run.record.seed, asked))
     try:
         for completion in stream:
             one = asked.pop(completion.id)
@@ -55,10 +74,10 @@ def evaluate(
             run.append(one.task.name, sample)
             prompt_tokens += sample.prompt_tokens
             completion_tokens += sample.completion_tokens
-            progress.advance(one.task.name, sample)
+            yield one.task, sample
     finally:
-        if isinstance(stream, Iterator) and hasattr(stream, "close"):
-            stream.close()
+        if isinstance(stream, Generator):
+            stream.close()  # aborts what is under way
         totals = before.model_copy(
             update={
                 "seconds": round(before.seconds + time.monotonic() - started, 3),
@@ -67,7 +86,6 @@ def evaluate(
             }
         )
         run.update(totals=totals)
-    return seal(run, tasks, protocol)
 
 
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
@@ -81,27 +99,12 @@ def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskR
 
 
 def _requests(
-    run: Run,
-    tasks: Sequence[Task],
-    protocol: Protocol,
-    engine: Engine,
-    limit: int | None,
-    progress: Progress,
-    asked: dict[str, _Asked],
+    questions: Sequence[tuple[Task, Question]], protocol: Protocol, engine: Engine, seed: int, asked: dict[str, _Asked]
 ) -> Iterator[Request]:
-    """All tasks in one stream, so that an engine's batch stays full where one task ends and the next begins."""
-    todo: list[tuple[Task, list[Question]]] = []
-    for task in tasks:
-        by_id = {question.id: question for question in task.questions}
-        order = permuted(by_id, seed=run.record.seed, task=task.name)[:limit]
-        done = run.done(task.name)
-        progress.start(task.name, len(order), sum(id in done for id in order))
-        todo.append((task, [by_id[id] for id in order if id not in done]))
-    for task, questions in todo:
-        for question in questions:
-            request = build_request(task, question, protocol, engine, run.record.seed)
-            asked[request.id] = _Asked(task, question, request)
-            yield request
+    for task, question in questions:
+        request = build_request(task, question, protocol, engine, seed)
+        asked[request.id] = _Asked(task, question, request)
+        yield request
 
 
 def build_request(task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int) -> Request:

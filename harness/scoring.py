@@ -220,5 +220,6 @@ def clustered_interval(clusters: list[tuple[int, float]], alpha: float = 0.05) -
     mean = total / n
     independent = mean * (1 - mean) / n
     robust = math.fsum((score - size * mean) ** 2 for size, score in clusters) / n**2
-    effect = max(1.0, robust / independent) if independent > 0 else 1.0
+    # all right or all wrong: no variance to compare, so duplicates are taken to agree altogether
+    effect = max(1.0, robust / independent) if independent > 0 else math.fsum(size**2 for size, _ in clusters) / n
     return wilson_interval(total / effect, n / effect, alpha)

@@ -18,6 +18,7 @@ from medbench.harness import provenance
 from medbench.harness.checkpoints import resolve
 from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
 from medbench.harness.contracts import Engine, MedbenchError, Task
+from medbench.harness.data import keep_partition
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import evaluate
 from medbench.harness.progress import progress_for
@@ -50,6 +51,7 @@ class EvalOptions:
     base_url: str | None = None
     replies: Path | None = None
     data: str | None = None
+    partition: str = "all"
     limit: int | None = None
     max_new_tokens: int | None = None
     thinking: bool | None = None
@@ -106,6 +108,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         base_url=base_url,
         replies=replies,
         data=given["data"],
+        partition=given["partition"],
         limit=chosen("limit"),
         max_new_tokens=chosen("max_new_tokens"),
         thinking=chosen("thinking"),
@@ -127,25 +130,24 @@ def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcom
         say(line)
 
     loader = TaskLoader(tasks_folder, options.data, warn)
-    tasks = [loader.load(name) for name in options.tasks]
+    tasks = [keep_partition(loader.load(name), options.partition) for name in options.tasks]
     protocol = protocol_for(tasks, options)
-    model = _model_record(options, (lambda _: None) if options.quiet else say)
-    wanted = _record(options, model, tasks, protocol, notes)
+    model = model_record(options, (lambda _: None) if options.quiet else say)
+    wanted = new_record(options, model, tasks, protocol, notes)
     folder = options.runs / wanted.run_id
     if options.resume and (folder / "run.json").exists():
         with reopen_run(folder, wanted) as run:
             if _covered(run, wanted):
                 return Outcome(folder, run.record, results_of(folder, options.tasks))
-            engine = _start_engine(options, model)
+            engine = start_engine(options, model)
             run.update(limit=options.limit, status="running")
             return _answer(run, tasks, protocol, engine, options)
     if (folder / "run.json").exists():
         raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or --name for a new run")
-    engine = _start_engine(options, model)
+    engine = start_engine(options, model)
     if protocol.chat == "auto" and engine.chat_template == "none" and engine.name != "fake":
         warn(f"{model.name} has no chat template: questions are asked as plain text")
-    described = {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
-    record = wanted.model_copy(update={"engine": described, "notes": list(dict.fromkeys(notes))})
+    record = wanted.model_copy(update={"engine": describe_engine(engine), "notes": list(dict.fromkeys(notes))})
     with create_run(options.runs, record) as run:
         return _answer(run, tasks, protocol, engine, options)
 
@@ -165,7 +167,12 @@ def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
     return load_protocol(name, max_new_tokens=options.max_new_tokens, thinking=options.thinking)
 
 
-def _start_engine(options: EvalOptions, model: ModelRecord) -> Engine:
+def describe_engine(engine: Engine) -> dict[str, Any]:
+    """What run.json keeps of the engine."""
+    return {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
+
+
+def start_engine(options: EvalOptions, model: ModelRecord) -> Engine:
     """The engine that `options` name; heavy imports happen here."""
     config = options.engine_config
     if options.engine == "fake":
@@ -203,7 +210,8 @@ def _covered(run: Run, wanted: RunRecord) -> bool:
     return all(len(run.done(name)) >= n for name, n in enough.items())
 
 
-def _model_record(options: EvalOptions, say: Say) -> ModelRecord:
+def model_record(options: EvalOptions, say: Say) -> ModelRecord:
+    """Who answers. Raises MedbenchError for a checkpoint that cannot be used."""
     if options.engine == "fake":
         assert options.replies is not None
         return ModelRecord(name=options.model, kind="replies", fingerprint=read_replies(options.replies)[1])
@@ -214,15 +222,16 @@ def _model_record(options: EvalOptions, say: Say) -> ModelRecord:
     return ModelRecord(**asdict(resolve(options.model, say)))
 
 
-def _record(
+def new_record(
     options: EvalOptions, model: ModelRecord, tasks: Sequence[Task], protocol: Protocol, notes: list[str]
 ) -> RunRecord:
+    """run.json of an evaluation that has not begun; its name follows from what makes it one run."""
     described = {
         task.name: TaskRecord(version=task.version, split=task.split, n=len(task.questions), **asdict(task.data))
         for task in tasks
     }
     resolved = protocol.model_dump(mode="json")
-    identity = [model.fingerprint, model.tokenizer_sha256, resolved, options.seed,
+    identity = [model.fingerprint, model.tokenizer_sha256, resolved, options.seed, options.partition,
                 {name: task.sha256 for name, task in described.items()}]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return RunRecord(
@@ -234,6 +243,7 @@ def _record(
         tasks=described,
         protocol=resolved,
         seed=options.seed,
+        partition=options.partition,
         limit=options.limit,
         engine={"name": options.engine},
         packages=provenance.packages(),

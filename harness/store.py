@@ -87,6 +87,8 @@ class RunRecord(_Record):
     protocol: dict[str, Any]
     """The resolved protocol; "name" identifies it."""
     seed: int
+    partition: Literal["all", "gate", "report"] = "all"
+    """Which half of the questions (see data.partition_of)."""
     limit: int | None
     """Most questions a task, the first of the seeded order; None is all."""
     engine: dict[str, Any]
@@ -186,6 +188,8 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
         differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
     if a.engine.get("name") != b.engine.get("name"):
         differences.append(f"engine {a.engine.get('name')}, not {b.engine.get('name')}")
+    if a.partition != b.partition:
+        differences.append(f"partition {a.partition}, not {b.partition}")
     if a.seed != b.seed:
         differences.append(f"seed {a.seed}, not {b.seed}")
     for task in sorted(a.tasks.keys() | b.tasks.keys()):

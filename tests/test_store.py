@@ -363,6 +363,7 @@ def with_model(**changes: Any) -> dict[str, Any]:
         ({"protocol": {"name": "direct-v1"}}, ["protocol cot-v1, not direct-v1"]),
         ({"protocol": RECORD.protocol | {"stop": []}}, ["protocol cot-v1, not cot-v1"]),
         ({"seed": 7}, ["seed 0, not 7"]),
+        ({"engine": {"name": "hf"}}, ["engine fake, not hf"]),
         ({"tasks": {}}, ["task medqa only in one of them"]),
         ({"tasks": {"medqa": MEDQA, "pubmedqa": MEDQA}}, ["task pubmedqa only in one of them"]),
         ({"tasks": {"medqa": MEDQA.model_copy(update={"version": "2"})}}, ["medqa version 1, not 2"]),
