@@ -37,6 +37,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
 """An adapter with one of these brings its own tokenizer; with less, the base's is used."""
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
+MERGE_FILE = "medbench_merge.json"
+MERGE_PROBE_TOKENS = 64
 CHUNK = 1 << 22
 
 Say = Callable[[str], None]
@@ -201,6 +203,7 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
         fingerprint=merged_id,
         tokenizer_sha256=tokenizer_sha256,
         base=base_name,
+        merge_deviation=_read_json_file(merged / MERGE_FILE)["deviation"],
     )
 
 
@@ -222,6 +225,7 @@ def _merge(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
         if taken != saved:
             odd = min(taken ^ saved)
             raise ValueError(f"{len(taken - saved)} tensors missing, {len(saved - taken)} too many, such as {odd}")
+        unmerged = _log_probabilities(adapted)
         model = adapted.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -230,12 +234,24 @@ def _merge(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
     own_type = config.get("dtype") or config.get("torch_dtype") or "float32"  # the older transformers' name
     model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
 
+    deviation = float((_log_probabilities(model) - unmerged).abs().max())
+
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
+        (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
         for path in _tokenizer_files(tokenizer):
             shutil.copy(path, folder)  # as they are: saved anew they would count as another tokenizer
 
     _install(target, fill)
+
+
+def _log_probabilities(model: Any) -> Any:
+    """Of every token after each of some fixed ones, in float32: what a merge and the cast after it may not move."""
+    import torch
+
+    tokens = torch.arange(MERGE_PROBE_TOKENS)[None] * 7 % model.config.vocab_size
+    with torch.inference_mode():
+        return torch.log_softmax(model(input_ids=tokens).logits.float(), dim=-1)
 
 
 def _install(target: Path, fill: Callable[[Path], Any]) -> None:

@@ -183,6 +183,8 @@ class Checkpoint:
     tokenizer_sha256: str
     """Over the tokenizer and chat template files: they shape every prompt."""
     base: str | None = None
+    merge_deviation: float | None = None
+    """For an adapter: the most that merging and casting moved a log-probability of a fixed probe, in nats."""
 
 
 @runtime_checkable

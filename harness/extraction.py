@@ -87,7 +87,9 @@ BECAUSE = (
     r"(?:because|since|as|is|was|and|or|but|which|due|for|given|based|in|from|according|per|that|would|here|with|by|on|"
     r"of\s+the\s+options|rather|over|are|y|o|et|ou|und|oder|porque|car|weil)\b"
 )
-JOIN = r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
+JOIN = (
+    r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bto\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
+)
 END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–/&+。，、；」』]|$)"
 REFUSAL = re.compile(
     r"\b(?:i|we)(?:['’]m|\s+am|\s+are)?\s+(?:sorry|afraid|unable\s+to|not\s+able\s+to|not\s+qualified|cannot|can['’]t|can\s+not|won['’]t|"

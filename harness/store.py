@@ -51,6 +51,8 @@ class ModelRecord(_Record):
     """sha256 over the weights; for a served model, over server and model name; for replies, over the file."""
     tokenizer_sha256: str | None = None
     base: str | None = None
+    merge_deviation: float | None = None
+    """See contracts.Checkpoint."""
 
 
 class TaskRecord(_Record):

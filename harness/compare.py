@@ -1,0 +1,187 @@
+"""Two runs on the same questions: paired difference with its interval, McNemar, flips, per category.
+
+medbench compare runs/BASELINE runs/CANDIDATE
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.special import bdtr
+
+from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.store import RunRecord, read_run, read_samples
+
+FLIPS_KEPT = 1000
+"""Ids of flipped questions kept each way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """B minus A on the questions that both answered, as shares (0.02 is two points)."""
+
+    n: int
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float]
+    """95 %, paired, clustered by duplicate question."""
+    p_value: float
+    """Exact McNemar, two-sided; duplicates count as independent here, which the interval corrects."""
+    lost: int
+    """Right in A, wrong in B."""
+    gained: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskComparison:
+    """One task of both runs."""
+
+    task: str
+    overall: Difference
+    categories: Mapping[str, Mapping[str, Difference]]
+    lost_ids: tuple[str, ...]
+    gained_ids: tuple[str, ...]
+    unpaired: int
+    """Questions that only one of the runs answered; in none of the figures."""
+
+
+def compare_runs(a: Path, b: Path) -> tuple[RunRecord, RunRecord, list[TaskComparison]]:
+    """Raises MedbenchError where the runs cannot be compared, saying what differs."""
+    first, second = read_run(a), read_run(b)
+    shared = [task for task in first.tasks if task in second.tasks]
+    refuse_unlike(first, second, shared)
+    return first, second, [
+        compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared
+    ]  # fmt: skip
+
+
+def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
+    """Raises MedbenchError unless `tasks` were asked alike in both: protocol, partition, version, split, data."""
+    if not tasks:
+        raise MedbenchError(
+            f"{a.run_id} has {', '.join(a.tasks)}, {b.run_id} has {', '.join(b.tasks)}: no task in common"
+        )
+    if a.protocol != b.protocol:
+        names = a.protocol["name"], b.protocol["name"]
+        which = (
+            f"protocol {names[0]} and {names[1]}" if names[0] != names[1] else f"two versions of protocol {names[0]}"
+        )
+        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {which}")
+    if a.partition != b.partition:
+        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: partition {a.partition} and {b.partition}")
+    for task in tasks:
+        for field in ("version", "split", "sha256"):
+            ours, theirs = getattr(a.tasks[task], field), getattr(b.tasks[task], field)
+            if ours != theirs:
+                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {ours[:12]} and "
+                                    f"{theirs[:12]}")  # fmt: skip
+
+
+def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:
+    """Raises MedbenchError when no question was answered by both."""
+    first = {sample.id: sample for sample in a if sample.score is not None}
+    second = {sample.id: sample for sample in b if sample.score is not None}
+    pairs = [(first[id], second[id]) for id in sorted(first.keys() & second.keys())]
+    if not pairs:
+        raise MedbenchError(f"{task}: no question was answered by both runs")
+    by_category: dict[str, dict[str, list[tuple[Sample, Sample]]]] = defaultdict(lambda: defaultdict(list))
+    for pair in pairs:
+        for field, value in pair[0].category.items():
+            by_category[field][value].append(pair)
+    flips = [(one.id, _score(two) - _score(one)) for one, two in pairs]
+    return TaskComparison(
+        task=task,
+        overall=difference_of(pairs),
+        categories={
+            field: {value: difference_of(some) for value, some in sorted(values.items())}
+            for field, values in sorted(by_category.items())
+        },
+        lost_ids=tuple(id for id, change in flips if change < 0)[:FLIPS_KEPT],
+        gained_ids=tuple(id for id, change in flips if change > 0)[:FLIPS_KEPT],
+        unpaired=len(first.keys() ^ second.keys()),
+    )
+
+
+def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
+    """The paired difference of samples that both have a score; at least one pair."""
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for one, two in pairs:
+        clusters[one.cluster].append(_score(two) - _score(one))
+    mean, error = clustered_mean(list(clusters.values()))
+    lost = sum(_score(two) < _score(one) for one, two in pairs)
+    gained = sum(_score(two) > _score(one) for one, two in pairs)
+    n = len(pairs)
+    return Difference(
+        n=n,
+        a=math.fsum(_score(one) for one, _ in pairs) / n,
+        b=math.fsum(_score(two) for _, two in pairs) / n,
+        difference=mean,
+        interval=(max(-1.0, mean - 1.959964 * error), min(1.0, mean + 1.959964 * error)),
+        p_value=min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5))) if lost + gained else 1.0,
+        lost=lost,
+        gained=gained,
+    )
+
+
+def clustered_mean(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """(mean, cluster-robust standard error) of values in clusters; Miller 2024, "Adding Error Bars to Evals", 2.2."""
+    n = sum(map(len, clusters))
+    mean = math.fsum(value for cluster in clusters for value in cluster) / n
+    variance = math.fsum((math.fsum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters) / n**2
+    return mean, math.sqrt(variance)
+
+
+def score_test(clusters: Sequence[Sequence[float]], *, paired: bool, unit: float = 1.0) -> Callable[[float], float]:
+    """null -> z of "the mean of the population is `null`", positive where the values seen lie above it.
+
+    The variance of rights and wrongs is Wilson's under the null, that of paired differences -1, 0, 1 Tango's (1998):
+    sound near 0 and 1 and with few flips, where the variance of the values seen collapses. Both times the design effect
+    of the clusters. Anything else gets the clustered standard error, or `unit` over clusters where all are alike.
+    """
+    values = [value for cluster in clusters for value in cluster]
+    n = len(values)
+    mean, error = clustered_mean(clusters)
+    gained, lost = sum(value == 1 for value in values), sum(value == -1 for value in values)
+    if gained + lost + sum(value == 0 for value in values) < n:
+        error = error or unit / len(clusters)
+        return lambda null: (mean - null) / error
+    independent = (gained + lost) / n - mean**2
+    alike = math.fsum(len(cluster) ** 2 for cluster in clusters) / n
+    effect = max(1.0, error**2 * n / independent) if independent > 0 else alike
+
+    def z(null: float) -> float:
+        variance = (_tango(gained, lost, n, null) if paired else null * (1 - null)) * effect / n
+        above = mean - null
+        return above / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, above) if above else 0.0
+
+    return z
+
+
+def _tango(gained: int, lost: int, n: int, null: float) -> float:
+    """Variance of one paired difference whose mean is `null`, at the likeliest share of losses."""
+    b = gained + lost - null * (2 * n - gained + lost)
+    losses = (b + math.sqrt(max(0.0, b**2 + 8 * n * lost * null * (1 - null)))) / (4 * n)
+    return max(0.0, 2 * losses + null - null**2)
+
+
+def invert(z: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """The null between `low` and `high` whose z is `level`; z falls as the null rises."""
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if z(middle) > level else (low, middle)
+    return (low + high) / 2
+
+
+def as_json(a: RunRecord, b: RunRecord, comparisons: Sequence[TaskComparison]) -> dict[str, Any]:
+    return {"a": a.run_id, "b": b.run_id, "protocol": a.protocol["name"], "tasks": [asdict(one) for one in comparisons]}
+
+
+def _score(sample: Sample) -> float:
+    assert sample.score is not None
+    return sample.score

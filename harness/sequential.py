@@ -1,0 +1,377 @@
+"""An anytime-valid test of a checkpoint's mean score over a fixed list of questions, sharpened by control runs.
+
+    test = SequentialTest(order, at_least=0.80, alpha_pass=0.05, alpha_fail=0.05, controls=[Control("base", scores)])
+    test.observe([1, 0, 1])            # the next questions along the order
+    test.evidence().decision           # "pass", "fail" or None
+
+What is decided is the census: whether the mean of the N scores x_i in [0, 1], fixed but unknown, is at least
+`at_least`. Non-inferiority to a baseline whose every score is known is the same test with
+at_least = mean(baseline) - margin, and superiority is at_least = mean(baseline) + margin with strict=True. A control
+run never changes what is decided, only how soon. Questions are revealed along a uniformly random permutation, drawn
+independently of the checkpoint and of the controls: a fresh one for each attempt, and no control made from a run that
+was itself stopped early along it (where its scores end would tell the order).
+
+Why it may stop at any time. Before question t is answered, the past fixes a number n_i for each of the remaining
+questions and a stake s >= 0. The n_i are shifted by a common amount until their mean over the remaining questions is
+mu = (B - sum so far) / (questions remaining), B being the largest total that the null allows. Each remaining question
+is as likely as any other to come next, so the answer changes the wealth by a factor 1 + s (x_i - n_i) of mean
+1 + s (mean of the remaining x - mu), which is at most 1 under "the total is at most B". As s is held below
+1 / max n_i, the factor is positive: the wealth is a nonnegative supermartingale under the null whatever the n_i and s,
+so the chance that it ever reaches 1 / alpha is at most alpha (Ville). A fixed mixture of such wealths is one as well.
+The other side bets that x is low, against "the total is at least B". Where a null has become impossible its wealth
+is infinite, which is exact curtailment.
+
+Only the growth of the wealth depends on n_i and s. n_i is a logistic forecast of x_i from the controls, fitted on the
+questions already consumed and moved on the logit scale onto the null; the factor is then the likelihood ratio of a
+chance n + s n (1 - n) to n, the log-optimal bet if those are the chances. Without controls n_i = mu, and the wealth is
+the hypergeometric likelihood ratio of a larger total to B, but for a stake that is held within a block and bounded. s
+aims at a distance of the mean from the null; four are mixed.
+
+Sources: Waudby-Smith and Ramdas, "Confidence sequences for sampling without replacement" (2020) and "Estimating means
+of bounded random variables by betting" (2024); Stark, "ALPHA: audit that learns from previously hand-audited ballots"
+(2023); Waudby-Smith, Stark and Ramdas, "RiLACS: risk-limiting audits via confidence sequences" (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit, softmax
+
+from medbench.harness.contracts import MedbenchError
+
+Array = npt.NDArray[np.float64]
+
+BLOCK = 16
+"""Questions between two fits. Counted from the first question, so how scores are handed over changes nothing."""
+DISTANCES = 0.6 * 2.0 ** np.arange(4)
+"""Distances of the mean from the null that are betted on, in units of 1 / sqrt(N)."""
+BOLDEST = 0.7
+"""The most of the wealth that one answer may cost."""
+GRID = 101
+"""Thresholds that the interval is made from."""
+TOLERANCE = 1e-9
+PRIORS: tuple[list[tuple[Array, Array]], ...] = (
+    [],
+    [(np.array([0.0, 2.0, 0.0]), np.array([2.0, 1.5, 1e-3]))],
+    [
+        (np.array([0.0, 0.0, 1.0]), np.array([2.0, 1e-3, 1.0])),
+        (np.array([0.0, 1.0, 0.5]), np.array([2.0, 1.5, 0.7])),
+    ],
+)
+"""For 0, 1, more controls: prior mean and sd of the regressions' coefficients (constant, nearest control, all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A stored run on the same questions, or the mean of several."""
+
+    name: str
+    scores: Mapping[str, float]
+    """question id -> 0..1, for every question of the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the questions consumed so far say about the mean over all of them."""
+
+    used: int
+    total: int
+    estimate: float
+    """Of the mean over all questions: what was seen, and the forecast for the rest moved by its past error."""
+    interval: tuple[float, float]
+    """Holds the mean over all questions at every stopping time, but for a chance of alpha_pass + alpha_fail."""
+    log_e_pass: float
+    """Natural logarithm of the evidence against "below the threshold"; inf when that has become impossible."""
+    log_e_fail: float
+    decision: Literal["pass", "fail"] | None
+    """Taken at the first question at which either side's evidence suffices; exact once the rest cannot change it."""
+    decided_at: int | None
+    """How many questions that took, at most `used`."""
+    controls: Mapping[str, float]
+    """Control -> its share in the present forecast; what is missing to 1 goes to no control."""
+    saved: int
+    """Questions that the controls spared so far, estimated from how much of the scores' variance they foretold."""
+
+
+class SequentialTest:
+    """Deterministic; how the scores are split over calls of observe() changes nothing.
+
+    `resolution` is the number of samples behind each score: scores are multiples of 1 / resolution, which makes the
+    test exact on that lattice. None allows any score in [0, 1].
+    """
+
+    def __init__(
+        self,
+        order: Sequence[str],
+        *,
+        at_least: float,
+        strict: bool = False,
+        alpha_pass: float,
+        alpha_fail: float,
+        controls: Sequence[Control] = (),
+        resolution: int | None = 1,
+    ) -> None:
+        if not order or len(set(order)) < len(order):
+            raise MedbenchError("a sequential test needs at least one question, and each question once")
+        if not math.isfinite(at_least):
+            raise MedbenchError(f"at_least must be a finite number, not {at_least}")
+        for name, alpha in (("alpha_pass", alpha_pass), ("alpha_fail", alpha_fail)):
+            if not 0 < alpha < 1:
+                raise MedbenchError(f"{name} must lie between 0 and 1, not {alpha}")
+        if resolution is not None and resolution < 1:
+            raise MedbenchError(f"resolution must be at least 1 sample a question or None, not {resolution}")
+        if len({control.name for control in controls}) < len(controls):
+            raise MedbenchError("two controls have the same name: give each its own")
+        self._names = [control.name for control in controls]
+        self._resolution = resolution
+        total = len(order)
+        unit = 1 / resolution if resolution else 0.0
+        need = lowest_total(total * at_least, unit, strict)
+        steps = np.linspace(0, total, GRID)
+        grid = np.unique(np.ceil(steps / unit - TOLERANCE) * unit) if unit else steps
+        columns = [_column(control, order) for control in controls]
+        self._forecaster = Forecaster(np.column_stack(columns) if columns else np.empty((total, 0)))
+        self._wealth = Wealth(total, np.concatenate([[need], grid]), unit)
+        self._needed = np.log(1 / np.repeat([alpha_pass, alpha_fail], 1 + len(grid)))
+        self._seen = np.empty(0)
+        self._best = self._wealth.log_e
+        self._first: tuple[Literal["pass", "fail"], int] | None = None
+        self._latch(self._best[None], 0)
+
+    def observe(self, scores: Sequence[float]) -> None:
+        """Take the scores of the next questions along the order."""
+        new = np.asarray(scores, dtype=float)
+        start, total = len(self._seen), self._wealth.total
+        if new.ndim != 1 or not np.all((new >= 0) & (new <= 1)):
+            raise MedbenchError("scores must be a plain list of numbers from 0 to 1")
+        if self._resolution and np.any(np.abs(new * self._resolution - np.round(new * self._resolution)) > 1e-6):
+            raise MedbenchError(f"scores must be multiples of 1/{self._resolution}: set resolution to None for others")
+        if start + len(new) > total:
+            raise MedbenchError(f"{start + len(new)} scores for {total} questions")
+        self._seen = np.concatenate([self._seen, new])
+        while start < len(self._seen):
+            if start % BLOCK == 0:
+                self._forecaster.fit(self._seen[:start])
+                self._wealth.plan(self._forecaster.chances, 1.0 if self._resolution == 1 else self._forecaster.spread)
+            stop = min(len(self._seen), start - start % BLOCK + BLOCK)
+            path = self._wealth.observe(self._seen[start:stop])
+            self._best = np.maximum(self._best, path.max(axis=0))
+            self._latch(path, start + 1)
+            start = stop
+
+    def _latch(self, path: Array, number: int) -> None:
+        """Keep the first decision along the log e-values after question `number`, the next one, and so on."""
+        if self._first is None:
+            margin = path - self._needed
+            excess = np.column_stack([margin[:, 0], margin[:, margin.shape[1] // 2]])
+            crossed = np.flatnonzero(excess.max(axis=1) >= 0)
+            if len(crossed):
+                row = int(crossed[0])
+                self._first = ("pass" if excess[row, 0] >= excess[row, 1] else "fail", number + row)
+
+    def evidence(self) -> Evidence:
+        wealth, used = self._wealth, len(self._seen)
+        thresholds = len(wealth.needs)
+        low, high = wealth.total_seen, wealth.total_seen + wealth.remaining
+        decision, decided_at = self._first or (None, None)
+        if low >= wealth.needs[0] - TOLERANCE:
+            decision = "pass"
+        elif high < wealth.needs[0] - TOLERANCE:
+            decision = "fail"
+        estimate = low + self._forecaster.rest(self._seen)
+        if wealth.remaining:
+            rejected = self._best >= self._needed
+            low = max(low, wealth.needs[rejected[:thresholds]].max(initial=0.0))
+            high = min(high, wealth.needs[rejected[thresholds:]].min(initial=math.inf) - wealth.unit)
+            low, high = min(low, high), max(low, high)
+        return Evidence(
+            used=used,
+            total=wealth.total,
+            estimate=float(min(max(estimate, low), high)) / wealth.total,
+            interval=(float(low) / wealth.total, float(high) / wealth.total),
+            log_e_pass=float(wealth.log_e[0]),
+            log_e_fail=float(wealth.log_e[thresholds]),
+            decision=decision,
+            decided_at=decided_at,
+            controls=dict(zip(self._names, self._forecaster.shares(), strict=True)),
+            saved=self._forecaster.saved(used),
+        )
+
+
+def lowest_total(threshold: float, unit: float, strict: bool) -> float:
+    """The smallest total of scores that passes, on the lattice of multiples of `unit` (0: any real number).
+
+    Off the lattice it is off by a tolerance, so that a total that was added up in another order says the same.
+    """
+    if not unit:
+        return threshold + 2 * TOLERANCE if strict else threshold - TOLERANCE
+    steps = threshold / unit
+    return unit * (math.floor(steps + TOLERANCE) + 1 if strict else math.ceil(steps - TOLERANCE))
+
+
+def _column(control: Control, order: Sequence[str]) -> Array:
+    try:
+        scores = np.array([control.scores[id] for id in order], dtype=float)
+    except KeyError as missing:
+        raise MedbenchError(f"control {control.name!r} has no score for question {missing}") from None
+    if not np.all((scores >= 0) & (scores <= 1)):
+        raise MedbenchError(f"control {control.name!r} has a score outside 0..1")
+    return scores
+
+
+class Forecaster:
+    """Each question's expected score, from the controls and what has been consumed: predictable, never sure.
+
+    Averages the plain mean and logistic regressions on how many controls answer right and on the nearest control, the
+    one closest to the scores consumed (the first given, to begin with), weighted by how well each forecast so far.
+    """
+
+    def __init__(self, controls: Array) -> None:
+        """`controls` is questions x controls, along the order."""
+        total, count = controls.shape
+        self._controls = controls
+        self._easiness = logit((controls.sum(axis=1) + 0.5) / (count + 1))
+        self._priors = PRIORS[min(count, 2)]
+        self._coefficients = [mean for mean, _ in self._priors]
+        self._forecasts = [np.full(total, 0.5)] * (1 + len(self._priors))
+        self._log_scores = np.zeros(1 + len(self._priors))
+        self._nearest, self._distance = 0, np.zeros(count)
+        self._consumed = 0
+        self._squares = np.full(3, 5.0)  # of errors: expected by the forecast, made by it, made by the plain mean
+        self.chances = self._forecasts[0]
+
+    @property
+    def spread(self) -> float:
+        """Variance of the errors over what right/wrong answers would make; below 1 where scores are fractional."""
+        return float(self._squares[1] / self._squares[0])
+
+    def fit(self, seen: Array) -> None:
+        """Forecast anew from the scores consumed so far."""
+        self._settle(seen)
+        fits = [np.full(len(self.chances), (seen.sum() + 0.5) / (len(seen) + 1))]
+        if self._priors:
+            nearest = 2.2 * self._controls[:, self._nearest] - 1.1
+            features = np.column_stack([np.ones(len(nearest)), nearest, self._easiness])
+            starts = zip(self._priors, self._coefficients, strict=True)
+            past = features[: len(seen)]
+            self._coefficients = [_logistic(past, seen, mean, sd, start) for (mean, sd), start in starts]
+            fits += [expit(features @ coefficients) for coefficients in self._coefficients]
+        self._forecasts = [np.clip(fit, 0.01, 0.99) for fit in fits]
+        self.chances = np.average(self._forecasts, axis=0, weights=self._weights)
+
+    def _settle(self, seen: Array) -> None:
+        """Judge the forecasts of the questions consumed since the last fit."""
+        new = slice(self._consumed, len(seen))
+        scores, chances, plain = seen[new], self.chances[new], self._forecasts[0][new]
+        self._log_scores += [scores @ np.log(p[new]) + (1 - scores) @ np.log1p(-p[new]) for p in self._forecasts]
+        self._squares += [chances @ (1 - chances), ((scores - chances) ** 2).sum(), ((scores - plain) ** 2).sum()]
+        self._consumed = len(seen)
+        if self._priors:
+            self._distance += ((self._controls[new] - scores[:, None]) ** 2).sum(axis=0)
+            nearest = int(self._distance.argmin())
+            if nearest != self._nearest:
+                self._nearest, self._coefficients[-1] = nearest, self._priors[-1][0]
+
+    @property
+    def _weights(self) -> Array:
+        return np.asarray(softmax(self._log_scores))
+
+    def rest(self, seen: Array) -> float:
+        """Expected total of the questions not consumed yet."""
+        used = len(seen)
+        error = (seen - self.chances[:used]).sum() / (used + 1)
+        return float(np.clip(self.chances[used:] + error, 0, 1).sum())
+
+    def shares(self) -> list[float]:
+        """Each control's part in the present forecast, by how far its answer alone moves it."""
+        shares = np.zeros(len(self._distance))
+        for weight, (_, near, easiness) in zip(self._weights[1:], self._coefficients, strict=True):
+            effect = np.full(len(shares), 4 * abs(easiness) / (len(shares) + 1))
+            effect[self._nearest] += 2.2 * abs(near)
+            shares += weight * effect / effect.sum()
+        return [float(share) for share in shares]
+
+    def saved(self, used: int) -> int:
+        """Questions spared so far: the odds used / (N - used) are in proportion to the variance left unforetold."""
+        if not used:
+            return 0
+        total = len(self.chances)
+        without = total * used / (used + (total - used) * float(self._squares[1] / self._squares[2]))
+        return round(without - used)
+
+
+def _logistic(features: Array, scores: Array, mean: Array, sd: Array, start: Array) -> Array:
+    """Posterior mode of the coefficients under independent normal priors: Newton's method, three steps from `start`."""
+    at = start
+    for _ in range(3 if len(scores) else 0):
+        p = expit(features @ at)
+        slope = features.T @ (scores - p) - (at - mean) / sd**2
+        curvature = (features.T * (p * (1 - p))) @ features + np.diag(1 / sd**2)
+        at = at + np.clip(np.linalg.solve(curvature, slope), -2, 2)
+    return at
+
+
+class Wealth:
+    """Log e-values of both sides of many thresholds at once, along one run: first all pass sides, then all fail sides.
+
+    The pass side of a threshold speaks against "the total is below it", the fail side against "at least it".
+    """
+
+    def __init__(self, total: int, needs: Array, unit: float) -> None:
+        """`needs` are totals from lowest_total(); `unit` is what scores are multiples of, or 0."""
+        self.total, self.needs, self.unit = total, np.asarray(needs, dtype=float), unit
+        self.remaining, self.total_seen = total, 0.0
+        self._bounds = np.concatenate([self.needs - unit, self.needs])
+        self._signs = np.repeat([1.0, -1.0], len(self.needs))
+        self._shift = np.zeros(len(self._bounds))
+        self._log_wealth = np.zeros((len(self._bounds), len(DISTANCES)))
+        self.log_e = self._curtailed(np.zeros((1, len(self._bounds))), np.zeros(1), np.array([total]))[0]
+
+    def plan(self, chances: Array, spread: float = 1.0) -> None:
+        """Set the bets for the next BLOCK questions from each question's forecast, consumed ones included."""
+        first, left = self.total - self.remaining, self.remaining
+        levels, group = np.unique(np.round(2 * logit(chances)) / 2, return_inverse=True)
+        counts = np.bincount(group[first:], minlength=len(levels)).astype(float)
+        mean = np.clip((self._bounds - self.total_seen) / left, 1e-6, 1 - 1e-6)
+        for _ in range(5):  # Newton, on the logit scale of the mean
+            null = expit(levels + self._shift[:, None])
+            now = np.clip(null @ counts / left, TOLERANCE, 1 - TOLERANCE)
+            variance = np.maximum((null * (1 - null)) @ counts / left, TOLERANCE)
+            self._shift += np.clip((logit(mean) - logit(now)) * now * (1 - now) / variance, -3, 3)
+        live = null[:, counts > 0]
+        self._reach = np.where(self._signs > 0, live.max(axis=1), 1 - live.min(axis=1))
+        self._stakes = DISTANCES * math.sqrt(self.total) / left / (variance * spread)[:, None]
+        # for each question of the block, its null and the total of the nulls from it on
+        self._block = null[:, group[first : first + BLOCK]]
+        self._totals = (null @ counts)[:, None] - np.cumsum(self._block, axis=1) + self._block
+        self._next = 0
+
+    def observe(self, scores: Array) -> Array:
+        """Consume scores within one plan; log e-values after each, questions x sides."""
+        ahead = slice(self._next, self._next + len(scores))
+        left = self.remaining - np.arange(len(scores))
+        sums = np.cumsum([self.total_seen, *scores])
+        # the nulls are moved so that before each question their mean over what remains is that of the bound
+        move = (self._bounds[:, None] - sums[:-1] - self._totals[:, ahead]) / left
+        most = BOLDEST / np.maximum(self._reach[:, None] + self._signs[:, None] * move, TOLERANCE)
+        surprise = self._signs[:, None] * (scores - self._block[:, ahead] - move)
+        steps = np.log1p(np.minimum(self._stakes[:, None], most[:, :, None]) * surprise[:, :, None])
+        path = np.cumsum(np.concatenate([self._log_wealth[:, None], steps], axis=1), axis=1)[:, 1:]
+        self._log_wealth = path[:, -1]
+        self._next += len(scores)
+        self.total_seen, self.remaining = float(sums[-1]), self.remaining - len(scores)
+        log_e = np.logaddexp.reduce(path, axis=2).T - math.log(len(DISTANCES))
+        log_e = self._curtailed(log_e, sums[1:], left - 1)
+        self.log_e = log_e[-1]
+        return log_e
+
+    def _curtailed(self, log_e: Array, sums: Array, left: npt.NDArray[np.int64]) -> Array:
+        passed = sums[:, None] >= self.needs - TOLERANCE
+        failed = (sums + left)[:, None] < self.needs - TOLERANCE
+        return np.where(np.column_stack([passed, failed]), np.inf, log_e)

@@ -1,0 +1,150 @@
+"""One warm vLLM engine for many checkpoints; every swap is verified and fails closed.
+
+    with WarmEngine(resolve("base"), EngineConfig(), print) as warm: report = warm.swap(resolve("checkpoints/step-800"))
+
+A probe is the log-probabilities of fixed tokens after fixed prompts, asked twice: once past the prefix cache and once
+through it. The two must agree, or the cache holds blocks of an older checkpoint (vLLM issue 42125). The probe must
+move when the weights differ, or the engine still serves the old ones (vLLM issue 32718), and must not move when they
+are ones that it has served before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.checkpoints import check_safetensors, weight_files
+from medbench.harness.config import EngineConfig
+from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.engines.vllm import VLLMEngine
+
+SAME = 1e-3
+"""Nats within which two probes of the same weights lie: batch and cache change the order of sums, not more."""
+MOVED = 1e-6
+"""Nats by which a probe must move when the weights differ."""
+WEIGHTLESS = ("torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache")
+"""Keys of config.json that say nothing about the shape of the network."""
+
+
+class StaleSwapError(MedbenchError):
+    """The engine does not serve the weights that it was given. Nothing it says may be scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwapReport:
+    """How a checkpoint came into the engine."""
+
+    fingerprint: str
+    seconds: float
+    restarted: str | None
+    """Why the engine was started anew; None for a swap."""
+    moved: float
+    """Largest change of the probe against the checkpoint before, in nats; 0 when nothing was swapped."""
+    cache_gap: float
+    """Largest difference between the probe past and through the prefix cache, in nats."""
+
+
+class WarmEngine:
+    """A VLLMEngine that outlives its checkpoint. Use as a context manager."""
+
+    def __init__(self, first: Checkpoint, config: EngineConfig, say: Callable[[str], None]) -> None:
+        self._config = config
+        self._say = say
+        self._probes: dict[str, list[float]] = {}
+        self._checkpoint = first
+        self._start(first)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._checkpoint
+
+    def swap(self, checkpoint: Checkpoint) -> SwapReport:
+        """Serve `checkpoint` from now on. Raises StaleSwapError if the engine then does not; the engine is closed."""
+        started = time.monotonic()
+        if checkpoint.fingerprint == self._checkpoint.fingerprint:
+            return SwapReport(checkpoint.fingerprint, 0.0, None, 0.0, 0.0)
+        reason = self._why_not_in_place(checkpoint)
+        if reason is not None:
+            self._say(f"engine is started anew: {reason}")
+            self.engine.close()
+            gap = self._start(checkpoint)
+            return SwapReport(checkpoint.fingerprint, time.monotonic() - started, reason, 0.0, gap)
+        before = self._probes[self._checkpoint.fingerprint]
+        try:
+            self.engine.reload(checkpoint.path)
+            after, gap = self._probe()
+            moved = _distance(before, after)
+            self._verify(checkpoint, after, moved, gap)
+        except BaseException:
+            self.engine.close()
+            raise
+        self._probes[checkpoint.fingerprint] = after
+        self._checkpoint = checkpoint
+        return SwapReport(checkpoint.fingerprint, time.monotonic() - started, None, moved, gap)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> WarmEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, checkpoint: Checkpoint) -> float:
+        self.engine = VLLMEngine(checkpoint.path, self._config)
+        self._checkpoint = checkpoint
+        self._shape = _shape_of(Path(checkpoint.path))
+        probe, gap = self._probe()
+        self._probes[checkpoint.fingerprint] = probe
+        return gap
+
+    def _probe(self) -> tuple[list[float], float]:
+        past_cache = self.engine.probe(through_cache=False)
+        through_cache = self.engine.probe(through_cache=True)
+        return past_cache, _distance(past_cache, through_cache)
+
+    def _verify(self, checkpoint: Checkpoint, probe: list[float], moved: float, gap: float) -> None:
+        name, weights = checkpoint.name, checkpoint.fingerprint[:12]
+        if gap > SAME:
+            raise StaleSwapError(f"{name}: the prefix cache holds another checkpoint's blocks (through it the probe "
+                                 f"differs by {gap:.2g} nats): restart medbench")  # fmt: skip
+        if moved <= MOVED:
+            raise StaleSwapError(f"{name}: the weights differ ({weights}) and the probe did not move: the engine still "
+                                 f"serves {self._checkpoint.name}; restart medbench")  # fmt: skip
+        known = self._probes.get(checkpoint.fingerprint)
+        if known is not None and _distance(known, probe) > SAME:
+            raise StaleSwapError(f"{name}: the same weights ({weights}) answer the probe "
+                                 f"{_distance(known, probe):.2g} nats away from before: restart medbench")  # fmt: skip
+
+    def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
+        if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:
+            return f"{checkpoint.name} has another tokenizer or chat template"
+        shape = _shape_of(Path(checkpoint.path))
+        if shape[0] != self._shape[0]:
+            changed = sorted(key for key in shape[0].keys() | self._shape[0].keys()
+                             if shape[0].get(key) != self._shape[0].get(key))  # fmt: skip
+            return f"{checkpoint.name} has another architecture ({', '.join(changed[:5])})"
+        if shape[1] != self._shape[1]:
+            return f"{checkpoint.name} has other tensors"
+        return None
+
+
+def _shape_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config.json without what says nothing of shape, tensor name -> shape)."""
+    config = json.loads((folder / "config.json").read_bytes())
+    for key in WEIGHTLESS:
+        config.pop(key, None)
+    tensors = {}
+    for file in weight_files(folder):
+        header = check_safetensors(file)
+        tensors.update({name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"})
+    return config, tensors
+
+
+def _distance(a: list[float], b: list[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))

