@@ -217,7 +217,8 @@ class GateTest:
     def _exact(self, scaled: Sequence[float]) -> GateResult:
         """All questions answered: nothing is left to infer."""
         total = math.fsum(scaled)
-        passed = total >= lowest_total(self._target * len(scaled), 1.0 if self.exact_lattice else 0.0, self._strict)
+        need = lowest_total(self._target * len(scaled), 1.0 if self.exact_lattice else 0.0, self._strict)
+        passed = total >= need - ROUNDING * len(scaled)
         value = self._unscaled(total / len(scaled))
         result = self._result("pass" if passed else "fail", value, "", interval=(value, value))
         return result.model_copy(update={"why": self._why(result, 0)})

@@ -302,10 +302,14 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
             check_baseline(candidate, record, tasks)
         except MedbenchError:
             continue
-        if record.status == "complete" and record.model.fingerprint != candidate.model.fingerprint:
+        whole = record.status == "complete" and record.limit is None
+        if whole and record.model.fingerprint != candidate.model.fingerprint:
             found.append((record.created, folder, record))
-    newest = sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]
-    return [read_reference(folder.name, record, folder, tasks) for _, folder, record in newest]
+    references = []
+    for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
+        with suppress(MedbenchError):  # a damaged run is no control, and no reason to stop
+            references.append(read_reference(folder.name, record, folder, tasks))
+    return references
 
 
 def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseline: Reference | None) -> Task:

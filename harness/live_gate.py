@@ -290,6 +290,8 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
         task, ids = block
         by_id = {question.id: question for question in task.questions}
         new = [(task, by_id[id]) for id in ids if id not in stored[task.name]]
+        if new and run.record.status != "running":
+            run.update(status="running", limit=None)  # a limited run that is extended is no longer whole
         for _, sample in ask(run, new, protocol, engine) if new else ():
             stored[task.name][sample.id] = sample
         for id in ids:

@@ -24,6 +24,8 @@ from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord
 from medbench.harness.task_loader import TaskCard
 
+FILE_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -102,7 +104,7 @@ def printable(text: str) -> str:
 def rendered(*parts: RenderableType) -> str:
     """Parts as text, in colour where standard output is a terminal; each ends in a new line."""
     terminal = os.isatty(1) or sys.stdout.isatty()
-    width = max(100, shutil.get_terminal_size((120, 40)).columns)
+    width = max(100, shutil.get_terminal_size().columns) if terminal else FILE_WIDTH
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, Text))

@@ -2,7 +2,7 @@
 
     with WarmEngine(resolve("base"), EngineConfig(), print) as warm: report = warm.swap(resolve("checkpoints/step-800"))
 
-A probe is the log-probabilities of fixed tokens after fixed prompts, asked twice: once past the prefix cache and once
+A probe is the log-probabilities of fixed tokens after a fixed prompt, asked twice: once past the prefix cache and once
 through it. The two must agree, or the cache holds blocks of an older checkpoint (vLLM issue 42125). The probe must
 move when the weights differ, or the engine still serves the old ones (vLLM issue 32718), and must not move when they
 are ones that it has served before.

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -215,18 +217,21 @@ def test_a_fault_seen_by_the_shell(tiny_model: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_seals_and_exits_4(replies: Path, tmp_path: Path) -> None:
-    import signal
-    import time
-
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_and_kill_seal_and_exit_4(name: str, replies: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("engine_config: {delay: 0.3}\n")
     arguments = [*EVAL, "--replies", str(replies), "--config", str(tmp_path / "slow.yaml"), "--name", "r"]
-    program = [sys.executable, "-m", "medbench.harness.cli", *arguments]
-    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medbench.harness.cli", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs this suite in the background has SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     samples = Path("runs/r/samples/medqa.jsonl")
     while not (samples.exists() and samples.stat().st_size):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=30)
     assert process.returncode == 4
     assert "--resume" in err
@@ -236,8 +241,6 @@ def test_ctrl_c_seals_and_exits_4(replies: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_never_write_one_run(replies: Path, tmp_path: Path) -> None:
-    import time
-
     (tmp_path / "slow.yaml").write_text("engine_config: {delay: 0.5}\n")
     arguments = [*EVAL, "--replies", str(replies), "--config", str(tmp_path / "slow.yaml"), "--name", "r"]
     first = subprocess.Popen([sys.executable, "-m", "medbench.harness.cli", *arguments])

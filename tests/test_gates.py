@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from medbench.harness.compare import invert, score_test
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.data import keep_partition, partition_of
 from medbench.harness.gate_file import Gate, GateFile
-from medbench.harness.gates import GateResult, GateTest, Verdict
+from medbench.harness.gates import GateResult, GateTest, Verdict, mean_result
 from medbench.harness.gating import gate_finished_run
 
 
@@ -191,11 +192,26 @@ def test_the_mean_weighs_tasks_alike(tmp_path: Path, gate: dict[str, Any], statu
     assert (result.status, result.used, result.total) == (status, 30, 30)
 
 
-def test_better_by_exactly_so_much_is_not_better_on_the_mean(tmp_path: Path) -> None:
-    floors = [{"task": name, "at_least": 0.0} for name in "ab"]
-    equal = judge(tmp_path, [{"task": "mean", "better_by": 0.05}, *floors], two(7, 16), two(6, 16))
-    more = judge(tmp_path, [{"task": "mean", "better_by": 0.05}, *floors], two(7, 17), two(6, 16))
-    assert (equal.gates[0].status, more.gates[0].status) == ("fail", "pass")
+def test_a_mean_on_the_threshold_is_told_from_one_beside_it() -> None:
+    """Whatever the last digit of the sums says."""
+    for a in range(11):
+        for b in range(21):
+            mean = float((Fraction(a, 10) + Fraction(b, 20)) / 2)
+            for rule, at, beside in (
+                ("at_least", "pass", 1e-6),
+                ("at_most", "pass", -1e-6),
+                ("better_by", "fail", -1e-6),
+            ):
+                for threshold, status in ((mean, at), (mean + beside, "fail" if at == "pass" else "pass")):
+                    if not 0 <= threshold <= 1:
+                        continue
+                    gate = {"task": "mean", rule: threshold}
+                    base = {f"q{i}": 0.0 for i in range(20)}
+                    tests = {
+                        name: state_of(gate, answers(right, n - right), baseline=base)
+                        for name, right, n in (("a", a, 10), ("b", b, 20))
+                    }
+                    assert mean_result(Gate(**gate), tests).status == status
 
 
 def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:
@@ -276,6 +292,15 @@ def test_tokens_per_answer(tmp_path: Path) -> None:
     assert one(tmp_path, {"metric": "tokens_per_answer", "at_least": 100.1}, samples).status == "fail"
 
 
+@pytest.mark.parametrize("limit", [7, 300, 1000, 2048])
+def test_tokens_on_the_threshold_pass_whatever_the_limit(limit: int) -> None:
+    samples = [answer(f"q{i}", completion_tokens=1 + i % 6) for i in range(90)]
+    mean = sum(sample.completion_tokens for sample in samples) / 90
+    for rule in ("at_most", "at_least"):
+        gate = {"metric": "tokens_per_answer", rule: mean}
+        assert state_of(gate, samples, unit=float(limit), exact_lattice=False).result().status == "pass"
+
+
 def test_replies_beyond_the_limit_are_counted_as_long_as_they_are(tmp_path: Path) -> None:
     """cot-v1 allows 2,048 tokens; a server that goes past that must not hide it."""
     samples = [answer(f"q{i}", completion_tokens=5000 if i < 10 else 100) for i in range(20)]
@@ -326,6 +351,25 @@ def test_a_wrong_fail_is_shared_among_the_gates_and_a_wrong_pass_is_not(tmp_path
         verdict = judge(tmp_path, [{"at_least": floor}] * count, answers(right, n - right), decide="population")
         assert verdict.overall == "pass"
     assert "intersection-union" in verdict.correction
+
+
+@pytest.mark.parametrize(("floor", "wrong", "status"), [(0.9, 3, "fail"), (0.5, 10, "pass")])
+def test_sequential_evidence_for_a_fail_is_shared_among_the_gates_too(floor: float, wrong: int, status: str) -> None:
+    """Of 20 gates each needs an e-value of 400 to fail, a single one 20; a pass needs 20 in either case."""
+    decided = {}
+    for gates in (1, 20):
+        state = state_of({"at_least": floor}, [], total=1000, gates=gates)
+        state.order = [f"q{i}" for i in range(1000)]
+        for used in range(200):
+            state.observe([answer(f"q{used}", float(used % wrong > 0))])
+            result = state.result()
+            if result.status == status:
+                break
+        evidence = result.log_e_fail if status == "fail" else result.log_e_pass
+        assert evidence is not None
+        assert evidence >= math.log(20 * (gates if status == "fail" else 1))
+        decided[gates] = result.used
+    assert (decided[20] > decided[1]) is (status == "fail")
 
 
 # ---- population
@@ -450,12 +494,19 @@ def test_other_metrics_of_the_population(tmp_path: Path, gate: dict[str, Any], s
 
 
 def test_the_mean_of_tasks_for_the_population(tmp_path: Path) -> None:
+    """Its bound is the mean of the tasks' bounds, each at its share of alpha, so that all hold at once."""
     floors = [{"task": name, "at_least": 0.0} for name in "ab"]
-    samples = {"a": answers(300, 100), "b": answers(300, 100)}
-    wide = judge(tmp_path, [{"task": "mean", "at_least": 0.72}, *floors], samples, decide="population")
-    assert wide.gates[0].status == "undecided"
-    far = judge(tmp_path, [{"task": "mean", "at_least": 0.65}, *floors], samples, decide="population")
-    assert far.gates[0].status == "pass"
+    samples = {"a": answers(300, 100), "b": answers(150, 50)}
+    bounds = [
+        proportion_confint(right, n, alpha=2 * 0.05 / 2, method="wilson")[0] for right, n in ((300, 400), (150, 200))
+    ]
+    low = sum(bounds) / 2
+    for floor, status in ((low - 1e-6, "pass"), (low + 1e-6, "undecided")):
+        verdict = judge(tmp_path, [{"task": "mean", "at_least": floor}, *floors], samples, decide="population")
+        result = verdict.gates[0]
+        assert result.interval is not None
+        assert result.interval[0] == pytest.approx(low)
+        assert result.status == status
 
 
 # ---- partitions

@@ -22,11 +22,8 @@ WINDOW = 2
 """Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under
 way when a caller stops early stays small."""
 
-# Longer than a block of the prefix cache (128 tokens on a CPU), so that stale blocks show.
-PROBES = (
-    "A 45-year-old man comes to the physician because of chest pain for three days. " * 12 + "The diagnosis is",
-    "The quick brown fox jumps over the lazy dog, counts 1 2 3 4 5 6 7 8 9, and says: " * 12 + "Answer:",
-)
+# Longer than a block of the prefix cache (128 tokens on a CPU), so that stale blocks show; each swap pays for it.
+PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10 + "The diagnosis is"
 PROBE_TOKENS = 16
 
 
@@ -143,17 +140,18 @@ class VLLMEngine:
             raise MedbenchError("vLLM did not drop its prefix cache: restart medbench")
 
     def probe(self, *, through_cache: bool) -> list[float]:
-        """Log-probabilities (nats) of fixed tokens after fixed prompts; `through_cache` reads the prefix cache."""
+        """Log-probabilities (nats) of fixed tokens after a fixed prompt; `through_cache` reads the prefix cache."""
         from vllm import SamplingParams
 
-        tokens = [encode(self._tokenizer, text, templated=False)[: self._max_model_len - 1] for text in PROBES]
-        asked = sorted({token for prompt in tokens for token in prompt[:PROBE_TOKENS]})[:PROBE_TOKENS]
+        tokens = encode(self._tokenizer, PROBE, templated=False)[: self._max_model_len - 1]
+        asked = sorted(set(tokens))[:PROBE_TOKENS]
         sampling = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=asked, skip_reading_prefix_cache=not through_cache
         )
-        prompts: Any = [{"prompt_token_ids": prompt} for prompt in tokens]
-        outputs: Any = self.llm.generate(prompts, sampling, use_tqdm=False)
-        return [output.outputs[0].logprobs[0][token].logprob for output in outputs for token in asked]
+        prompts: Any = [{"prompt_token_ids": tokens}]
+        (output,) = self.llm.generate(prompts, sampling, use_tqdm=False)
+        scored: Any = output.outputs[0].logprobs
+        return [scored[0][token].logprob for token in asked]
 
     def close(self) -> None:
         if self._closed:

@@ -1,6 +1,6 @@
 """How many questions a gate needs, beside the plain tests, on the right/wrong records of 28 real models.
 
-    MEDBENCH_DATA=... python tests/bench/gates.py            # 200 seeds; about 12 minutes on one core
+    MEDBENCH_DATA=... python tests/bench/gates.py            # 200 seeds; about 15 minutes on one core
     MEDBENCH_DATA=... python tests/bench/gates.py --quick    # 5 seeds
 
 Reads replay/mmlu_pro_health_correct.csv (818 questions x 28 models). Every method is looked at every 16 questions of
@@ -260,8 +260,8 @@ def main() -> None:
                 agrees_with_the_class(scores, flipped[:, None], float(thresholds[5]))
         print(f"{model + 1}/{models} models, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
-    report(floors, edge, paired, late, per_model, seeds, models, n)
     print(f"{time.perf_counter() - started:.0f} s")
+    report(floors, edge, paired, late, per_model, seeds, models, n)
 
 
 def report(
