@@ -319,7 +319,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def test_an_interrupted_gate_goes_on_where_it_was(bench: Bench) -> None:
-    (bench.folder / "slow.yaml").write_text("engine_config: {delay: 0.02}\n")
+    (bench.folder / "slow.yaml").write_text("engine_config: {delay: 0.1}\n")
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.74}")
     replies = bench.replies("c", 120)
     arguments = ["gate", "c", "--gates", gates, "--replies", replies, "--data", bench.folder / "data", "--quiet"]
@@ -331,7 +331,7 @@ def test_an_interrupted_gate_goes_on_where_it_was(bench: Bench) -> None:
         time.sleep(0.01)
     slow.send_signal(signal.SIGINT)
     _, err = slow.communicate(timeout=60)
-    assert slow.returncode == 4
+    assert slow.returncode == 4, err.decode()
     assert b"Traceback" not in err
     folder = found[0].parent.parent
     before = stored_ids(folder)
