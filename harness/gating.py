@@ -288,7 +288,7 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
             raise MedbenchError(f"baseline {record.run_id} has other questions of {task}: {same} of {len(wanted)} "
                                 f"match; evaluate it on this data")  # fmt: skip
     check_baseline(candidate, record, list(ids))
-    return read_reference(folder.resolve().name, record, folder, list(ids))
+    return read_reference(record, folder.resolve(), list(ids))
 
 
 def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:
@@ -308,7 +308,7 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
     references = []
     for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
         with suppress(MedbenchError):  # a damaged run is no control, and no reason to stop
-            references.append(read_reference(folder.name, record, folder, tasks))
+            references.append(read_reference(record, folder, tasks))
     return references
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from medbench.harness.compare import refuse_unlike
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
@@ -90,10 +91,10 @@ class Reference:
         return found
 
 
-def read_reference(folder_name: str, record: RunRecord, folder: object, tasks: Sequence[str]) -> Reference:
+def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
     """All samples of `tasks` of a finished run."""
     shared = [task for task in tasks if task in record.tasks]
-    return Reference(folder_name, {task: {s.id: s for s in read_samples(str(folder), task)} for task in shared})
+    return Reference(folder.name, {task: {s.id: s for s in read_samples(folder, task)} for task in shared})
 
 
 @dataclass(slots=True)
