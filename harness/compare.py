@@ -15,6 +15,7 @@ from typing import Any
 from scipy.special import bdtr
 
 from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.intervals import clustered_mean
 from medbench.harness.store import RunRecord, read_run, read_samples
 
 FLIPS_KEPT = 1000
@@ -127,14 +128,6 @@ def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
         lost=lost,
         gained=gained,
     )
-
-
-def clustered_mean(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """(mean, cluster-robust standard error) of values in clusters; Miller 2024, "Adding Error Bars to Evals", 2.2."""
-    n = sum(map(len, clusters))
-    mean = math.fsum(value for cluster in clusters for value in cluster) / n
-    variance = math.fsum((math.fsum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters) / n**2
-    return mean, math.sqrt(variance)
 
 
 def score_test(clusters: Sequence[Sequence[float]], *, paired: bool, unit: float = 1.0) -> Callable[[float], float]:

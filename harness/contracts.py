@@ -120,6 +120,10 @@ class Request:
     """Set: do not generate, return the log-likelihood of each as a continuation of `prompt`."""
     thinking: bool | None = None
     """Passed to the chat template as `enable_thinking`; None leaves it out."""
+    extraction: str = "medbench"
+    """Who reads the reply: a name of readers.READERS."""
+    repeat: int = 0
+    """Which of several askings of the same question, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,20 @@ class Sample:
     completion_tokens: int
     category: Mapping[str, str]
     logprobs: Mapping[str, float] | None = None
+    repeat: int = 0
+    """Which of several askings of the same question (sampled replies, shuffled options), from 0."""
+    order: tuple[int, ...] | None = None
+    """Shuffled options: place -> index in the question's own order, which `gold` and `extracted` are letters of."""
+
+    @property
+    def key(self) -> str:
+        """What tells the lines of one task's samples apart."""
+        return sample_key(self.id, self.repeat)
+
+
+def sample_key(id: str, repeat: int) -> str:
+    """One asking of a question: its id, with a number from the second asking on."""
+    return f"{id}#{repeat}" if repeat else id
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,15 @@ class Decoding(Record):
     max_new_tokens: int = Field(2048, ge=1)
 
 
+class Continuation(Record):
+    """What is done with a reply that the token limit cut off inside its thought (m1's budget forcing)."""
+
+    cue: str
+    """Appended to the cut-off reply; the model goes on behind it."""
+    max_new_tokens: int = Field(ge=1)
+    """For what comes after the cue."""
+
+
 class Protocol(Record):
     """One way to ask and to score. Results under different names are not comparable."""
 
@@ -53,6 +62,17 @@ class Protocol(Record):
     decoding: Decoding = Decoding()
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the template."""
+    shots: int = Field(0, ge=0)
+    """Worked examples before the question, drawn as lm-eval draws them."""
+    extraction: str = "medbench"
+    """Who reads the reply: a name of readers.READERS."""
+    continuation: Continuation | None = None
+    denominator: str = "every question asked; a reply without an answer is wrong"
+    """What the accuracy is a share of, in words."""
+    sources: list[str] = Field(default_factory=list)
+    """Where the protocol is laid down."""
+    quirks: list[str] = Field(default_factory=list)
+    """What a reader would not expect, a line each."""
 
     @field_validator("prompt")
     @classmethod

@@ -6,7 +6,6 @@ pytest tests/test_compare.py
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from medbench.harness.cli import run
-from medbench.harness.compare import TaskComparison, clustered_mean, compare_runs, compare_task
+from medbench.harness.compare import TaskComparison, compare_runs, compare_task
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.protocol import load_protocol
 
@@ -68,13 +67,6 @@ def test_the_interval_is_that_of_clustered_least_squares(found: Pairs) -> None:
         )
         low, high = fit.conf_int(0.05)[0]
         assert result.interval == pytest.approx((max(-1, low), min(1, high)), abs=1e-6)
-
-
-def test_without_clusters_the_error_is_the_usual_one() -> None:
-    values = [1.0, 0.0, -1.0, 0.0, 1.0, 1.0]
-    mean, error = clustered_mean([[value] for value in values])
-    assert mean == pytest.approx(np.mean(values))
-    assert error == pytest.approx(np.std(values) / math.sqrt(len(values)))
 
 
 def test_duplicates_widen_the_interval_and_move_nothing() -> None:

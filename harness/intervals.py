@@ -1,0 +1,42 @@
+"""Intervals of shares and means over questions, some of which are duplicates of each other.
+
+python -c "from medbench.harness.intervals import wilson_interval; print(wilson_interval(870, 1000))"
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def wilson_interval(total: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
+    """Wilson's score interval of total/n, two-sided at level 1 - alpha; `n` may be an effective size."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(total, n, alpha=alpha, method="wilson")
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def clustered_interval(clusters: list[tuple[int, float]], alpha: float = 0.05) -> tuple[float, float]:
+    """Wilson's interval at the effective sample size, for (size, sum of scores) of each cluster.
+
+    The design effect is the cluster-robust variance of the mean over the independent one (Miller 2024, "Adding
+    Error Bars to Evals", section 2.2), never below 1; Wilson at n / effect stays sound near 0 and 1, where the
+    plain normal interval of the clustered standard error collapses (Korn and Graubard 1998).
+    """
+    n = sum(size for size, _ in clusters)
+    total = sum(score for _, score in clusters)
+    mean = total / n
+    independent = mean * (1 - mean) / n
+    robust = math.fsum((score - size * mean) ** 2 for size, score in clusters) / n**2
+    # all right or all wrong: no variance to compare, so duplicates are taken to agree altogether
+    effect = max(1.0, robust / independent) if independent > 0 else math.fsum(size**2 for size, _ in clusters) / n
+    return wilson_interval(total / effect, n / effect, alpha)
+
+
+def clustered_mean(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """(mean, cluster-robust standard error) of values in clusters; Miller 2024, "Adding Error Bars to Evals", 2.2."""
+    n = sum(map(len, clusters))
+    mean = math.fsum(value for cluster in clusters for value in cluster) / n
+    variance = math.fsum((math.fsum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters) / n**2
+    return mean, math.sqrt(variance)
