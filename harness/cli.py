@@ -12,12 +12,16 @@ import sys
 import warnings
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medbench.harness import __version__
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.stdout import clean_stdout
+
+if TYPE_CHECKING:
+    from medbench.harness.session import Outcome
 
 DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
 EXIT_NOT_SCORED = 3
@@ -61,6 +65,12 @@ def cli() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many questions a task (a seeded draw).")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Overrides the protocol's; named in the result.")
 @click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")
+@click.option("--temperature", type=click.FloatRange(0, 10), help="Overrides the protocol's; named in the result.")
+@click.option("--shots", type=click.IntRange(min=0), help="Worked examples, lm-eval's draw; named in the result.")
+@click.option("--samples", type=click.IntRange(min=1), help="Replies a question: mean, maj@K, pass@K, agreement.")
+@click.option(
+    "--shuffle-options", type=click.IntRange(min=2), help="Ask each question with its options in so many orders."
+)
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders lie."
 )
@@ -78,15 +88,9 @@ def eval_command(**options: Any) -> int:
     """
     from medbench.harness.session import evaluate_model, options_of
 
-    with _clean_stdout() as stdout:
+    with clean_stdout() as stdout:
         outcome = evaluate_model(options_of(options), tasks_folder(), say)
-        if options["as_json"]:
-            stdout.write(json.dumps(outcome.as_json(), ensure_ascii=False) + "\n")
-        else:
-            from medbench.harness.tables import result_table
-
-            stdout.write(result_table(outcome.record, outcome.results))
-            stdout.write(f"run: {outcome.folder}\n")
+        stdout.write(_outcome_text(outcome, options["as_json"]))
     unscored = [name for name, result in outcome.results.items() if result.accuracy is None]
     if unscored:
         say(
@@ -94,6 +98,39 @@ def eval_command(**options: Any) -> int:
         )
         return EXIT_NOT_SCORED
     return 0
+
+
+@cli.command("score")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--task", required=True, help="What the replies answer; ours or any of lm-eval's.")
+@click.option(
+    "--protocol",
+    help="Name or YAML file, or `all`: a table of the same replies under every protocol, and no run folder.  "
+    "[default: cot-v1]",
+)
+@click.option("--data", help="As for eval.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
+@click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
+@click.option("--model", help="Name of the model that replied.  [default: the file's]")
+@click.option("--incomplete", is_flag=True, help="Score the replies that are there; the run is marked incomplete.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+def score_command(as_json: bool, **options: Any) -> None:
+    """Score the stored replies in FILE; no model is needed.
+
+    FILE: JSON lines {"id", "output"}, and where known "finish_reason" (stop or length) and "sample" (which of several
+    replies to a question, from 0). The run folder is as eval's: gate, compare and report take it.
+    """
+    from medbench.harness.rescoring import ScoreOptions, score_file
+
+    asked = ScoreOptions(**options)
+    with clean_stdout() as stdout:
+        if asked.protocol == "all":
+            from medbench.harness.band import band_of, band_table
+
+            band = band_of(asked, tasks_folder(), say)
+            stdout.write(json.dumps(band.as_json()) + "\n" if as_json else band_table(band))
+            return
+        stdout.write(_outcome_text(score_file(asked, tasks_folder(), say), as_json))
 
 
 @cli.command("gate")
@@ -130,7 +167,7 @@ def gate_command(**options: Any) -> int:
     from medbench.harness.gate_output import verdict_table
     from medbench.harness.gating import exit_status, gate_candidates, write_outputs
 
-    with _clean_stdout() as stdout:
+    with clean_stdout() as stdout:
         judged = gate_candidates(
             options["candidates"], options["gates_file"], options["baseline"], options, tasks_folder(), say
         )
@@ -167,7 +204,8 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
                   as_json: bool, **options: Any) -> int:  # fmt: skip
     """Gate every checkpoint that appears in FOLDER, in one warm engine; a broken one fails and the watch goes on.
 
-    Exit with --idle: 1 if any failed, else 3 if any is undecided, else 0. Without it, Ctrl-C ends the watch (4).
+    Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
+    watch (4).
     """
     from medbench.harness.gate_output import verdict_table
     from medbench.harness.gating import Gatekeeper, exit_status
@@ -175,30 +213,57 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 
     judged = []
     given = {**options, "base_url": None, "replies": None, "seed": None}
-    with _clean_stdout() as stdout, Gatekeeper(gates_file, baseline, given, tasks_folder(), say) as keeper:
+    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, given, tasks_folder(), say) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
             one = keeper.judge(str(checkpoint))
             judged.append(one)
             line = json.dumps(one.as_json(), ensure_ascii=False) + "\n"
             stdout.write(line if as_json else verdict_table(one.verdict))
             stdout.flush()
+    if not judged:
+        say(f"not gateable: no checkpoint appeared in {folder}")
+        return EXIT_NOT_SCORED
     return exit_status(judged)
 
 
 @cli.command("compare")
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--incomplete", is_flag=True, help="Also runs that lack replies: on the questions that both answered.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
+def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
     """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
     from medbench.harness import compare
     from medbench.harness.gate_output import comparison_table
 
-    a, b, comparisons = compare.compare_runs(run_a, run_b)
+    a, b, comparisons = compare.compare_runs(run_a, run_b, incomplete=incomplete)
     if as_json:
         click.echo(json.dumps(compare.as_json(a, b, comparisons)))
     else:
         click.echo(comparison_table(a.run_id, b.run_id, comparisons), nl=False)
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write: new or ours.")
+@click.option("--format", "form", type=click.Choice(["site", "lm-eval"]), default="site", show_default=True,
+              help="Pages, or results and samples files as lm-eval writes them.")  # fmt: skip
+@click.option("--references", type=click.Path(path_type=Path), help="More published scores (YAML), shown apart.")
+@click.option("--serve", is_flag=True, help="Serve the pages on 127.0.0.1, and build again when runs change.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="For --serve; 0 is any.")
+@click.option("--open", "open_browser", is_flag=True, help="Show the pages in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def report_command(runs: tuple[Path, ...], output: Path, form: str, references: Path | None, serve: bool, port: int,
+                   open_browser: bool, as_json: bool) -> None:  # fmt: skip
+    """Make pages of RUNS (run folders, or folders of them): leaderboard, models, every answer, comparisons.
+
+    They open from disk, from any web server or as a CI artifact. A run that cannot be read is listed with its reason.
+    """
+    from medbench.reports import report
+
+    asked = report.Report(runs, output, form, references, serve, port, open_browser)
+    for content in report.make(asked, say):
+        click.echo(json.dumps(content, ensure_ascii=False) if as_json else report.in_words(content))
 
 
 @cli.command("tasks")
@@ -230,7 +295,7 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @cli.command("validate")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
-    """Check YAML files of any kind (task, protocol, eval config); every fault, with file and key path."""
+    """Check YAML files of any kind (task, protocol, eval config, gate file); every fault, with file and key path."""
     from medbench.harness.validate import faults_of
 
     total = 0
@@ -243,30 +308,44 @@ def validate_command(paths: tuple[Path, ...]) -> int:
 
 @cli.command("doctor")
 @click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
+@click.option("--determinism", "model", metavar="MODEL", help="How MODEL's answers hang on batch size and order.")
+@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="For --determinism.  [default: vllm]")
+@click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def doctor_command(data: str | None, as_json: bool) -> None:
-    """Show device, memory, versions and data, what will be slow, and the setting that mends it."""
-    from medbench.harness.doctor import examine, report
+def doctor_command(data: str | None, model: str | None, engine: str | None, questions: int | None,
+                   config_file: Path | None, as_json: bool) -> None:  # fmt: skip
+    """Show device, memory, versions and data, what will be slow, and the setting that mends it.
 
-    findings = examine(tasks_folder(), data)
-    click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
+    --determinism asks MODEL the same questions in batches of several sizes and orders, and shows what changes.
+    """
+    if model is None:
+        if engine or questions or config_file:
+            raise click.UsageError("--engine, --questions and --config belong to --determinism MODEL")
+        from medbench.harness.doctor import examine, report
+
+        findings = examine(tasks_folder(), data)
+        click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
+        return
+    from medbench.harness import determinism
+    from medbench.harness.config import EvalConfig, read_yaml
+    from medbench.harness.session import EvalOptions
+
+    config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
+    chosen = engine or config.engine or "vllm"
+    options = EvalOptions(model, engine=chosen, data=data, engine_config=config.engine_config)
+    with clean_stdout() as stdout:
+        found = determinism.diagnose(options, questions or determinism.QUESTIONS, tasks_folder(), say)
+        stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism.report(found))
 
 
-class _clean_stdout:
-    """Standard output kept for our own result: what libraries print there meanwhile goes to standard error."""
+def _outcome_text(outcome: Outcome, as_json: bool) -> str:
+    """What eval and score print of a sealed run."""
+    if as_json:
+        return json.dumps(outcome.as_json(), ensure_ascii=False) + "\n"
+    from medbench.harness.tables import result_table
 
-    def __enter__(self) -> Any:
-        sys.stdout.flush()
-        self._kept = os.dup(1)
-        os.dup2(2, 1)
-        self._file = os.fdopen(os.dup(self._kept), "w", encoding="utf-8")
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        sys.stdout.flush()
-        os.dup2(self._kept, 1)
-        os.close(self._kept)
+    return f"{result_table(outcome.record, outcome.results)}run: {outcome.folder}\n"
 
 
 def run(arguments: list[str]) -> int:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scipy.special import bdtr
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.intervals import clustered_mean
-from medbench.harness.store import RunRecord, read_run, read_samples
+from medbench.harness.store import RunRecord, asked_how_often, read_run, read_samples
 
 FLIPS_KEPT = 1000
 """Ids of flipped questions kept each way."""
@@ -52,18 +53,31 @@ class TaskComparison:
     """Questions that only one of the runs answered; in none of the figures."""
 
 
-def compare_runs(a: Path, b: Path) -> tuple[RunRecord, RunRecord, list[TaskComparison]]:
-    """Raises MedbenchError where the runs cannot be compared, saying what differs."""
+def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> tuple[RunRecord, RunRecord, list[TaskComparison]]:
+    """Raises MedbenchError where the runs cannot be compared, saying what differs.
+
+    `incomplete` takes runs of stored replies that lack some, too: only the questions that both answered count.
+    """
     first, second = read_run(a), read_run(b)
     shared = [task for task in first.tasks if task in second.tasks]
+    if not incomplete:
+        refuse_incomplete(first)
+        refuse_incomplete(second)
     refuse_unlike(first, second, shared)
     return first, second, [
         compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared
     ]  # fmt: skip
 
 
+def refuse_incomplete(record: RunRecord) -> None:
+    """Raises MedbenchError for a run whose file of stored replies lacked some."""
+    if record.incomplete:
+        raise MedbenchError(f"{record.run_id} is incomplete: {record.incomplete} questions lack replies; only medbench "
+                            f"compare --incomplete takes it, for the questions that both runs answered")  # fmt: skip
+
+
 def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
-    """Raises MedbenchError unless `tasks` were asked alike in both: protocol, partition, version, split, data."""
+    """Raises MedbenchError unless `tasks` were asked alike: protocol, partition, options, version, split, data."""
     if not tasks:
         raise MedbenchError(
             f"{a.run_id} has {', '.join(a.tasks)}, {b.run_id} has {', '.join(b.tasks)}: no task in common"
@@ -76,18 +90,21 @@ def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
         raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {which}")
     if a.partition != b.partition:
         raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: partition {a.partition} and {b.partition}")
+    if a.shuffle_options != b.shuffle_options:
+        raise MedbenchError(
+            f"{a.run_id} and {b.run_id} are not comparable: {asked_how_often(a)} and {asked_how_often(b)}"
+        )
     for task in tasks:
-        for field in ("version", "split", "sha256"):
+        for field in ("version", "split", "sha256", "examples"):
             ours, theirs = getattr(a.tasks[task], field), getattr(b.tasks[task], field)
             if ours != theirs:
-                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {ours[:12]} and "
-                                    f"{theirs[:12]}")  # fmt: skip
+                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {str(ours)[:12]} "
+                                    f"and {str(theirs)[:12]}")  # fmt: skip
 
 
 def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:
     """Raises MedbenchError when no question was answered by both."""
-    first = {sample.id: sample for sample in a if sample.score is not None}
-    second = {sample.id: sample for sample in b if sample.score is not None}
+    first, second = _by_question(a), _by_question(b)
     pairs = [(first[id], second[id]) for id in sorted(first.keys() & second.keys())]
     if not pairs:
         raise MedbenchError(f"{task}: no question was answered by both runs")
@@ -173,6 +190,15 @@ def invert(z: Callable[[float], float], level: float, low: float, high: float) -
 
 def as_json(a: RunRecord, b: RunRecord, comparisons: Sequence[TaskComparison]) -> dict[str, Any]:
     return {"a": a.run_id, "b": b.run_id, "protocol": a.protocol["name"], "tasks": [asdict(one) for one in comparisons]}
+
+
+def _by_question(samples: Iterable[Sample]) -> dict[str, Sample]:
+    """One sample a question that has a score; of several the mean."""
+    scored: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.score is not None:
+            scored[sample.id].append(sample)
+    return {id: replace(some[0], score=fmean(map(_score, some))) for id, some in scored.items()}
 
 
 def _score(sample: Sample) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,6 +49,8 @@ class EngineConfig(Record):
     max_num_seqs: int | None = Field(None, ge=1)
     kv_cache_gib: int | None = Field(None, ge=1)
     """Key-value cache on a CPU, in GiB."""
+    batch_invariant: bool = False
+    """vLLM's mode in which a reply does not depend on its batch; GPUs of compute capability 8.0 or higher, slower."""
     batch_size: int = Field(8, ge=1)
     """For the hf engine."""
     concurrency: int = Field(16, ge=1)
@@ -70,6 +72,10 @@ class EvalConfig(Record):
     base_url: str | None = None
     max_new_tokens: int | None = Field(None, ge=1)
     thinking: bool | None = None
+    temperature: float | None = Field(None, ge=0, le=10)
+    shots: int | None = Field(None, ge=0)
+    samples: int | None = Field(None, ge=1)
+    shuffle_options: int | None = Field(None, ge=2)
     limit: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=0)
     engine_config: EngineConfig = EngineConfig()
@@ -134,8 +140,12 @@ def _fault_line(fault: Any, model: type[BaseModel], where: str) -> str:
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """Names of the fields of the record that `loc` leads to, as far as annotations tell."""
     for part in loc:
+        if isinstance(part, int):
+            continue  # a place in a list, whose records the step before has reached
         field = model.model_fields.get(str(part))
         inner = field.annotation if field else None
+        if get_origin(inner) is list:
+            (inner,) = get_args(inner)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

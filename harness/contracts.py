@@ -59,6 +59,20 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Examples:
+    """Where a task's worked examples come from. Never a question itself, nor an exact duplicate of it."""
+
+    split: str
+    """The task's own `split` where the data holds no other."""
+    sha256: str
+    """Over the rows that are drawn from, as Data.sha256."""
+    draw: Callable[[str, int], tuple[Question, ...]]
+    """(question id, number) -> the examples lm-eval puts before it. Raises MedbenchError for too few rows."""
+    note: str = ""
+    """What a reader of the score should know: that they come from the evaluated split; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A benchmark: its questions and what is fixed about them."""
 
@@ -71,6 +85,8 @@ class Task:
     data: Data
     foreign: ForeignTask | None = None
     """Set for a task of lm-eval's own: it is asked and scored by lm-eval's rules."""
+    examples: Examples | None = field(default=None, compare=False, repr=False)
+    """For protocols with worked examples; a foreign task has its own."""
 
 
 class ForeignTask(Protocol):

@@ -22,6 +22,10 @@ from medbench.harness.contracts import MedbenchError, Question, Task
 
 SAMPLE = "sample"
 HUB = "hub"
+ROWS = "rows"
+"""The table of a task's rows of all splits (see `benchmark`)."""
+EXAMPLE_SPLITS = ("train", "validation", "test")
+"""Worked examples are drawn from the first of these that has rows."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -37,20 +41,52 @@ def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], boo
     """The `custom_dataset` function of a task whose rows have the schema `row`.
 
     `keep(split, raw_row)` picks a split's rows out of a hub data set that has fewer splits than the benchmark.
+    Beside the splits it gives ROWS, one table of them all: lm-eval leaves a question out of its own worked examples
+    only where both come from a split of the same name, and which splits there are is known only here.
     """
 
     def dataset(**metadata: Any) -> Any:
         import datasets
 
         source = metadata.get("data") or os.environ.get("MEDBENCH_DATA") or HUB
-        splits = {
-            split: [_as_doc(question) for question in _questions(split, source, row, keep, metadata)]
+        docs = [
+            {**_as_doc(question), "split": split}
             for split in metadata["files"]
             if split == "test" or source != SAMPLE
-        }
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(docs) for name, docs in splits.items() if docs})
+            for question in _questions(split, source, row, keep, metadata)
+        ]
+        rows = datasets.Dataset.from_list(docs)
+        splits = {split: _of_split(rows, split) for split in dict.fromkeys(doc["split"] for doc in docs)}
+        return datasets.DatasetDict({**splits, ROWS: rows})
 
     return dataset
+
+
+def asked_rows(rows: Any) -> Any:
+    """`process_docs` of our lm-eval YAML: what is asked."""
+    return _of_split(rows, "test")
+
+
+def example_rows(rows: Any) -> list[ExampleRow]:
+    """`fewshot_config.process_docs` of our lm-eval YAML: what worked examples are drawn from."""
+    return [ExampleRow(doc) for doc in _of_split(rows, example_split(rows["split"][:]))]
+
+
+def example_split(there: Iterable[str]) -> str:
+    """The split that worked examples come from, out of those that are there."""
+    return min(set(there) & set(EXAMPLE_SPLITS), key=EXAMPLE_SPLITS.index)
+
+
+class ExampleRow(dict[str, Any]):
+    """A row equal to every row of its cluster: lm-eval's samplers leave out what equals the question."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self["cluster"] == other["cluster"]
+
+    def __ne__(self, other: object) -> bool:  # dict has one of its own, so it does not follow from __eq__
+        return not self == other
+
+    __hash__ = None
 
 
 def question_of(doc: Mapping[str, Any]) -> Question:
@@ -115,6 +151,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(content, dict):
                 raise MedbenchError(f"{path}:{number}: expected a JSON object, found {type(content).__name__}")
             yield number, content
+
+
+def _of_split(rows: Any, split: str) -> Any:
+    # the slice reads the column at once; its own iterator goes row by row
+    return rows.select([at for at, name in enumerate(rows["split"][:]) if name == split])
 
 
 def _questions(

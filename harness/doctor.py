@@ -33,7 +33,7 @@ LEAST_MEMORY = 4 * GB
 DEFAULT_KV_GIB = 4
 """What the vLLM engine sets on a CPU when neither the environment nor the config says otherwise."""
 SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
-            "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
+            "VLLM_BATCH_INVARIANT", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
 
@@ -128,7 +128,7 @@ def _data(tasks_folder: Path, source: str) -> dict[str, Any]:
 
 
 def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
-    """`state`: pinned, other rows, sample, absent (a split that evaluation does without) or faulty."""
+    """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does without) or faulty."""
     state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
     if split != "test" and not all((Path(source).expanduser() / name).exists() for name in card.files[split]):
         return {**state, "state": "absent"}
@@ -137,7 +137,8 @@ def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) ->
     except MedbenchError as error:
         return {**state, "state": "faulty", "fault": str(error)}
     rows = {"rows": len(task.questions), "sha256": task.data.sha256}
-    return {**state, **rows, "state": SAMPLE if source == SAMPLE else "pinned" if task.data.official else "other rows"}
+    known = "pinned" if task.data.official else "other rows" if split in card.sha256 else "unpinned"
+    return {**state, **rows, "state": SAMPLE if source == SAMPLE else known}
 
 
 def _on_packages(findings: dict[str, Any]) -> Iterator[str]:
@@ -169,6 +170,8 @@ def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
         yield f"OMP_NUM_THREADS={threads} leaves some of {cores} cores idle: unset it or set it to {cores}"
     if settings.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
         yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s in place of 10 s on a CPU: unset it"
+    if settings.get("VLLM_BATCH_INVARIANT", "0") != "0":
+        yield "VLLM_BATCH_INVARIANT needs a GPU, and the vLLM engine does not start with it on a CPU: unset it"
     space = settings.get("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_KV_GIB))
     half = findings["memory"]["total"] / 2
     if space.isdecimal() and int(space) * 2**30 > half:

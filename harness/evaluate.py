@@ -8,13 +8,24 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 from typing import Protocol as TypingProtocol
 
-from medbench.harness.contracts import Engine, Message, Question, Request, Sample, Task
+from medbench.harness.calibration import summarize_calibration
+from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
+from medbench.harness.prompting import plain_text
 from medbench.harness.protocol import Protocol
+from medbench.harness.published import published
+from medbench.harness.sampling import summarize_sampling
 from medbench.harness.scoring import TaskResult, score_completion, summarize
-from medbench.harness.store import Run, read_samples
+from medbench.harness.shuffling import can_shuffle, shuffled, summarize_shuffling
+from medbench.harness.store import Run, RunRecord, read_samples
+from medbench.harness.thoughts import opens_thought, split_thought
+
+REPEAT_STRIDE = 1_000_003
+"""Between the sampling seeds of a question's repeats, so that runs of neighbouring seeds share no reply."""
 
 
 class Progress(TypingProtocol):
@@ -25,9 +36,24 @@ class Progress(TypingProtocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asking:
+    """One question put to the engine once."""
+
     task: Task
     question: Question
+    """As asked: with its options in `order`, where they are shuffled."""
+    repeat: int = 0
+    order: tuple[int, ...] | None = None
+    """See contracts.Sample."""
+
+    @property
+    def key(self) -> str:
+        return sample_key(self.question.id, self.repeat)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    asking: Asking
     request: Request
 
 
@@ -43,22 +69,33 @@ def evaluate(
 
     All tasks go out in one stream, so that an engine's batch stays full where one task ends and the next begins.
     """
-    todo: list[tuple[Task, Question]] = []
+    todo: list[Asking] = []
     for task in tasks:
-        by_id = {question.id: question for question in task.questions}
-        order = permuted(by_id, seed=run.record.seed, task=task.name)[:limit]
+        askings = list(askings_of(task, run.record, limit))
         done = run.done(task.name)
-        progress.start(task.name, len(order), sum(id in done for id in order))
-        todo.extend((task, by_id[id]) for id in order if id not in done)
+        progress.start(task.name, len(askings), sum(one.key in done for one in askings))
+        todo.extend(one for one in askings if one.key not in done)
     for task, sample in ask(run, todo, protocol, engine):
         progress.advance(task.name, sample)
     return seal(run, tasks, protocol)
 
 
-def ask(
-    run: Run, questions: Sequence[tuple[Task, Question]], protocol: Protocol, engine: Engine
-) -> Iterator[tuple[Task, Sample]]:
-    """Each question's sample as it is answered, scored and stored, in completion order.
+def askings_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[Asking]:
+    """The first `limit` questions of the seeded order, each as often as the run asks it, one after the other.
+
+    A run that shuffles options leaves out the questions whose options cannot be shuffled.
+    """
+    by_id = {q.id: q for q in task.questions if not record.shuffle_options or can_shuffle(q)}
+    for id in permuted(by_id, seed=record.seed, task=task.name)[:limit]:
+        for repeat in range(record.shuffle_options):
+            question, order = shuffled(by_id[id], repeat, record.seed)
+            yield Asking(task, question, repeat, order)
+        if not record.shuffle_options:
+            yield from (Asking(task, by_id[id], repeat) for repeat in range(record.samples))
+
+
+def ask(run: Run, askings: Sequence[Asking], protocol: Protocol, engine: Engine) -> Iterator[tuple[Task, Sample]]:
+    """Each asking's sample as it is answered, scored and stored, in completion order.
 
     Whatever happens on the way (Ctrl-C, a full disk), samples stored so far stay, and run.json keeps the totals.
     """
@@ -66,18 +103,18 @@ def ask(
     before = run.record.totals
     prompt_tokens = completion_tokens = 0
     asked: dict[str, _Asked] = {}
-    stream = engine.generate(_requests(questions, protocol, engine, run.record.seed, asked))
+    stream = completions(_requests(askings, protocol, engine, run.record.seed, asked), protocol, engine)
     try:
         for completion in stream:
             one = asked.pop(completion.id)
-            sample = score_completion(one.task, one.question, one.request, completion)
-            run.append(one.task.name, sample)
+            task = one.asking.task
+            sample = score_completion(task, one.asking.question, one.request, completion, one.asking.order)
+            run.append(task.name, sample)
             prompt_tokens += sample.prompt_tokens
             completion_tokens += sample.completion_tokens
-            yield one.task, sample
+            yield task, sample
     finally:
-        if isinstance(stream, Generator):
-            stream.close()  # aborts what is under way
+        stream.close()  # aborts what is under way
         totals = before.model_copy(
             update={
                 "seconds": round(before.seconds + time.monotonic() - started, 3),
@@ -88,9 +125,64 @@ def ask(
         run.update(totals=totals)
 
 
+def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine) -> Generator[Completion, None, None]:
+    """The engine's completions; thoughts that the token limit cut off go on behind the protocol's cue, if any."""
+    if protocol.continuation is None:
+        with _closing(engine.generate(requests)) as stream:
+            yield from stream
+        return
+    sent: dict[str, Request] = {}
+
+    def noted() -> Iterator[Request]:
+        for request in requests:
+            sent[request.id] = request
+            yield request
+
+    cut_off: dict[str, Completion] = {}
+    with _closing(engine.generate(noted())) as stream:
+        for completion in stream:
+            if completion.finish_reason == "length" and not _thought_closed(sent[completion.id], completion):
+                cut_off[completion.id] = completion
+            else:
+                del sent[completion.id]
+                yield completion
+    cue, more = protocol.continuation.cue, protocol.continuation.max_new_tokens
+    forced = [
+        replace(sent[id], prompt=sent[id].prompt + first.text + cue, max_new_tokens=more)
+        for id, first in cut_off.items()
+    ]
+    with _closing(engine.generate(forced) if forced else iter(())) as stream:
+        for completion in stream:
+            first = cut_off[completion.id]
+            if completion.error is not None:
+                yield completion
+                continue
+            yield replace(
+                completion,
+                text=first.text + cue + completion.text,
+                prompt_tokens=first.prompt_tokens,
+                completion_tokens=first.completion_tokens + completion.completion_tokens,
+            )
+
+
+def _thought_closed(request: Request, completion: Completion) -> bool:
+    """Whether the reply had come to its answer; one without any tags is taken for a thought."""
+    parts = split_thought(completion.text, opened=opens_thought(request.prompt))
+    return parts.closed and bool(parts.thought)
+
+
+@contextmanager
+def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
+
+
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
     """Write the results of what is stored and mark the run complete; failed if a task has no score at all."""
-    results = {task.name: summarize(task, protocol.name, read_samples(run.folder, task.name)) for task in tasks}
+    results = {task.name: _result(run, task, protocol) for task in tasks}
     for result in results.values():
         run.write_result(result)
     failed = any(result.accuracy is None for result in results.values())
@@ -98,24 +190,45 @@ def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskR
     return results
 
 
+def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
+    """What the stored samples of one task add up to, with what only some runs have."""
+
+    def samples() -> Iterator[Sample]:
+        return read_samples(run.folder, task.name)
+
+    extras: dict[str, Any] = {}
+    if run.record.samples > 1:
+        extras["sampling"] = summarize_sampling(samples())
+    if run.record.shuffle_options:
+        extras["shuffling"] = summarize_shuffling(samples())
+    elif task.foreign is None:
+        extras["published"] = published(protocol, task.questions, samples())
+    if protocol.method == "loglikelihood":
+        extras["calibration"] = summarize_calibration(samples())
+    return summarize(task, protocol.name, samples()).model_copy(update=extras)
+
+
 def _requests(
-    questions: Sequence[tuple[Task, Question]], protocol: Protocol, engine: Engine, seed: int, asked: dict[str, _Asked]
+    askings: Sequence[Asking], protocol: Protocol, engine: Engine, seed: int, asked: dict[str, _Asked]
 ) -> Iterator[Request]:
-    for task, question in questions:
-        request = build_request(task, question, protocol, engine, seed)
-        asked[request.id] = _Asked(task, question, request)
+    for one in askings:
+        request = build_request(one.task, one.question, protocol, engine, seed, one.repeat)
+        asked[request.id] = _Asked(one, request)
         yield request
 
 
-def build_request(task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int) -> Request:
-    """One question as the protocol asks it of this engine."""
+def build_request(
+    task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int, repeat: int = 0
+) -> Request:
+    """One question as the protocol asks it of this engine; each repeat samples with a seed of its own."""
     if task.foreign is not None:
         return _foreign_request(task, question, protocol, engine, seed)
-    messages = protocol.messages(question)
+    examples = task.examples.draw(question.id, protocol.shots) if task.examples and protocol.shots else ()
+    messages = protocol.messages(question, examples)
     templated = protocol.chat == "auto" and engine.chat_template != "none"
-    prompt = engine.render(messages, protocol.thinking) if templated else "\n\n".join(m.content for m in messages)
+    prompt = engine.render(messages, protocol.thinking) if templated else plain_text(messages)
     return Request(
-        id=f"{task.name}/{question.id}",
+        id=f"{task.name}/{sample_key(question.id, repeat)}",
         messages=messages,
         prompt=prompt,
         templated=templated,
@@ -123,10 +236,12 @@ def build_request(task: Task, question: Question, protocol: Protocol, engine: En
         temperature=protocol.decoding.temperature,
         top_p=protocol.decoding.top_p,
         top_k=protocol.decoding.top_k,
-        seed=seed,
+        seed=seed + REPEAT_STRIDE * repeat,
         stop=() if templated else tuple(protocol.stop),
         choices=tuple(f" {label}" for label in question.labels) if protocol.method == "loglikelihood" else None,
         thinking=protocol.thinking,
+        extraction=protocol.extraction,
+        repeat=repeat,
     )
 
 

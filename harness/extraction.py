@@ -90,7 +90,7 @@ BECAUSE = (
 JOIN = (
     r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bto\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
 )
-END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–/&+。，、；」』]|$)"
+END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–/&+。，、；」』(（\[]|$)"
 REFUSAL = re.compile(
     r"\b(?:i|we)(?:['’]m|\s+am|\s+are)?\s+(?:sorry|afraid|unable\s+to|not\s+able\s+to|not\s+qualified|cannot|can['’]t|can\s+not|won['’]t|"
     r"do\s+not\s+feel\s+comfortable|must\s+decline|decline)\b|\bas\s+an?\s+(?:ai|language\s+model)\b|"
@@ -356,7 +356,8 @@ class _Reader:
             yield found
 
 
-_CLOSING = re.compile(r"(?<![)\],/])\s[*_]{0,3}\(([A-Z])\)[\s*_`.!]{0,9}$")  # the reply ends in "(B)."
+# the reply ends in "(B)." or "(option B)."
+_CLOSING = re.compile(r"(?<![)\],/])\s[*_]{0,3}\((?:(?:[Oo]ption|[Cc]hoice)\s+)?([A-Z])\)[\s*_`.!]{0,9}$")
 _OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][).]\s")
 _LOWER_LINE = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)[^\n]{0,200}")
 _NOWHERE = _Found((), 0, 0)

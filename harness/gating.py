@@ -15,18 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints import refuse_nan
-from medbench.harness.compare import TaskComparison, compare_task
+from medbench.harness.compare import TaskComparison, compare_task, refuse_incomplete
 from medbench.harness.contracts import Checkpoint, Data, Engine, MedbenchError, Question, Sample, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.evaluate import permuted
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
-from medbench.harness.live_gate import LiveGate, Reference, check_baseline, read_reference, run_gate, verdict_of
+from medbench.harness.live_gate import (
+    LiveGate,
+    Reference,
+    check_baseline,
+    read_reference,
+    refuse_repeats,
+    run_gate,
+    verdict_of,
+)
 from medbench.harness.noise import measure
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.session import EvalOptions, describe_engine, model_record, new_record, start_engine
+from medbench.harness.session import (
+    EvalOptions,
+    describe_engine,
+    example_notes,
+    model_record,
+    new_record,
+    start_engine,
+)
 from medbench.harness.store import (
     ModelRecord,
     RunRecord,
@@ -40,7 +55,10 @@ from medbench.harness.store import (
 from medbench.harness.warm import WarmEngine
 
 Say = Callable[[str], None]
-EVAL_ONLY = ("tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "name")
+EVAL_ONLY = (
+    "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",
+    "shuffle_options", "name",
+)  # fmt: skip
 """Options of eval that a gate takes from its file."""
 MOST_CONTROLS = 8
 """Stored runs tried as controls, the newest first."""
@@ -111,6 +129,8 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     record = read_run(folder)
     if record.status == "running":
         raise MedbenchError(f"{folder} is not finished ({record.status}): go on with medbench eval --resume")
+    refuse_repeats(record)
+    refuse_incomplete(record)
     missing = [task for task in rules.tasks if task not in record.tasks]
     if missing:
         raise MedbenchError(f"{folder} has no {', '.join(missing)}, which the gate file names")
@@ -122,6 +142,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
             raise MedbenchError(f"{folder} was asked under {record.protocol['name']}, not under the gate file's "
                                 f"{asked.name}: evaluate it again, or correct the gate file")  # fmt: skip
     samples = {name: {s.id: s for s in read_samples(folder, name)} for name in rules.tasks}
+    _refuse_unmeasured(rules, record, samples)
     reference = read_baseline(baseline, record, samples)
     tasks = [_task_of(name, record, samples[name], reference) for name in rules.tasks]
     orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
@@ -133,6 +154,19 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
         gate.observe(name, [samples[name][id] for id in orders[name] if id in samples[name]])
     gate.seconds = record.totals.seconds
     return _written(verdict_of(gate, gate.results(), record), folder)
+
+
+def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:
+    """Raises MedbenchError for a gate on the tokens or seconds of replies that came without either."""
+    answered = [sample for some in samples.values() for sample in some.values() if sample.score is not None]
+    measured = {
+        "tokens_per_answer": not answered or any(sample.completion_tokens for sample in answered),
+        "seconds_per_question": record.totals.seconds > 0,
+    }
+    for gate in rules.gates:
+        if not measured.get(gate.metric, True):
+            raise MedbenchError(f"gate '{gate.rule}': {record.run_id} has no count of that, its replies were stored: "
+                                f"leave the gate out, or generate with medbench eval")  # fmt: skip
 
 
 def gate_candidates(
@@ -192,7 +226,8 @@ class Gatekeeper:
             if options.engine in ("vllm", "hf") and Path(name).is_dir():
                 return invalid_checkpoint(name, self._rules, str(error))
             raise
-        wanted = new_record(options, model, self._tasks, self._protocol, [])
+        wanted = new_record(options, model, self._tasks, self._protocol, example_notes(self._tasks, self._protocol))
+        refuse_repeats(wanted)
         ids = {task.name: [question.id for question in task.questions] for task in self._tasks}
         reference = read_baseline(self._baseline, wanted, ids)
         controls = read_controls(options.runs, wanted, self._baseline, self._rules.tasks)

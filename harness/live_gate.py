@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medbench.harness.compare import refuse_unlike
+from medbench.harness.compare import refuse_incomplete, refuse_unlike
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
-from medbench.harness.evaluate import Progress, ask, permuted
+from medbench.harness.evaluate import Asking, Progress, ask, permuted, seal
 from medbench.harness.gate_file import MEAN, Gate, GateFile
 from medbench.harness.gates import (
     CORRECTION,
@@ -33,7 +33,7 @@ from medbench.harness.gates import (
 from medbench.harness.noise import Noise, warnings_of
 from medbench.harness.protocol import Protocol
 from medbench.harness.sequential import Control
-from medbench.harness.store import Run, RunRecord, read_samples
+from medbench.harness.store import Run, RunRecord, asked_how_often, read_samples
 
 BLOCK = 32
 """Questions sent at a time: enough to fill a batch, few enough that a decision wastes little."""
@@ -285,12 +285,12 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
         task.name: {s.id: s for s in read_samples(run.folder, task.name)} if run.done(task.name) else {}
         for task in gate.tasks
     }
+    questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
     for task in gate.tasks:
         progress.start(task.name, len(task.questions), 0)
     while (block := gate.next_block()) is not None:
         task, ids = block
-        by_id = {question.id: question for question in task.questions}
-        new = [(task, by_id[id]) for id in ids if id not in stored[task.name]]
+        new = [Asking(task, questions[task.name][id]) for id in ids if id not in stored[task.name]]
         if new and run.record.status != "running":
             run.update(status="running", limit=None)  # a limited run that is extended is no longer whole
         for _, sample in ask(run, new, protocol, engine) if new else ():
@@ -299,6 +299,8 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
             progress.advance(task.name, stored[task.name][id])
         gate.seconds = run.record.totals.seconds * (gate.used + len(ids)) / sum(map(len, stored.values()))
         gate.observe(task.name, [stored[task.name][id] for id in ids])
+    if run.record.status == "running" and all(len(stored[name]) == len(by_id) for name, by_id in questions.items()):
+        seal(run, gate.tasks, protocol)
     return gate.results()
 
 
@@ -330,3 +332,12 @@ def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[st
     if missing:
         raise MedbenchError(f"baseline {baseline.run_id} has no {', '.join(missing)}: evaluate it on them first")
     refuse_unlike(baseline, candidate, tasks)
+    refuse_repeats(baseline)
+    refuse_incomplete(baseline)
+
+
+def refuse_repeats(record: RunRecord) -> None:
+    """Raises MedbenchError for a run that asked its questions more than once: a gate's tests count each once."""
+    if record.samples > 1 or record.shuffle_options:
+        raise MedbenchError(f"{record.run_id} has {asked_how_often(record)}: gates judge runs with one sample a "
+                            f"question; evaluate without --samples and --shuffle-options")  # fmt: skip

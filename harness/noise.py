@@ -5,12 +5,12 @@ medbench gate CHECKPOINT --gates gates.yaml --aa 100
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from medbench.harness.contracts import Completion, Engine, Question, Task
-from medbench.harness.evaluate import build_request, permuted
+from medbench.harness.contracts import Engine, Question, Sample, Task
+from medbench.harness.evaluate import build_request, completions, permuted
 from medbench.harness.gate_file import GateFile
 from medbench.harness.protocol import Protocol
 from medbench.harness.scoring import score_completion
@@ -39,15 +39,53 @@ def measure(task: Task, protocol: Protocol, engine: Engine, *, questions: int, s
     """Ask the first `questions` of the fixed order, then the same ones backwards; nothing is stored."""
     by_id = {question.id: question for question in task.questions}
     order = permuted(by_id, seed=seed, task=task.name)[:questions]
-    first = _answers(task, [by_id[id] for id in order], protocol, engine, seed)
-    second = _answers(task, [by_id[id] for id in reversed(order)], protocol, engine, seed)
-    both = [(first[id], second[id]) for id in order if first[id][2] is not None and second[id][2] is not None]
+    first = answers_to(task, [by_id[id] for id in order], protocol, engine, seed=seed)
+    second = answers_to(task, [by_id[id] for id in reversed(order)], protocol, engine, seed=seed)
+    return compare(first, second)
+
+
+def answers_to(
+    task: Task,
+    questions: Sequence[Question],
+    protocol: Protocol,
+    engine: Engine,
+    *,
+    seed: int,
+    at_once: int | None = None,
+) -> dict[str, Sample]:
+    """Question id -> its sample; the engine gets `at_once` questions at a time, None for all of them together."""
+    found = {}
+    step = at_once or max(len(questions), 1)
+    for start in range(0, len(questions), step):
+        requests = {
+            (request := build_request(task, question, protocol, engine, seed)).id: (question, request)
+            for question in questions[start : start + step]
+        }
+        for completion in completions((request for _, request in requests.values()), protocol, engine):
+            question, request = requests[completion.id]
+            found[question.id] = score_completion(task, question, request, completion)
+    return found
+
+
+def compare(first: Mapping[str, Sample], second: Mapping[str, Sample]) -> Noise:
+    """What changed from the one pass to the other; a question that failed in either tells nothing."""
+    pairs = answered_pairs(first, second)
     return Noise(
-        asked=len(both),
-        replies=sum(a[0] != b[0] for a, b in both),
-        answers=sum(a[1] != b[1] for a, b in both),
-        scores=sum(a[2] != b[2] for a, b in both),
+        asked=len(pairs),
+        replies=sum(reply_text(a) != reply_text(b) for a, b in pairs),
+        answers=sum(a.extracted != b.extracted for a, b in pairs),
+        scores=sum(a.score != b.score for a, b in pairs),
     )
+
+
+def answered_pairs(first: Mapping[str, Sample], second: Mapping[str, Sample]) -> list[tuple[Sample, Sample]]:
+    """The samples of each question that failed in neither pass."""
+    return [(first[id], second[id]) for id in first if first[id].score is not None and second[id].score is not None]
+
+
+def reply_text(sample: Sample) -> str:
+    """What the engine said; for a question that was not generated for, its log-likelihoods."""
+    return sample.output or str(sample.logprobs)
 
 
 def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
@@ -65,19 +103,3 @@ def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
                 f"{found.asked} questions change when asked again): widen it"
             )
     return lines
-
-
-def _answers(
-    task: Task, questions: Sequence[Question], protocol: Protocol, engine: Engine, seed: int
-) -> dict[str, tuple[str, str | None, float | None]]:
-    """question id -> (reply, answer, score)"""
-    requests = {
-        (r := build_request(task, question, protocol, engine, seed)).id: (question, r) for question in questions
-    }
-    found = {}
-    completions: list[Completion] = list(engine.generate([request for _, request in requests.values()]))
-    for completion in completions:
-        question, request = requests[completion.id]
-        sample = score_completion(task, question, request, completion)
-        found[question.id] = (sample.output or str(sample.logprobs), sample.extracted, sample.score)
-    return found

@@ -52,8 +52,11 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
 
 
 def plain_text(messages: Sequence[Message]) -> str:
-    """The turns without any template."""
-    return "\n\n".join(message.content for message in messages)
+    """The turns without any template, joined as lm-eval joins them: a reply stands behind its question in one line."""
+    text = messages[0].content
+    for message in messages[1:]:
+        text += (" " if message.role == "assistant" else "\n\n") + message.content
+    return text
 
 
 def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:

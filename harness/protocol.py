@@ -5,7 +5,7 @@ python -c "from medbench.harness.protocol import load_protocol; print(load_proto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, did_you_mean, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
+from medbench.harness.readers import READERS
 
 DEFAULT = "cot-v1"
 FOREIGN = "lm-eval"
@@ -55,15 +56,18 @@ class Protocol(Record):
     chat: Literal["auto", "never"] = "auto"
     """auto: the model's own chat template where it has one."""
     system: str | None = None
+    """Jinja as `prompt`; white space at its ends stays."""
     prompt: str
-    """Jinja over context, question, options, labels, choices ([label, option] pairs), letters (bool)."""
+    """Jinja over context, question, options, labels, choices ([label, option] pairs), letters (bool), category."""
     stop: list[str] = Field(default_factory=list)
     """Cut the reply here; only used where there is no chat template to end a turn, never inside a thought."""
     decoding: Decoding = Decoding()
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the template."""
     shots: int = Field(0, ge=0)
-    """Worked examples before the question, drawn as lm-eval draws them."""
+    """Worked examples before the question, drawn as lm-eval draws them (see contracts.Examples)."""
+    example_reply: str = "{{ gold }}"
+    """The reply that a worked example shows; Jinja over gold and all that `prompt` has."""
     extraction: str = "medbench"
     """Who reads the reply: a name of readers.READERS."""
     continuation: Continuation | None = None
@@ -74,30 +78,54 @@ class Protocol(Record):
     quirks: list[str] = Field(default_factory=list)
     """What a reader would not expect, a line each."""
 
-    @field_validator("prompt")
+    @field_validator("system", "prompt", "example_reply")
     @classmethod
-    def _prompt_renders(cls, prompt: str) -> str:
+    def _renders(cls, template: str | None, info: ValidationInfo) -> str | None:
         for question in (
             Question("1", "1", "Which?", ("Iron", "Zinc"), ("A", "B"), "A"),
             Question("2", "2", "Is it?", ("yes", "no", "maybe"), ("yes", "no", "maybe"), "yes", context="Text."),
         ):
             try:
-                _render(prompt, question)
+                more = {"gold": question.gold} if info.field_name == "example_reply" else {}
+                _render(template or "", question, **more)
             except Exception as error:  # a template can raise anything
                 raise ValueError(f"does not render: {type(error).__name__}: {' '.join(str(error).split())}") from None
-        return prompt
+        return template
+
+    @field_validator("extraction")
+    @classmethod
+    def _is_a_reader(cls, name: str) -> str:
+        if name not in READERS:
+            raise ValueError(f"no such reader; {did_you_mean(name, list(READERS))}")
+        return name
 
     def text(self, question: Question) -> str:
         """The user's turn for `question`."""
         return _render(self.prompt, question)
 
-    def messages(self, question: Question) -> tuple[Message, ...]:
-        """System turn (if any) and user turn."""
-        system = (Message("system", self.system),) if self.system else ()
-        return (*system, Message("user", self.text(question)))
+    def reply(self, example: Question) -> str:
+        """The assistant's turn of a worked example."""
+        return _render(self.example_reply, example, gold=example.gold)
+
+    def messages(self, question: Question, examples: Sequence[Question] = ()) -> tuple[Message, ...]:
+        """System turn (if any), user and assistant turn of each worked example, user turn."""
+        system = [Message("system", _fill(self.system, question))] if self.system else []
+        worked = [
+            turn
+            for example in examples
+            for turn in (Message("user", self.text(example)), Message("assistant", self.reply(example)))
+        ]
+        return (*system, *worked, Message("user", self.text(question)))
 
 
-def load_protocol(name: str, *, max_new_tokens: int | None = None, thinking: bool | None = None) -> Protocol:
+def load_protocol(
+    name: str,
+    *,
+    max_new_tokens: int | None = None,
+    thinking: bool | None = None,
+    temperature: float | None = None,
+    shots: int | None = None,
+) -> Protocol:
     """The built-in protocol `name`, or the YAML file at that path, with overrides named in its name.
 
     Raises MedbenchError for an unknown name or a faulty file.
@@ -108,13 +136,21 @@ def load_protocol(name: str, *, max_new_tokens: int | None = None, thinking: boo
     path = Path(name) if is_file else BUILT_IN / f"{name}.yaml"
     protocol = read_yaml(path, Protocol)
     overrides: dict[str, Any] = {}
+    decoding: dict[str, Any] = {}
     label = protocol.name
     if max_new_tokens is not None and max_new_tokens != protocol.decoding.max_new_tokens:
-        overrides["decoding"] = protocol.decoding.model_copy(update={"max_new_tokens": max_new_tokens})
+        decoding["max_new_tokens"] = max_new_tokens
         label += f"+max_new_tokens={max_new_tokens}"
+    if temperature is not None and temperature != protocol.decoding.temperature:
+        decoding["temperature"] = temperature
+        label += f"+temperature={temperature:g}"
+    overrides["decoding"] = protocol.decoding.model_copy(update=decoding)
     if thinking is not None and thinking != protocol.thinking:
         overrides["thinking"] = thinking
         label += f"+thinking={'on' if thinking else 'off'}"
+    if shots is not None and shots != protocol.shots:
+        overrides["shots"] = shots
+        label += f"+shots={shots}"
     return protocol.model_copy(update={**overrides, "name": label})
 
 
@@ -129,21 +165,34 @@ def lm_eval_text(doc: Mapping[str, Any]) -> str:
     return _default().text(question_of(doc))
 
 
+def lm_eval_target(doc: Mapping[str, Any]) -> str:
+    """`doc_to_target` of our lm-eval YAML: the reply that a worked example shows. Scoring does not look at it."""
+    from medbench.harness.data import question_of
+
+    return _default().reply(question_of(doc))
+
+
 @cache
 def _default() -> Protocol:
     return load_protocol(DEFAULT)
 
 
-def _render(prompt: str, question: Question) -> str:
-    text: str = _template(prompt).render(
+def _render(template: str, question: Question, **more: str) -> str:
+    return _fill(template, question, **more).strip()
+
+
+def _fill(template: str, question: Question, **more: str) -> str:
+    text: str = _template(template).render(
         context=question.context,
         question=question.question,
         options=question.options,
         labels=question.labels,
         choices=list(zip(question.labels, question.options, strict=True)),
         letters=question.labels != question.options,
+        category=question.category,
+        **more,
     )
-    return text.strip()
+    return text
 
 
 @cache

@@ -11,9 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from medbench.harness.calibration import Calibration
 from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
-from medbench.harness.extraction import extract
 from medbench.harness.intervals import clustered_interval, wilson_interval
+from medbench.harness.published import Published
+from medbench.harness.readers import READERS
+from medbench.harness.sampling import Sampling
+from medbench.harness.shuffling import Shuffling
 from medbench.harness.thoughts import cut_at_stop, opens_thought
 
 
@@ -57,12 +61,25 @@ class TaskResult(BaseModel):
     """95 % Wilson, as if all questions were independent."""
     chance: float
     tokens_per_answer: float | None
+    """None where tokens were not counted: stored replies, log-likelihoods."""
     categories: dict[str, dict[str, CategoryResult]]
     """field -> value -> result."""
+    sampling: Sampling | None = None
+    shuffling: Shuffling | None = None
+    calibration: Calibration | None = None
+    """Of log-likelihoods; None for generated replies."""
+    published: Published | None = None
+    """What the protocol's source would have printed, where that differs from `accuracy` by construction."""
 
 
-def score_completion(task: Task, question: Question, request: Request, completion: Completion) -> Sample:
-    """The stored record of one answered (or failed) question."""
+def score_completion(
+    task: Task,
+    question: Question,
+    request: Request,
+    completion: Completion,
+    order: tuple[int, ...] | None = None,
+) -> Sample:
+    """The stored record of one answered (or failed) question; `order` is that of its shuffled options."""
     answer, score = Extraction(None, "error"), None
     if completion.error is None:
         answer, score = _judge(task, question, request, completion)
@@ -82,6 +99,8 @@ def score_completion(task: Task, question: Question, request: Request, completio
         completion_tokens=completion.completion_tokens,
         category=question.category,
         logprobs=completion.logprobs,
+        repeat=request.repeat,
+        order=order,
     )
 
 
@@ -101,6 +120,7 @@ def _judge(task: Task, question: Question, request: Request, completion: Complet
         finish_reason=completion.finish_reason,
         opened=opens_thought(request.prompt),
         stop=request.stop,
+        extraction=request.extraction,
     )
 
 
@@ -113,12 +133,13 @@ def score_reply(
     finish_reason: str = "stop",
     opened: bool = False,
     stop: tuple[str, ...] = (),
+    extraction: str = "medbench",
 ) -> tuple[Extraction, float]:
-    """(what the reply answers, 1.0 if that is `gold` else 0.0)."""
+    """(what the reply answers to the reader `extraction`, 1.0 if that is `gold` else 0.0)."""
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply
     if len(read) < len(reply):
         finish_reason = "stop"  # what came after the cut does not make the answer a truncated one
-    answer = extract(read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
+    answer = READERS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
     return answer, float(answer.answer == gold)
 
 
@@ -131,44 +152,58 @@ def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, flo
 
 
 def summarize(task: Task, protocol: str, samples: Iterable[Sample]) -> TaskResult:
-    """Add samples up in one pass; memory grows with the number of clusters and categories, not of samples."""
-    outcomes: Counter[str] = Counter()
-    scores = _Tally()
-    categories: dict[str, dict[str, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
-    truncated = tokens = 0
+    """Add samples up in one pass."""
+    summary = Summary(task, protocol)
     for sample in samples:
-        outcomes[sample.outcome] += 1
-        truncated += sample.finish_reason == "length"
+        summary.add(sample)
+    return summary.result()
+
+
+class Summary:
+    """A task's samples added up as they come; what is held grows with clusters and categories, not with samples."""
+
+    def __init__(self, task: Task, protocol: str) -> None:
+        self._task, self._protocol = task, protocol
+        self._outcomes: Counter[str] = Counter()
+        self._scores = _Tally()
+        self._categories: dict[str, dict[str, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
+        self._truncated = self._tokens = 0
+
+    def add(self, sample: Sample) -> None:
+        self._outcomes[sample.outcome] += 1
+        self._truncated += sample.finish_reason == "length"
         if sample.score is None:
-            continue
-        tokens += sample.completion_tokens
-        scores.add(sample.cluster, sample.score)
+            return
+        self._tokens += sample.completion_tokens
+        self._scores.add(sample.cluster, sample.score)
         for field, value in sample.category.items():
-            categories[field][value].add(sample.cluster, sample.score)
-    n = outcomes.total()
-    unparsed = n - outcomes["answered"] - outcomes["error"]
-    return TaskResult(
-        task=task.name,
-        version=task.version,
-        split=task.split,
-        source=task.data.source,
-        official=task.data.official,
-        protocol=protocol,
-        n=n,
-        n_error=outcomes["error"],
-        n_unparsed=unparsed,
-        n_truncated=truncated,
-        outcomes=dict(sorted(outcomes.items())),
-        accuracy=scores.mean,
-        interval=scores.interval(),
-        interval_wilson=wilson_interval(scores.total, scores.n) if scores.n else None,
-        chance=task.chance,
-        tokens_per_answer=tokens / scores.n if scores.n else None,
-        categories={
-            field: {value: _category(tally) for value, tally in sorted(values.items())}
-            for field, values in sorted(categories.items())
-        },
-    )
+            self._categories[field][value].add(sample.cluster, sample.score)
+
+    def result(self) -> TaskResult:
+        task, outcomes, scores = self._task, self._outcomes, self._scores
+        n = outcomes.total()
+        return TaskResult(
+            task=task.name,
+            version=task.version,
+            split=task.split,
+            source=task.data.source,
+            official=task.data.official,
+            protocol=self._protocol,
+            n=n,
+            n_error=outcomes["error"],
+            n_unparsed=n - outcomes["answered"] - outcomes["error"],
+            n_truncated=self._truncated,
+            outcomes=dict(sorted(outcomes.items())),
+            accuracy=scores.mean,
+            interval=scores.interval(),
+            interval_wilson=wilson_interval(scores.total, scores.n) if scores.n else None,
+            chance=task.chance,
+            tokens_per_answer=self._tokens / scores.n if self._tokens else None,
+            categories={
+                field: {value: _category(tally) for value, tally in sorted(values.items())}
+                for field, values in sorted(self._categories.items())
+            },
+        )
 
 
 class _Tally:

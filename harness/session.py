@@ -20,10 +20,11 @@ from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
 from medbench.harness.contracts import Engine, MedbenchError, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.engines.fake import FakeEngine, read_replies
-from medbench.harness.evaluate import evaluate
+from medbench.harness.evaluate import askings_of, evaluate
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
+from medbench.harness.shuffling import can_shuffle
 from medbench.harness.store import (
     ModelRecord,
     Run,
@@ -55,6 +56,10 @@ class EvalOptions:
     limit: int | None = None
     max_new_tokens: int | None = None
     thinking: bool | None = None
+    temperature: float | None = None
+    shots: int | None = None
+    samples: int = 1
+    shuffle_options: int = 0
     runs: Path = Path("runs")
     name: str | None = None
     seed: int = 0
@@ -91,15 +96,16 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
     names = tuple(dict.fromkeys(task.strip() for task in tasks if task.strip())) if tasks is not None else DEFAULT_TASKS
     if not names:
         raise MedbenchError("--tasks names no task: give one or more, separated by commas")
-    if given["name"] is not None and slug(given["name"]) != given["name"]:
-        raise MedbenchError(f"--name {given['name']!r}: letters, digits, dot, dash, underscore only; "
-                            f"try {slug(given['name'])}")  # fmt: skip
+    refuse_bad_name(given["name"])
     base_url, replies = chosen("base_url"), given["replies"]
     engine = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
     if (engine == "openai") != (base_url is not None):
         raise MedbenchError("--engine openai and --base-url belong together: give both, or neither")
     if (engine == "fake") != (replies is not None):
         raise MedbenchError("--engine fake and --replies belong together: give both, or neither")
+    samples, shuffles = chosen("samples") or 1, chosen("shuffle_options") or 0
+    if samples > 1 and shuffles:
+        raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
     return EvalOptions(
         model=given["model"],
         tasks=names,
@@ -112,6 +118,10 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         limit=chosen("limit"),
         max_new_tokens=chosen("max_new_tokens"),
         thinking=chosen("thinking"),
+        temperature=chosen("temperature"),
+        shots=chosen("shots"),
+        samples=samples,
+        shuffle_options=shuffles,
         runs=given["runs"],
         name=given["name"],
         seed=chosen("seed") or 0,
@@ -119,6 +129,12 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         quiet=given["quiet"],
         engine_config=config.engine_config,
     )
+
+
+def refuse_bad_name(name: str | None) -> None:
+    """Raises MedbenchError for what is no name of a run folder."""
+    if name is not None and slug(name) != name:
+        raise MedbenchError(f"--name {name!r}: letters, digits, dot, dash, underscore only; try {slug(name)}")
 
 
 def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcome:
@@ -132,12 +148,14 @@ def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcom
     loader = TaskLoader(tasks_folder, options.data, warn)
     tasks = [keep_partition(loader.load(name), options.partition) for name in options.tasks]
     protocol = protocol_for(tasks, options)
+    for line in example_notes(tasks, protocol):
+        warn(line)
     model = model_record(options, (lambda _: None) if options.quiet else say)
     wanted = new_record(options, model, tasks, protocol, notes)
     folder = options.runs / wanted.run_id
     if options.resume and (folder / "run.json").exists():
         with reopen_run(folder, wanted) as run:
-            if _covered(run, wanted):
+            if _covered(run, tasks, options.limit):
                 return Outcome(folder, run.record, results_of(folder, options.tasks))
             engine = start_engine(options, model)
             run.update(limit=options.limit, status="running")
@@ -164,7 +182,48 @@ def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
         raise MedbenchError(f"{', '.join(foreign)} can only be asked as lm-eval says: leave --protocol out")
     if name == FOREIGN and not foreign:
         raise MedbenchError(f"protocol {FOREIGN} is for lm-eval's own tasks: choose another for {tasks[0].name}")
-    return load_protocol(name, max_new_tokens=options.max_new_tokens, thinking=options.thinking)
+    if foreign and options.shots is not None:
+        raise MedbenchError("--shots: lm-eval's own tasks show the worked examples that their YAML names: leave it out")
+    protocol = load_protocol(
+        name,
+        max_new_tokens=options.max_new_tokens,
+        thinking=options.thinking,
+        temperature=options.temperature,
+        shots=options.shots,
+    )
+    _refuse_pointless(protocol, tasks, options)
+    return protocol
+
+
+def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:
+    """What a reader should know of the worked examples. Raises MedbenchError for a task that has too few."""
+    notes = []
+    for task in tasks:
+        if not protocol.shots or task.foreign is not None:
+            continue
+        if task.examples is None:
+            raise MedbenchError(f"{task.name} has no worked examples, which protocol {protocol.name} shows: --shots 0")
+        task.examples.draw(task.questions[0].id, protocol.shots)
+        if task.examples.note:
+            notes.append(task.examples.note)
+    return notes
+
+
+def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOptions) -> None:
+    """Raises MedbenchError for repeats that could not differ, and for a continuation that an engine cannot give."""
+    sampled = protocol.method == "generate" and protocol.decoding.temperature > 0
+    if options.samples > 1 and not sampled and options.engine != "fake":
+        raise MedbenchError(f"--samples {options.samples}: protocol {protocol.name} is not sampled, all replies would "
+                            f"be equal: add --temperature 0.7")  # fmt: skip
+    if options.samples > 1 and any(task.foreign is not None for task in tasks):
+        raise MedbenchError("--samples: lm-eval's own tasks are asked as their YAML says, once")
+    if options.shuffle_options:
+        fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
+        if fixed:
+            raise MedbenchError(f"--shuffle-options: {', '.join(fixed)} has no lettered options: leave it out")
+    if protocol.continuation is not None and options.engine == "openai":
+        raise MedbenchError(f"protocol {protocol.name} goes on with cut-off replies, which a chat server cannot: use "
+                            f"--engine vllm or hf")  # fmt: skip
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:
@@ -175,6 +234,9 @@ def describe_engine(engine: Engine) -> dict[str, Any]:
 def start_engine(options: EvalOptions, model: ModelRecord) -> Engine:
     """The engine that `options` name; heavy imports happen here."""
     config = options.engine_config
+    if config.batch_invariant and options.engine != "vllm":
+        raise MedbenchError(f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine "
+                            f"{options.engine}")  # fmt: skip
     if options.engine == "fake":
         assert options.replies is not None
         return FakeEngine(read_replies(options.replies)[0], config.delay)
@@ -202,12 +264,12 @@ def _answer(run: Run, tasks: Sequence[Task], protocol: Protocol, engine: Engine,
     return Outcome(run.folder, run.record, results)
 
 
-def _covered(run: Run, wanted: RunRecord) -> bool:
-    """Whether the sealed run holds every question that is asked for."""
+def _covered(run: Run, tasks: Sequence[Task], limit: int | None) -> bool:
+    """Whether the sealed run holds every answer that is asked for."""
     if run.record.status != "complete":
         return False
-    enough = {name: min(task.n, wanted.limit or task.n) for name, task in wanted.tasks.items()}
-    return all(len(run.done(name)) >= n for name, n in enough.items())
+    done = {task.name: run.done(task.name) for task in tasks}
+    return all(one.key in done[task.name] for task in tasks for one in askings_of(task, run.record, limit))
 
 
 def model_record(options: EvalOptions, say: Say) -> ModelRecord:
@@ -227,12 +289,19 @@ def new_record(
 ) -> RunRecord:
     """run.json of an evaluation that has not begun; its name follows from what makes it one run."""
     described = {
-        task.name: TaskRecord(version=task.version, split=task.split, n=len(task.questions), **asdict(task.data))
+        task.name: TaskRecord(
+            version=task.version,
+            split=task.split,
+            n=len(task.questions),
+            examples=task.examples.sha256 if task.examples and protocol.shots else None,
+            **asdict(task.data),
+        )
         for task in tasks
     }
     resolved = protocol.model_dump(mode="json")
     identity = [model.fingerprint, model.tokenizer_sha256, resolved, options.seed, options.partition,
-                {name: task.sha256 for name, task in described.items()}]  # fmt: skip
+                options.samples, options.shuffle_options,
+                {name: (task.sha256, task.examples) for name, task in described.items()}]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return RunRecord(
         run_id=options.name or f"{slug(model.name)}-{slug(protocol.name)}-{digest[:6]}",
@@ -245,6 +314,8 @@ def new_record(
         seed=options.seed,
         partition=options.partition,
         limit=options.limit,
+        samples=options.samples,
+        shuffle_options=options.shuffle_options,
         engine={"name": options.engine},
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),

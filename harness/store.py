@@ -18,7 +18,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +32,8 @@ SCHEMA_VERSION = 1
 SYNC_SECONDS = 1.0
 """Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
 _sample = TypeAdapter(Sample)
 R = TypeVar("R", bound=BaseModel)
@@ -65,6 +67,8 @@ class TaskRecord(_Record):
     official: bool
     n: int
     """Questions of the task in all."""
+    examples: str | None = None
+    """sha256 over the rows that worked examples are drawn from; None where none are shown."""
 
 
 class Totals(_Record):
@@ -93,6 +97,12 @@ class RunRecord(_Record):
     """Which half of the questions (see data.partition_of)."""
     limit: int | None
     """Most questions a task, the first of the seeded order; None is all."""
+    samples: int = 1
+    """Replies asked for each question."""
+    shuffle_options: int = 0
+    """Orders of the options in which each question is asked; 0 is the question's own order alone."""
+    incomplete: int = 0
+    """Questions that lack replies because a file of stored ones does not hold them; such a run is not comparable."""
     engine: dict[str, Any]
     """name, who rendered the chat template, and settings."""
     packages: dict[str, str]
@@ -112,7 +122,10 @@ class Run:
         self._logs: dict[str, _SampleLog] = {}
 
     def done(self, task: str) -> set[str]:
-        """Ids answered already. Lines of failed requests are dropped from the file: they will be asked again."""
+        """Keys (see contracts.Sample.key) of the samples that are there already.
+
+        Lines of failed requests are dropped from the file: they will be asked again.
+        """
         path = samples_path(self.folder, task)
         if task in self._logs:
             self._logs.pop(task).close()  # its file may be replaced below
@@ -122,7 +135,7 @@ class Run:
         answered = [sample for sample in samples if sample.error is None]
         if len(answered) < len(samples) or _is_torn(path):
             write_atomically(path, b"".join(map(_line, answered)))
-        return {sample.id for sample in answered}
+        return {sample.key for sample in answered}
 
     def append(self, task: str, sample: Sample) -> None:
         """Raises Interrupted when the disk is full; what was appended before stays."""
@@ -194,17 +207,28 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
         differences.append(f"partition {a.partition}, not {b.partition}")
     if a.seed != b.seed:
         differences.append(f"seed {a.seed}, not {b.seed}")
+    if (a.samples, a.shuffle_options) != (b.samples, b.shuffle_options):
+        differences.append(f"{asked_how_often(a)}, not {asked_how_often(b)}")
     for task in sorted(a.tasks.keys() | b.tasks.keys()):
         ours, theirs = a.tasks.get(task), b.tasks.get(task)
         if ours is None or theirs is None:
             differences.append(f"task {task} only in one of them")
         elif ours.version != theirs.version:
             differences.append(f"{task} version {ours.version}, not {theirs.version}")
+        elif ours.examples != theirs.examples:
+            differences.append(f"{task} worked examples come from other rows")
         elif ours.sha256 != theirs.sha256:
             differences.append(
                 f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
             )
     return differences
+
+
+def asked_how_often(record: RunRecord) -> str:
+    """For people: how often each question of the run is asked."""
+    if record.shuffle_options:
+        return f"{record.shuffle_options} orders of the options"
+    return f"{record.samples} samples a question" if record.samples > 1 else "one sample a question"
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -284,7 +308,7 @@ class _SampleLog:
 
 
 def _line(sample: Sample) -> bytes:
-    content = asdict(sample)
+    content = {name: getattr(sample, name) for name in SAMPLE_FIELDS}  # asdict copies, which takes longer than the JSON
     content["schema_version"] = SCHEMA_VERSION
     # a lone surrogate (from a stored reply) cannot be UTF-8; the replacement is visible and harmless
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -42,8 +42,10 @@ def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
         table.add_row(*_cells(result))
     totals = record.totals
     tokens = totals.prompt_tokens + totals.completion_tokens
-    speed = f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / max(totals.seconds, 1e-9):.0f} tokens/s"
-    return rendered(table, shown(speed), *(shown(f"note: {note}") for note in record.notes))
+    details = [line for result in results.values() for line in _details(result)]
+    if totals.seconds:  # stored replies take none
+        details.append(f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / totals.seconds:.0f} tokens/s")
+    return rendered(table, *map(shown, details), *(shown(f"note: {note}") for note in record.notes))
 
 
 def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
@@ -112,14 +114,40 @@ def rendered(*parts: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
+def _details(result: TaskResult) -> Iterator[str]:
+    """A line for each thing that only some runs measure."""
+    if result.published is not None:
+        yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
+    if (sampling := result.sampling) is not None:
+        passed = ", ".join(f"pass@{k} {percent(share)}" for k, share in sampling.pass_at.items())
+        yield (f"{result.task}: {sampling.k} samples a question, {percent(sampling.accuracy)} % "
+               f"({_interval(sampling.interval)}); maj@{sampling.k} {percent(sampling.maj_at_k)} "
+               f"({_interval(sampling.maj_interval)}); {passed}; agreement "
+               f"{percent(sampling.agreement)} %")  # fmt: skip
+    if (shuffling := result.shuffling) is not None:
+        yield (f"{result.task}: {shuffling.orders} orders of the options, {percent(shuffling.accuracy)} % "
+               f"({_interval(shuffling.interval)}); the answer follows the letter on "
+               f"{percent(shuffling.follows_letter)} % of the questions, the text on "
+               f"{percent(shuffling.follows_text)} %, the same text every time on "
+               f"{percent(shuffling.consistent)} %")  # fmt: skip
+    if (calibration := result.calibration) is not None:
+        brier = "-" if calibration.brier is None else f"{calibration.brier:.3f}"
+        yield (f"{result.task}: mean confidence {percent(calibration.confidence)} %, ECE "
+               f"{percent(calibration.ece)} %, Brier {brier} (of 2), AURC {calibration.aurc:.3f}, "
+               f"{calibration.n_abstained} abstained")  # fmt: skip
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{percent(interval[0])} - {percent(interval[1])}"
+
+
 def _cells(result: TaskResult) -> list[str | Text]:
     mark = " (sample)" if result.source == SAMPLE else "" if result.official else " (unofficial rows)"
-    interval = "-" if result.interval is None else f"{percent(result.interval[0])} - {percent(result.interval[1])}"
     n = max(result.n, 1)
     return [
         shown(result.task + mark),
         percent(result.accuracy),
-        interval,
+        _interval(result.interval),
         percent(result.chance),
         str(result.n),
         percent(result.n_unparsed / n),

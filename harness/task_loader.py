@@ -11,14 +11,22 @@ import random
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from medbench.harness.config import did_you_mean
-from medbench.harness.contracts import Data, MedbenchError, Message, Question, Task
-from medbench.harness.data import HUB, SAMPLE, cluster_id, content_id, question_of, rows_sha256
+from medbench.harness.contracts import Data, Examples, MedbenchError, Message, Question, Task
+from medbench.harness.data import (
+    HUB,
+    SAMPLE,
+    cluster_id,
+    content_id,
+    example_split,
+    question_of,
+    rows_sha256,
+)
 
 SEED = 1234
 """lm-eval's own default: a question gets the same examples as under the lm_eval command."""
@@ -68,7 +76,8 @@ class TaskLoader:
         card = self.cards[name]
         if split not in card.files:
             raise MedbenchError(f"task {name} has no split {split!r}; it has {', '.join(card.files)}")
-        docs, source = self._docs(card, split)
+        loaded, source = self._loaded(card, split)
+        docs = loaded.dataset[split]
         questions = tuple(_keep_categories(question_of(doc), card.categories) for doc in docs)
         sha256 = rows_sha256(questions)
         data = Data(source=source, sha256=sha256, official=sha256 == card.sha256.get(split))
@@ -77,16 +86,18 @@ class TaskLoader:
         elif not data.official:
             self._warn(f"{name}: the rows are not the pinned ones (sha256 {sha256[:12]}): the run is marked unofficial")
         chance = sum(1 / len(question.labels) for question in questions) / len(questions)
-        return Task(name, card.version, split, round(chance, 4), questions, data)
+        examples = _examples_of(card, loaded, split)
+        return Task(name, card.version, split, round(chance, 4), questions, data, examples=examples)
 
-    def _docs(self, card: TaskCard, split: str) -> tuple[Any, str]:
+    def _loaded(self, card: TaskCard, split: str) -> tuple[Any, str]:
+        """(lm-eval's task with rows of `split`, where they are from)."""
         if self._data not in (None, HUB):
             source = SAMPLE if self._data == SAMPLE else "local"
-            return self._rows(card, split, str(self._data)), source
+            return self._load_rows(card, split, str(self._data)), source
         try:
             hub_answers()
             revision = card.hub.get("revision", "main")
-            return self._rows(card, split, HUB), f"hub:{card.hub['path']}@{revision}"
+            return self._load_rows(card, split, HUB), f"hub:{card.hub['path']}@{revision}"
         except MedbenchError:
             raise
         except Exception as error:  # whatever the hub client and the network can throw
@@ -94,15 +105,15 @@ class TaskLoader:
             if self._data == HUB:
                 raise MedbenchError(f"{card.name}: {reason}: name a folder with --data or MEDBENCH_DATA") from None
             self._warn(f"{card.name}: no --data, no MEDBENCH_DATA, and {reason}")
-            return self._rows(card, split, SAMPLE), SAMPLE
+            return self._load_rows(card, split, SAMPLE), SAMPLE
 
-    def _rows(self, card: TaskCard, split: str, data: str) -> Any:
+    def _load_rows(self, card: TaskCard, split: str, data: str) -> Any:
         loaded = self._manager(data).load(card.name)["tasks"][card.name]
         if split not in loaded.dataset:
             raise MedbenchError(
                 f"{card.name}: no rows of split {split!r} in {data}: add {' and '.join(card.files[split])}"
             )
-        return loaded.dataset[split]
+        return loaded
 
     def _manager(self, data: str | None = None) -> Any:
         _quiet()
@@ -179,16 +190,8 @@ class _Foreign:
 
     @cached_property
     def _examples(self) -> Mapping[str, Sequence[Any]]:
-        """The worked examples before each question: drawn as lm-eval does, document by document from one generator.
-
-        Drawn when a question is asked, they would change with the order of questions and with every resumption.
-        """
         n = self.task.config.num_fewshot or 0
-        if not n:
-            return {}
-        self.task.set_fewshot_seed(SEED)
-        own_split = self.task.fewshot_cfg.split == self.task.config.test_split
-        return {id: self.task.sampler.sample(n, eval_doc=doc if own_split else None) for id, doc in self.docs.items()}
+        return _drawn(self.task, self.docs, n) if n else {}
 
     def continuations(self, id: str) -> tuple[str, ...] | None:
         if self.task.OUTPUT_TYPE != "multiple_choice":
@@ -222,6 +225,39 @@ class _Foreign:
             extracted = next(iter(responses))
         score = _metric(self.task, self.task.process_results(doc, [extracted]))
         return (None if extracted in nothing else str(extracted)), score
+
+
+def _drawn(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Sequence[Any]]:
+    """The n worked examples before each of `docs`: as lm-eval does, document by document from one generator.
+
+    Drawn when a question is asked, they would change with the order of questions and with every resumption.
+    """
+    task.set_fewshot_seed(SEED)
+    own_split = task.fewshot_cfg.split == task.config.test_split
+    return {id: task.sampler.sample(n, eval_doc=doc if own_split else None) for id, doc in docs.items()}
+
+
+def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
+    """Worked examples for the questions of the split `asked`, drawn when the first is wanted."""
+    split = example_split(loaded.dataset)
+    pool = loaded.dataset[split]
+    absent = [file for other, files in card.files.items() if other not in loaded.dataset for file in files]
+    add = f"add {' and '.join(absent)}" if absent else f"add rows to {' and '.join(card.files[split])}"
+
+    @cache
+    def drawn(n: int) -> dict[str, Sequence[Any]]:
+        try:
+            return _drawn(loaded, {doc["id"]: doc for doc in loaded.dataset[asked]}, n)
+        except (ValueError, AssertionError):  # the samplers' ways of saying that there are too few
+            raise MedbenchError(f"{card.name}: {len(pool)} rows of split {split} are too few for {n} worked examples "
+                                f"(a random draw takes one to spare): lower --shots, or {add}") from None  # fmt: skip
+
+    def draw(id: str, n: int) -> tuple[Question, ...]:
+        return tuple(question_of(doc) for doc in drawn(n)[id])
+
+    note = (f"{card.name}: worked examples come from the evaluated split itself, never the question or a duplicate of "
+            f"it{f'; {add} for others' if absent else ''}")  # fmt: skip
+    return Examples(split, rows_sha256(map(question_of, pool)), draw, note if split == asked else "")
 
 
 class _Drawn:

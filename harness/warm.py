@@ -2,10 +2,10 @@
 
     with WarmEngine(resolve("base"), EngineConfig(), print) as warm: report = warm.swap(resolve("checkpoints/step-800"))
 
-A probe is the log-probabilities of fixed tokens after a fixed prompt, asked twice: once past the prefix cache and once
-through it. The two must agree, or the cache holds blocks of an older checkpoint (vLLM issue 42125). The probe must
-move when the weights differ, or the engine still serves the old ones (vLLM issue 32718), and must not move when they
-are ones that it has served before.
+A probe is the log-probabilities of fixed tokens after a fixed prompt. It is asked before a swap, so that the prefix
+cache surely holds its blocks, and after: then none of it may come from the cache, or that holds blocks of the older
+checkpoint (vLLM issue 42125). The probe must move when the weights differ, or the engine still serves the old ones
+(vLLM issue 32718), and must not move when they are ones that it has served before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from medbench.harness.checkpoints import check_safetensors, weight_files
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, MedbenchError
-from medbench.harness.engines.vllm import VLLMEngine
+from medbench.harness.engines.vllm import Probe, VLLMEngine
 
 SAME = 1e-3
 """Nats within which two probes of the same weights lie: batch and cache change the order of sums, not more."""
@@ -44,8 +44,6 @@ class SwapReport:
     """Why the engine was started anew; None for a swap."""
     moved: float
     """Largest change of the probe against the checkpoint before, in nats; 0 when nothing was swapped."""
-    cache_gap: float
-    """Largest difference between the probe past and through the prefix cache, in nats."""
 
 
 class WarmEngine:
@@ -66,25 +64,25 @@ class WarmEngine:
         """Serve `checkpoint` from now on. Raises StaleSwapError if the engine then does not; the engine is closed."""
         started = time.monotonic()
         if checkpoint.fingerprint == self._checkpoint.fingerprint:
-            return SwapReport(checkpoint.fingerprint, 0.0, None, 0.0, 0.0)
+            return SwapReport(checkpoint.fingerprint, 0.0, None, 0.0)
         reason = self._why_not_in_place(checkpoint)
         if reason is not None:
             self._say(f"engine is started anew: {reason}")
             self.engine.close()
-            gap = self._start(checkpoint)
-            return SwapReport(checkpoint.fingerprint, time.monotonic() - started, reason, 0.0, gap)
-        before = self._probes[self._checkpoint.fingerprint]
+            self._start(checkpoint)
+            return SwapReport(checkpoint.fingerprint, time.monotonic() - started, reason, 0.0)
         try:
+            before = self.engine.probe()
             self.engine.reload(checkpoint.path)
-            after, gap = self._probe()
-            moved = _distance(before, after)
-            self._verify(checkpoint, after, moved, gap)
+            after = self.engine.probe()
+            moved = _distance(before.logprobs, after.logprobs)
+            self._verify(checkpoint, after, moved)
         except BaseException:
             self.engine.close()
             raise
-        self._probes[checkpoint.fingerprint] = after
+        self._probes[checkpoint.fingerprint] = after.logprobs
         self._checkpoint = checkpoint
-        return SwapReport(checkpoint.fingerprint, time.monotonic() - started, None, moved, gap)
+        return SwapReport(checkpoint.fingerprint, time.monotonic() - started, None, moved)
 
     def close(self) -> None:
         self.engine.close()
@@ -95,31 +93,25 @@ class WarmEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, checkpoint: Checkpoint) -> float:
+    def _start(self, checkpoint: Checkpoint) -> None:
         self.engine = VLLMEngine(checkpoint.path, self._config)
         self._checkpoint = checkpoint
         self._shape = _shape_of(Path(checkpoint.path))
-        probe, gap = self._probe()
-        self._probes[checkpoint.fingerprint] = probe
-        return gap
+        self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs
 
-    def _probe(self) -> tuple[list[float], float]:
-        past_cache = self.engine.probe(through_cache=False)
-        through_cache = self.engine.probe(through_cache=True)
-        return past_cache, _distance(past_cache, through_cache)
-
-    def _verify(self, checkpoint: Checkpoint, probe: list[float], moved: float, gap: float) -> None:
+    def _verify(self, checkpoint: Checkpoint, probe: Probe, moved: float) -> None:
         name, weights = checkpoint.name, checkpoint.fingerprint[:12]
-        if gap > SAME:
-            raise StaleSwapError(f"{name}: the prefix cache holds another checkpoint's blocks (through it the probe "
-                                 f"differs by {gap:.2g} nats): restart medbench")  # fmt: skip
+        if probe.cached_tokens:
+            raise StaleSwapError(f"{name}: the prefix cache still holds another checkpoint's blocks "
+                                 f"({probe.cached_tokens} tokens of the probe): restart medbench")  # fmt: skip
         if moved <= MOVED:
             raise StaleSwapError(f"{name}: the weights differ ({weights}) and the probe did not move: the engine still "
                                  f"serves {self._checkpoint.name}; restart medbench")  # fmt: skip
         known = self._probes.get(checkpoint.fingerprint)
-        if known is not None and _distance(known, probe) > SAME:
-            raise StaleSwapError(f"{name}: the same weights ({weights}) answer the probe "
-                                 f"{_distance(known, probe):.2g} nats away from before: restart medbench")  # fmt: skip
+        if known is not None and _distance(known, probe.logprobs) > SAME:
+            away = _distance(known, probe.logprobs)
+            raise StaleSwapError(f"{name}: the same weights ({weights}) answer the probe {away:.2g} nats away "
+                                 f"from before: restart medbench")  # fmt: skip
 
     def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:

@@ -67,6 +67,36 @@ def test_the_table_and_where_the_run_lies(replies: Path, capfd: pytest.CaptureFi
     assert Path(re.findall(r"run: (.*)", out)[0], "samples", "medqa.jsonl").exists()
 
 
+def test_worked_examples_do_not_change_with_limit_or_resumption(
+    replies: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prompts(name: str) -> dict[str, str]:
+        lines = Path("runs", name, "samples", "medqa.jsonl").read_text().splitlines()
+        return {line["id"]: line["prompt"] for line in map(json.loads, lines)}
+
+    arguments = [*EVAL, "--replies", str(replies), "--shots", "3"]
+    assert run([*arguments, "--name", "whole"]) == 0
+    assert run([*arguments, "--name", "part", "--limit", "4"]) == 0
+    few = prompts("part")
+    assert run([*arguments, "--name", "part", "--resume", "--json"]) == 0
+    assert len(few) == 4
+    assert few.items() <= prompts("part").items()
+    assert prompts("part") == prompts("whole")
+    assert {prompt.count("Question: ") for prompt in prompts("whole").values()} == {4}
+    captured = capfd.readouterr()
+    assert "evaluated split itself" in captured.err
+    outcome = json.loads(captured.out[captured.out.index("{") :])
+    assert outcome["protocol"] == "cot-v1+shots=3"
+    assert any("evaluated split itself" in note for note in outcome["notes"])
+
+
+def test_more_worked_examples_than_there_are_rows_is_one_line(replies: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([*EVAL, "--replies", str(replies), "--shots", "30"]) == 2
+    said = capfd.readouterr().err
+    assert "medqa: 30 rows of split test are too few for 30 worked examples" in said
+    assert not Path("runs").exists()
+
+
 def test_a_finished_run_is_not_written_over_but_resumed(replies: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [*EVAL, "--replies", str(replies), "--name", "r"]
     assert run(arguments) == 0

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.data import benchmark, cluster_id, question_of, read_jsonl, rows_sha256
+from medbench.harness.data import (
+    ROWS,
+    ExampleRow,
+    asked_rows,
+    benchmark,
+    cluster_id,
+    example_rows,
+    example_split,
+    question_of,
+    read_jsonl,
+    rows_sha256,
+)
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa
@@ -192,7 +203,37 @@ def test_an_empty_file_is_named(tmp_path: Path, content: str) -> None:
 def test_other_splits_than_test_may_be_absent(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", GOOD["medqa"])
     splits = medqa.dataset(data=str(tmp_path), files={"test": ["test.jsonl"], "train": ["train.jsonl"]})
-    assert list(splits) == ["test"]
+    assert sorted(splits) == [ROWS, "test"]
+
+
+def test_the_table_of_all_rows_knows_their_splits(tmp_path: Path) -> None:
+    another = GOOD["medqa"] | {"question": "Another?"}
+    write_rows(tmp_path / "test.jsonl", GOOD["medqa"])
+    files = {"test": ["test.jsonl"], "train": ["train.jsonl"]}
+    rows = medqa.dataset(data=str(tmp_path), files=files)[ROWS]
+    assert [doc["question"] for doc in asked_rows(rows)] == [doc["question"] for doc in example_rows(rows)] == ["Q?"]
+    write_rows(tmp_path / "train.jsonl", another)
+    both = medqa.dataset(data=str(tmp_path), files=files)
+    assert [doc["question"] for doc in asked_rows(both[ROWS])] == [doc["question"] for doc in both["test"]] == ["Q?"]
+    assert [doc["question"] for doc in example_rows(both[ROWS])] == ["Another?"]
+    assert [doc["question"] for doc in both["train"]] == ["Another?"]
+
+
+def test_the_example_split_is_the_training_split_where_there_is_one() -> None:
+    assert example_split(["test", "train", "validation"]) == "train"
+    assert example_split(["test", "test", "validation"]) == "validation"
+    assert example_split([ROWS, "test"]) == "test"
+
+
+def test_an_example_row_equals_every_row_of_its_cluster_and_no_other(tmp_path: Path) -> None:
+    twin = GOOD["mmlu_pro"] | {"question_id": 8}
+    other = GOOD["mmlu_pro"] | {"question_id": 9, "question": "Another?"}
+    write_rows(tmp_path / "test.jsonl", GOOD["mmlu_pro"], twin, other)
+    rows = mmlu_pro.dataset(data=str(tmp_path), files={"test": ["test.jsonl"]})["test"]
+    question = rows[0]
+    # in the samplers' own words
+    assert [row["id"] for row in map(ExampleRow, rows) if row != question] == ["9"]
+    assert [row["id"] for row in map(ExampleRow, rows) if row == question] == ["7", "8"]
 
 
 @pytest.mark.parametrize(

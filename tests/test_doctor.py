@@ -67,6 +67,7 @@ def test_a_healthy_machine_needs_no_advice() -> None:
         ({"gpu_fault": "driver mismatch"}, "driver mismatch", "mend the NVIDIA driver"),
         ({"settings": {"OMP_NUM_THREADS": "1"}}, "OMP_NUM_THREADS=1", "set it to 4"),
         ({"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}, "47 s in place of 10 s", "unset it"),
+        ({"settings": {"VLLM_BATCH_INVARIANT": "1"}}, "VLLM_BATCH_INVARIANT needs a GPU", "unset it"),
         ({"settings": {"VLLM_CPU_KVCACHE_SPACE": "20"}}, "more than half", "set VLLM_CPU_KVCACHE_SPACE=7"),
         ({"memory": {"total": 6 * GB, "available": 5 * GB}}, "4 GiB by default", "set VLLM_CPU_KVCACHE_SPACE=1"),
         ({"memory": {"total": 32 * GB, "available": 3 * GB}}, "3.0 GB of memory available", "max_model_len"),

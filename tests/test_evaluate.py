@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocol import Continuation, load_protocol
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_result, read_run, read_samples
 
 COT = load_protocol("cot-v1")
@@ -31,7 +31,7 @@ def a_task(n: int = 12, name: str = "toy") -> Task:
     return Task(name, "1", "test", 0.5, questions, Data("local", "0" * 64, True))
 
 
-def a_run(root: Path, limit: int | None = None) -> Run:
+def a_run(root: Path, limit: int | None = None, **changes: Any) -> Run:
     record = RunRecord(
         run_id="run",
         status="running",
@@ -45,7 +45,7 @@ def a_run(root: Path, limit: int | None = None) -> Run:
         engine={},
         packages={},
         git_commit=None,
-    )
+    ).model_copy(update=changes)
     return create_run(root, record)
 
 
@@ -158,3 +158,87 @@ def test_a_request_carries_the_protocols_decoding() -> None:
     direct = build_request(a_task(), a_task().questions[0], load_protocol("direct-v1"), FakeEngine({}), seed=3)
     assert direct.choices == (" A", " B")
     assert direct.prompt.endswith("Answer:")
+
+
+class Scripted(FakeEngine):
+    """Answers by `reply`, and keeps what it was asked."""
+
+    def __init__(self, reply: Callable[[Request], Completion]) -> None:
+        super().__init__({})
+        self.reply = reply
+        self.asked: list[Request] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            self.asked.append(request)
+            yield self.reply(request)
+
+
+def test_each_sample_of_a_question_has_a_seed_of_its_own_and_none_is_asked_twice(tmp_path: Path) -> None:
+    engine = Scripted(lambda request: Completion(request.id, f"The answer is ({'AB'[request.repeat % 2]}).", "stop"))
+    with a_run(tmp_path, samples=4) as run:
+        result = evaluate(run, [a_task()], COT, engine, limit=3, progress=Silent())["toy"]
+        assert len({request.id for request in engine.asked}) == 12
+        assert all(len({r.seed for r in engine.asked if r.prompt == one.prompt}) == 4 for one in engine.asked)
+        assert [s.repeat for s in read_samples(run.folder, "toy")] == [0, 1, 2, 3] * 3
+        again = Scripted(engine.reply)
+        evaluate(run, [a_task()], COT, again, limit=4, progress=Silent())
+    assert len(again.asked) == 4
+    assert result.accuracy == 0.5
+    assert result.sampling is not None
+    assert (result.sampling.n, result.sampling.k, result.sampling.maj_at_k) == (3, 4, 0.5)
+    assert result.sampling.pass_at[4] == 1.0
+
+
+def test_shuffled_options_are_asked_as_shuffled_and_read_back(tmp_path: Path) -> None:
+    names = ("Iron", "Zinc", "Gold", "Lead")
+    question = Question("q", "q", "Which?", names, tuple("ABCD"), "C")
+    task = Task("toy", "1", "test", 0.25, (question,), Data("local", "0" * 64, True))
+    always_b = Scripted(lambda request: Completion(request.id, "The answer is (B).", "stop"))
+    with a_run(tmp_path, shuffle_options=4) as run:
+        result = evaluate(run, [task], COT, always_b, limit=None, progress=Silent())["toy"]
+        samples = list(read_samples(run.folder, "toy"))
+    for sample, request in zip(samples, always_b.asked, strict=True):
+        assert sample.order is not None
+        shown = [names[index] for index in sample.order]
+        assert "\n".join(f"{label}. {name}" for label, name in zip("ABCD", shown, strict=True)) in request.prompt
+        assert shown["ABCD".index(sample.gold)] == "Gold"
+    assert len({sample.order for sample in samples}) == 4
+    assert result.accuracy == 0.25
+    assert result.shuffling is not None
+    assert (result.shuffling.follows_letter, result.shuffling.follows_text) == (1.0, 0.0)
+
+
+FORCED = COT.model_copy(update={"continuation": Continuation(cue="\nFinal answer:", max_new_tokens=5)})
+
+
+def test_a_reply_cut_off_goes_on_behind_the_cue(tmp_path: Path) -> None:
+    def reply(request: Request) -> Completion:
+        if request.prompt.endswith("\nFinal answer:"):
+            return Completion(request.id, " (B)", "stop", 90, 3)
+        if "Which is 1?" in request.prompt:
+            return Completion(request.id, "<think>on and on", "length", 10, 20)
+        return Completion(request.id, "The answer is (A).", "stop", 10, 7)
+
+    engine = Scripted(reply)
+    with a_run(tmp_path) as run:
+        evaluate(run, [a_task(2)], FORCED, engine, limit=None, progress=Silent())
+        samples = {sample.id: sample for sample in read_samples(run.folder, "toy")}
+    forced = engine.asked[-1]
+    assert (len(engine.asked), forced.max_new_tokens) == (3, 5)
+    cut = samples["q1"]
+    assert cut.output == "<think>on and on\nFinal answer: (B)"
+    assert (cut.finish_reason, cut.prompt_tokens, cut.completion_tokens) == ("stop", 10, 23)
+    assert forced.prompt == cut.prompt + "<think>on and on\nFinal answer:"
+    assert samples["q0"].output == "The answer is (A)."
+
+
+def test_a_continuation_that_fails_is_an_error(tmp_path: Path) -> None:
+    def reply(request: Request) -> Completion:
+        if request.prompt.endswith("\nFinal answer:"):
+            return Completion(request.id, "", "error", error="lost")
+        return Completion(request.id, "<think>on", "length", 10, 20)
+
+    with a_run(tmp_path) as run:
+        result = evaluate(run, [a_task(2)], FORCED, Scripted(reply), limit=None, progress=Silent())["toy"]
+    assert (result.n_error, result.accuracy) == (2, None)

@@ -67,7 +67,7 @@ def test_what_is_commented_out_in_the_example_is_sound_too(tmp_path: Path) -> No
         ("{task: medqa}", "gates.0", "found none"),
         ("{at_least: 0.6}", "gates.0.task", "missing"),
         ("{task: medqa, metric: acuracy, at_least: 0.6}", "gates.0.metric", "'accuracy'"),
-        ("{task: medqa, metirc: accuracy, at_least: 0.6}", "gates.0.metirc", "unknown key"),
+        ("{task: medqa, metirc: accuracy, at_least: 0.6}", "gates.0.metirc", "unknown key; did you mean metric?"),
         ("{task: medqa, at_least: '0.6'}", "gates.0.at_least", "valid number"),
         ("{task: medqa, metric: tokens_per_answer, margin: 0.1}", "gates.0", "use at_most"),
         ("{task: medqa, metric: seconds_per_question, better_by: 0.1}", "gates.0", "use at_most"),

@@ -23,7 +23,7 @@ from gate_runs import answer, answers, stored_run, write_gates, write_medqa, wri
 from medbench.harness.cli import run
 from medbench.harness.data import partition_of
 from medbench.harness.protocol import load_protocol
-from medbench.harness.store import ModelRecord, read_run, read_samples
+from medbench.harness.store import ModelRecord, read_result, read_run, read_samples
 
 N = 160
 HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "statsmodels", "pandas"}
@@ -184,12 +184,21 @@ def test_a_limited_run_that_a_gate_extends_is_unfinished_again(bench: Bench) -> 
     _, verdict = bench.gate("c", easy, "--replies", replies)
     assert verdict["gates"][0]["used"] <= 40
     assert (read_run(folder).status, read_run(folder).limit) == ("complete", 40)
-    hard = write_gates(bench.folder / "hard.yaml", "{task: medqa, at_least: 0.74}")
+    hard = write_gates(bench.folder / "hard.yaml", "{task: medqa, at_least: 0.65}")
     _, verdict = bench.gate("c", hard, "--replies", replies)
-    assert verdict["gates"][0]["used"] == len(stored_ids(folder)) > 40
+    assert N > verdict["gates"][0]["used"] == len(stored_ids(folder)) > 40
     assert (read_run(folder).status, read_run(folder).limit) == ("running", None)
     assert run([*evaluated, "--resume"]) == 0
     assert (read_run(folder).status, len(stored_ids(folder))) == ("complete", N)
+
+
+def test_a_gate_that_asked_every_question_seals_the_run(bench: Bench) -> None:
+    replies = bench.replies("c", 120)
+    hard = write_gates(bench.folder / "hard.yaml", "{task: medqa, at_least: 0.745}")
+    _, verdict = bench.gate("c", hard, "--replies", replies)
+    assert verdict["gates"][0]["used"] == N
+    assert read_run(Path(verdict["run"])).status == "complete"
+    assert read_result(Path(verdict["run"]), "medqa").n == N
 
 
 def test_the_same_command_twice_writes_the_same_bytes(bench: Bench) -> None:

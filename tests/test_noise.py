@@ -9,7 +9,8 @@ from test_evaluate import COT, a_task, right
 from medbench.harness.contracts import Completion, Request
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.gate_file import GateFile
-from medbench.harness.noise import Noise, measure, warnings_of
+from medbench.harness.noise import Noise, answers_to, compare, measure, warnings_of
+from medbench.harness.protocol import Continuation
 
 
 class Wavering(FakeEngine):
@@ -37,6 +38,16 @@ def test_answers_that_hang_on_the_order_are_counted() -> None:
 def test_failed_requests_are_no_noise() -> None:
     some = dict(list(right(a_task()).items())[:6])
     assert measure(a_task(), COT, FakeEngine(some), questions=12, seed=0).asked == 6
+
+
+def test_a_reply_that_the_protocol_continues_is_compared_as_a_whole() -> None:
+    task = a_task()
+    cut_off = FakeEngine({id: reply | {"finish_reason": "length"} for id, reply in right(task).items()})
+    plain = answers_to(task, task.questions, COT, cut_off, seed=0)
+    forced = COT.model_copy(update={"continuation": Continuation(cue=" Final answer:", max_new_tokens=8)})
+    whole = answers_to(task, task.questions, forced, cut_off, seed=0, at_once=5)
+    assert all(" Final answer:" in sample.output for sample in whole.values())
+    assert (compare(plain, whole).replies, compare(whole, whole).replies) == (12, 0)
 
 
 def test_a_margin_below_the_floor_is_warned_of() -> None:

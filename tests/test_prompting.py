@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import MedbenchError, Message
-from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.prompting import encode, has_template, load_tokenizer, plain_text, render_chat, split_choice
 
 TURNS = (Message("system", "Be brief."), Message("user", "Is aspirin a drug?"))
 OPENED = """<|im_start|>system
@@ -57,6 +57,14 @@ def test_without_a_template_the_prompt_is_the_plain_text_of_the_turns(tiny_model
     tokenizer.chat_template = None
     assert not has_template(tokenizer)
     assert render_chat(tokenizer, TURNS, thinking=False) == "Be brief.\n\nIs aspirin a drug?"
+
+
+def test_plain_text_has_a_reply_behind_its_question_in_one_line() -> None:
+    asked, shown = Message("user", "Question: one?\nAnswer:"), Message("assistant", "A")
+    last = Message("user", "Question: two?\nAnswer:")
+    assert plain_text([last]) == last.content
+    assert plain_text([asked, shown, last]) == "Question: one?\nAnswer: A\n\nQuestion: two?\nAnswer:"
+    assert plain_text([Message("system", "Be brief."), asked, shown]) == "Be brief.\n\nQuestion: one?\nAnswer: A"
 
 
 def test_a_template_that_refuses_the_turns_is_named_in_one_line(tiny_model: Path) -> None:

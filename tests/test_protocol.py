@@ -14,7 +14,15 @@ import pytest
 import yaml
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, lm_eval_text, load_protocol
+from medbench.harness.protocol import (
+    DEFAULT,
+    FOREIGN,
+    Protocol,
+    built_in_names,
+    lm_eval_target,
+    lm_eval_text,
+    load_protocol,
+)
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 TEN_OPTIONS = Question(
@@ -46,9 +54,10 @@ YES_NO_MAYBE = Question(
     gold="yes",
     context="We followed 240 patients.\nThose who walked on day one left hospital 1.8 days earlier.",
 )
+LITERATURE = ("huatuo-o1", "lm-eval-logprob", "m1", "medhelm-letter", "mmlu-pro-official")
 RENDERED = {
     f"{protocol}-{kind}.txt": (protocol, question)
-    for protocol in ("cot-v1", "direct-v1")
+    for protocol in ("cot-v1", "direct-v1", *LITERATURE)
     for kind, question in (("ten-options", TEN_OPTIONS), ("yes-no-maybe", YES_NO_MAYBE))
 }
 
@@ -91,6 +100,96 @@ def test_a_system_turn_comes_first(tmp_path: Path) -> None:
         ("user", YES_NO_MAYBE.question),
     ]
     assert [turn.role for turn in load_protocol("cot-v1").messages(YES_NO_MAYBE)] == ["user"]
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_a_protocol_of_the_literature_names_its_sources_and_quirks(name: str) -> None:
+    protocol = load_protocol(name)
+    assert protocol.sources
+    assert all(source.startswith("https://") for source in protocol.sources)
+    assert protocol.quirks
+    assert not [line for line in (*protocol.quirks, protocol.denominator) if "\n" in line]
+
+
+def test_decoding_readers_and_examples_are_those_of_the_sources() -> None:
+    told = {
+        name: (p.chat, p.decoding.temperature, p.decoding.top_p, p.decoding.max_new_tokens, p.shots, p.extraction)
+        for name in LITERATURE
+        for p in [load_protocol(name)]
+        if p.method == "generate"
+    }
+    assert told == {
+        "huatuo-o1": ("auto", 0.5, 0.9, 2000, 0, "huatuo-o1-last"),
+        "m1": ("auto", 0.0, 1.0, 2048, 0, "m1"),
+        "medhelm-letter": ("auto", 0.0, 1.0, 1, 0, "medhelm-letter"),
+        "mmlu-pro-official": ("never", 0.0, 1.0, 2048, 5, "mmlu-pro"),
+    }
+    assert load_protocol("mmlu-pro-official").stop == ["Question:"]
+    forced = load_protocol("m1").continuation
+    assert forced is not None
+    assert (forced.cue, forced.max_new_tokens) == ("\n<|im_start|>answer\nFinal Answer:", 1024)
+
+
+def test_mmlu_pro_is_asked_as_its_script_asks() -> None:
+    from dataclasses import replace
+
+    from medbench.harness.prompting import plain_text
+
+    health = replace(TEN_OPTIONS, question="Which?", options=("Iron", "Zinc"), labels=("A", "B"), gold="B")
+    health = replace(health, category={"category": "health"})
+    asked = "Question:\nWhich?\nOptions:\nA. Iron\nB. Zinc\nAnswer: Let's think step by step."
+    assert plain_text(load_protocol("mmlu-pro-official").messages(health, [health])) == (
+        "The following are multiple choice questions (with answers) about health. Think step by step and then finish "
+        'your answer with "the answer is (X)" where X is the correct letter choice.\n\n\n\n'
+        f"{asked} The answer is (B).\n\n{asked}"
+    )
+    words = load_protocol("mmlu-pro-official").messages(YES_NO_MAYBE, [YES_NO_MAYBE])
+    assert "about medicine." in words[0].content
+    assert words[2].content == "The answer is (A)."
+
+
+def test_the_system_turn_is_a_template_too(tmp_path: Path) -> None:
+    path = protocol_file(tmp_path, system="{{ labels | length }} options.\n\n")
+    assert load_protocol(path).messages(YES_NO_MAYBE)[0].content == "3 options.\n"  # Jinja drops one at the end
+    with pytest.raises(MedbenchError, match=r"mine\.yaml: system: .*does not render"):
+        load_protocol(protocol_file(tmp_path, system="{{ nothing }}"))
+
+
+def test_an_unknown_reader_is_one_line_with_near_names(tmp_path: Path) -> None:
+    with pytest.raises(MedbenchError, match=r"extraction: .*no such reader; did you mean mmlu-pro\?") as raised:
+        load_protocol(protocol_file(tmp_path, extraction="mmlu_pro"))
+    assert "\n" not in str(raised.value)
+
+
+def test_worked_examples_are_turns_before_the_question() -> None:
+    turns = load_protocol("cot-v1").messages(YES_NO_MAYBE, [TEN_OPTIONS])
+    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
+    assert turns[0].content == load_protocol("cot-v1").text(TEN_OPTIONS)
+    assert turns[1].content == "The answer is (A)."
+    assert turns[2:] == load_protocol("cot-v1").messages(YES_NO_MAYBE)
+    assert load_protocol("direct-v1").messages(YES_NO_MAYBE, [YES_NO_MAYBE])[1].content == "yes"
+
+
+def test_the_reply_of_a_worked_example_may_use_the_gold_answer_and_a_prompt_may_not(tmp_path: Path) -> None:
+    protocol = load_protocol(protocol_file(tmp_path, example_reply="{{ gold }} of {{ labels | length }}"))
+    assert protocol.reply(YES_NO_MAYBE) == "yes of 3"
+    for fault in ({"prompt": "{{ gold }}"}, {"example_reply": "{{ answer }}"}):
+        with pytest.raises(MedbenchError, match=r"mine\.yaml: \w+: .*does not render: UndefinedError"):
+            load_protocol(protocol_file(tmp_path, **fault))
+
+
+def test_lm_eval_shows_the_same_reply_as_the_default_protocol() -> None:
+    from dataclasses import asdict
+
+    doc = {**asdict(TEN_OPTIONS), "category": "{}"}
+    assert lm_eval_target(doc) == load_protocol(DEFAULT).reply(TEN_OPTIONS)
+
+
+def test_worked_examples_are_named_in_the_name() -> None:
+    assert load_protocol("cot-v1").shots == 0
+    five = load_protocol("cot-v1", max_new_tokens=64, shots=5)
+    assert (five.shots, five.name) == (5, "cot-v1+max_new_tokens=64+shots=5")
+    assert load_protocol("cot-v1", shots=0).name == "cot-v1"
 
 
 def test_overrides_change_settings_and_name() -> None:

@@ -14,6 +14,7 @@ import pytest
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
 from medbench.harness.data import SAMPLE
+from medbench.harness.session import EvalOptions, example_notes, protocol_for
 from medbench.harness.task_loader import TaskLoader, foreign_task
 
 TRIVIA = [
@@ -125,7 +126,10 @@ def fault(loader: TaskLoader, name: str, split: str = "test") -> str:
 
 def test_an_unknown_split_names_those_there_are(loader: TaskLoader) -> None:
     assert fault(loader, "medqa", "dev") == "task medqa has no split 'dev'; it has test, train"
-    assert fault(loader, "mmlu_pro_health", "train") == "task mmlu_pro_health has no split 'train'; it has test"
+    assert (
+        fault(loader, "mmlu_pro_health", "train")
+        == "task mmlu_pro_health has no split 'train'; it has test, validation"
+    )
 
 
 def test_a_split_without_rows_names_the_file_to_add(loader: TaskLoader, tmp_path: Path) -> None:
@@ -200,6 +204,111 @@ def test_a_hub_that_was_asked_for_and_is_not_there_is_a_fault() -> None:
     said = fault(TaskLoader(tasks_folder(), "hub"), "medqa")
     assert "GBaker/MedQA-USMLE-4-options cannot be had from the hub" in said
     assert "name a folder with --data or MEDBENCH_DATA" in said
+
+
+# worked examples of ours; tests/test_parity.py holds them against lm-eval's own evaluator
+
+
+def with_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> TaskLoader:
+    """The sample with one file more, or another."""
+    copy_sample(folder)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TaskLoader(tasks_folder(), str(folder))
+
+
+def examples_of(task: Task, n: int = 5) -> dict[str, list[str]]:
+    assert task.examples is not None
+    return {question.id: [one.id for one in task.examples.draw(question.id, n)] for question in task.questions}
+
+
+OTHER_EXAMPLES = {
+    "medqa": "; add medqa/train.jsonl for others",
+    "mmlu_pro_health": "; add mmlu_pro_medical/health_validation.jsonl for others",
+    "mmlu_pro_medical": "; add mmlu_pro_medical/health_validation.jsonl and "
+    "mmlu_pro_medical/biology_validation.jsonl for others",
+    "pubmedqa": "; add pubmedqa/train.jsonl for others",
+    "pubmedqa_1k": "never the question or a duplicate of it",  # the benchmark is all there is
+}
+
+
+@pytest.mark.parametrize("name", OTHER_EXAMPLES)
+def test_without_another_split_examples_come_from_the_questions_but_never_the_question(name: str) -> None:
+    task = TaskLoader(tasks_folder(), SAMPLE).load(name)
+    assert task.examples is not None
+    assert (task.examples.split, task.examples.sha256) == ("test", task.data.sha256)
+    assert task.examples.note.startswith(f"{name}: worked examples come from the evaluated split itself")
+    assert task.examples.note.endswith(OTHER_EXAMPLES[name])
+    drawn = examples_of(task)
+    assert all(len(set(ids)) == 5 and id not in ids for id, ids in drawn.items())
+    # whatever is asked, in whatever order: as after --limit, --resume, or in half of the questions
+    again = TaskLoader(tasks_folder(), SAMPLE).load(name).examples
+    assert again is not None
+    last = task.questions[-1].id
+    assert [one.id for one in again.draw(last, 5)] == drawn[last]
+    assert again.draw(last, 5) == again.draw(last, 5)
+
+
+def test_duplicates_of_a_question_are_no_examples_of_it(tmp_path: Path) -> None:
+    row = {"options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "B"}
+    # each question twelve times in other spacing: most draws of six would hold one of its own
+    rows = [row | {"question": f"Which{' ' * copy}is {which}?"} for which in range(3) for copy in range(1, 13)]
+    task = with_rows(tmp_path, "medqa/test.jsonl", rows).load("medqa")
+    cluster = {question.id: question.cluster for question in task.questions}
+    assert len(set(cluster.values())) == 3
+    for id, ids in examples_of(task).items():
+        assert len(ids) == 5
+        assert cluster[id] not in {cluster[each] for each in ids}
+
+
+def test_examples_come_from_the_training_split_where_its_file_is_there(tmp_path: Path) -> None:
+    row = {"options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "B"}
+    rows = [row | {"question": f"Which is {which}?"} for which in range(9)]
+    loader = with_rows(tmp_path, "medqa/train.jsonl", rows)
+    asked, trained = loader.load("medqa"), loader.load("medqa", "train")
+    assert asked.examples is not None
+    assert (asked.examples.split, asked.examples.sha256) == ("train", trained.data.sha256)
+    assert asked.examples.note == ""
+    drawn = examples_of(asked)
+    assert {id for ids in drawn.values() for id in ids} == {question.id for question in trained.questions}
+    assert len({tuple(ids) for ids in drawn.values()}) > 10, "each question has its own draw"
+    # asked themselves, the training questions do not get themselves
+    assert all(id not in ids for id, ids in examples_of(trained).items())
+
+
+def test_mmlu_pro_health_shows_the_validation_rows_in_turn(tmp_path: Path) -> None:
+    row = {"options": ["a", "b"], "answer": "B", "answer_index": 1, "category": "health"}
+    rows = [row | {"question": f"Which is {which}?", "question_id": which} for which in range(5)]
+    task = with_rows(tmp_path, "mmlu_pro_medical/health_validation.jsonl", rows).load("mmlu_pro_health")
+    assert task.examples is not None
+    assert task.examples.split == "validation"
+    assert set(map(tuple, examples_of(task).values())) == {("0", "1", "2", "3", "4")}
+    # half of the files is no split
+    both = TaskLoader(tasks_folder(), str(tmp_path)).load("mmlu_pro_medical").examples
+    assert both is not None
+    assert both.split == "test"
+
+
+@pytest.mark.parametrize("name", ["medqa/train.jsonl", "mmlu_pro_medical/health_validation.jsonl"])
+def test_too_few_rows_for_the_examples_are_one_line_that_names_the_file(tmp_path: Path, name: str) -> None:
+    common = {"question": "Q?", "options": ["a", "b"], "answer": "B", "answer_index": 1, "category": "health"}
+    medqa = {"question": "Q?", "options": {"A": "a", "B": "b"}, "answer_idx": "B"}
+    row = medqa if name.startswith("medqa") else common | {"question_id": 1}
+    task = with_rows(tmp_path, name, [row]).load("medqa" if name.startswith("medqa") else "mmlu_pro_health")
+    assert task.examples is not None
+    with pytest.raises(MedbenchError) as caught:
+        task.examples.draw(task.questions[0].id, 2)
+    split = "train" if name.startswith("medqa") else "validation"
+    assert f"1 rows of split {split} are too few for 2 worked examples" in str(caught.value)
+    assert str(caught.value).endswith(f"add rows to {name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_questions_for_the_examples_name_the_file_of_another_split() -> None:
+    task = TaskLoader(tasks_folder(), SAMPLE).load("medqa")
+    assert task.examples is not None
+    task.examples.draw(task.questions[0].id, 29)
+    with pytest.raises(MedbenchError, match=r"30 rows of split test are too few for 30 .*, or add medqa/train.jsonl$"):
+        task.examples.draw(task.questions[0].id, 30)
 
 
 # lm-eval's own, from inline configs
@@ -288,6 +397,13 @@ def test_chat_turns_of_worked_examples() -> None:
     assert [turn.role for turn in seen] == ["system", "user", "assistant", "user"]
     assert [turn.content for turn in seen][2] == "6"
     assert "4 times 5" in seen[3].content
+
+
+def test_worked_examples_of_a_foreign_task_are_its_yaml_s_alone() -> None:
+    task = foreign_task("trivia", lm_eval_task(GENERATE))
+    with pytest.raises(MedbenchError, match=r"^--shots: lm-eval's own tasks show .*: leave it out$"):
+        protocol_for([task], EvalOptions("m", tasks=("trivia",), shots=2))
+    assert example_notes([task], protocol_for([task], EvalOptions("m", tasks=("trivia",)))) == []
 
 
 def test_what_a_foreign_task_is() -> None:

@@ -224,7 +224,8 @@ def test_lm_eval_asks_every_question_as_the_default_protocol_does(request: pytes
         theirs = manager.load(name)["tasks"][name]
         asked = [theirs.doc_to_text(doc) for doc in theirs.eval_docs]
         assert asked == [protocol.text(question) for question in loaded(data, name).questions]
-        assert [theirs.doc_to_target(doc) for doc in theirs.eval_docs] == [q.gold for q in loaded(data, name).questions]
+        shown = [theirs.doc_to_target(doc) for doc in theirs.eval_docs]
+        assert shown == [f"The answer is ({question.gold})." for question in loaded(data, name).questions]
 
 
 def test_lm_eval_s_own_command_asks_and_scores_our_tasks(tmp_path: Path) -> None:

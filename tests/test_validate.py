@@ -15,7 +15,7 @@ from medbench.harness.validate import faults_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(
-    path for folder in ("harness", "tasks", "trainers", "reports") for path in (ROOT / folder).rglob("*.yaml")
+    path for folder in ("harness", "tasks", "trainers") for path in (ROOT / folder).rglob("*.yaml")
 )
 TASK = """
 include: ../_medbench_yaml

@@ -101,3 +101,11 @@ def test_a_broken_checkpoint_fails_and_the_watch_goes_on(
         assert sound["overall"] == "fail"
         assert 0 < sound["gates"][0]["used"] <= 30
     assert one["fingerprint"] != three["fingerprint"]
+
+
+def test_a_watch_that_saw_nothing_is_not_a_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gates.yaml").write_text("gates: [{task: medqa, at_least: 0.9}]\n")
+    (tmp_path / "empty").mkdir()
+    arguments = ["watch", str(tmp_path / "empty"), "--gates", str(tmp_path / "gates.yaml"), "--data", "sample"]
+    assert run([*arguments, "--idle", "0"]) == 3
+    assert "no checkpoint appeared" in capfd.readouterr().err

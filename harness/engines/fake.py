@@ -5,18 +5,17 @@ medbench eval replies --engine fake --replies replies.jsonl --tasks mmlu_pro_hea
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medbench.harness.contracts import Completion, MedbenchError, Message, Request
-from medbench.harness.data import read_jsonl
+from medbench.harness.contracts import Completion, Message, Request, sample_key
+from medbench.harness.replies import check_replies
 
 
 class FakeEngine:
-    """Answers question id -> reply; `delay` seconds a reply. An id without a reply is an engine error."""
+    """Answers key of an asking -> reply; `delay` seconds a reply. An asking without a reply is an engine error."""
 
     name = "fake"
     chat_template: Literal["model", "server", "none"] = "none"
@@ -35,8 +34,11 @@ class FakeEngine:
             yield self._complete(request)
 
     def _complete(self, request: Request) -> Completion:
-        # a request's id is "<task>/<question id>"; stored replies know the question alone
-        reply = self._replies.get(request.id.partition("/")[2])
+        # a request's id is "<task>/<key>"; stored replies know no task
+        key = request.id.partition("/")[2]
+        reply = self._replies.get(key)
+        if reply is None and request.repeat:
+            reply = self._for_every_asking(key.removesuffix(f"#{request.repeat}"))
         if reply is None:
             return Completion(request.id, "", "error", error="no reply is stored for this question")
         text = reply["output"]
@@ -44,6 +46,11 @@ class FakeEngine:
             logprobs = {choice: 0.0 if choice.strip() == text.strip() else -10.0 for choice in request.choices}
             return Completion(request.id, "", "stop", logprobs=logprobs)
         return Completion(request.id, text, reply.get("finish_reason", "stop"), completion_tokens=len(text.split()))
+
+    def _for_every_asking(self, id: str) -> Mapping[str, Any] | None:
+        """The question's reply, unless it says which asking it answers."""
+        reply = self._replies.get(id)
+        return reply if reply is not None and reply.get("sample") is None else None
 
     def settings(self) -> Mapping[str, Any]:
         return {"delay": self._delay}
@@ -53,19 +60,6 @@ class FakeEngine:
 
 
 def read_replies(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
-    """({id: {"output", "finish_reason"?}}, sha256 of the file). Raises MedbenchError naming the line."""
-    replies: dict[str, dict[str, Any]] = {}
-    for number, row in read_jsonl(path):
-        id = row.get("id", row.get("question_id"))
-        if not isinstance(id, str | int) or isinstance(id, bool):
-            raise MedbenchError(f'{path}:{number}: no "id"; each line is {{"id": ..., "output": ...}}')
-        if not isinstance(row.get("output"), str):
-            raise MedbenchError(f'{path}:{number}: "output" is not text')
-        if row.get("finish_reason", "stop") not in ("stop", "length"):
-            raise MedbenchError(f'{path}:{number}: "finish_reason" must be "stop" or "length"')
-        if str(id) in replies:
-            raise MedbenchError(f"{path}:{number}: id {id} stands twice; keep one line")
-        replies[str(id)] = {"output": row["output"], "finish_reason": row.get("finish_reason", "stop")}
-    if not replies:
-        raise MedbenchError(f"{path}: the file is empty")
-    return replies, hashlib.sha256(path.read_bytes()).hexdigest()
+    """({key: fields of replies.Reply}, sha256 of the file); see contracts.sample_key. Raises MedbenchError."""
+    replies = check_replies(path)
+    return {sample_key(one.id, one.repeat): one._asdict() for one in replies.read()}, replies.sha256

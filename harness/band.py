@@ -1,0 +1,182 @@
+"""The same replies under every protocol's reader: how far a published score could move with nobody asking anew.
+
+medbench score replies.jsonl --task mmlu_pro_health --protocol all
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from medbench.harness.contracts import MedbenchError, Task
+from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
+from medbench.harness.published import published
+from medbench.harness.replies import Replies, refuse_unreadable
+from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to
+from medbench.harness.scoring import Summary
+from medbench.harness.session import Say
+from medbench.harness.tables import percent, rendered, shown
+from medbench.harness.task_loader import TaskLoader
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One protocol's reading of all the replies; shares are 0..1."""
+
+    protocol: str
+    accuracy: float
+    interval: tuple[float, float]
+    """95 %, clustered by duplicate question."""
+    published: float | None
+    """What the protocol's source would print, where that differs by construction."""
+    unparsed: float
+    truncated: float
+    difference: float
+    """Accuracy less that under the default protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """How many replies two protocols take different answers from, or only one of them any."""
+
+    a: str
+    b: str
+    replies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """How far the score of one file of replies depends on who reads them."""
+
+    file: str
+    sha256: str
+    task: str
+    questions: int
+    replies: int
+    incomplete: int
+    """Questions that lack replies."""
+    rows: tuple[Row, ...]
+    reading: tuple[str, ...]
+    """Protocols made for such replies: they find an answer in at least half of them. All, where none does."""
+    differing: tuple[Differing, ...]
+    """Of each two protocols, the furthest apart first."""
+    differing_reading: int
+    """Replies that not all of `reading` take the same answer from."""
+
+    def as_json(self) -> dict[str, Any]:
+        made_for_it = [row for row in self.rows if row.protocol in self.reading]
+        return {**asdict(self), "band": extent(self.rows), "band_reading": extent(made_for_it)}
+
+
+def extent(rows: Sequence[Row]) -> tuple[float, float]:
+    """The lowest and the highest accuracy."""
+    return min(row.accuracy for row in rows), max(row.accuracy for row in rows)
+
+
+def band_of(options: ScoreOptions, tasks_folder: Path, say: Say) -> Band:
+    """Raises MedbenchError as score_file does; nothing is written."""
+    if options.name is not None:
+        raise MedbenchError("--name: --protocol all writes no run folder: leave it out, or choose one protocol")
+    refuse_unreadable(options.file)
+    task = TaskLoader(tasks_folder, options.data, say).load(options.task)
+    if task.foreign is not None:
+        raise MedbenchError(f"--protocol all: {task.name} is lm-eval's own and read as its YAML says: leave it out")
+    return band_over(task, replies_to(task, options.file), incomplete=options.incomplete)
+
+
+def band_over(task: Task, replies: Replies, *, incomplete: bool = False) -> Band:
+    """The band of sound replies to one of our tasks."""
+    lacking = count_lacking(replies, task, allowed=incomplete)
+    protocols = generating_protocols()
+    scorers = [Scorer(task, protocol) for protocol in protocols]
+    summaries = [Summary(task, protocol.name) for protocol in protocols]
+    patterns: Counter[tuple[int, ...]] = Counter()
+    for reply in replies.read():
+        samples = [scorer.sample(reply) for scorer in scorers]
+        for summary, sample in zip(summaries, samples, strict=True):
+            summary.add(sample)
+        answers = [sample.extracted for sample in samples]
+        patterns[tuple(map(answers.index, answers))] += 1  # who agrees with whom
+    rows: list[Row] = []
+    for protocol, scorer, summary in zip(protocols, scorers, summaries, strict=True):
+        result = summary.result()
+        assert result.accuracy is not None  # there is a reply, and a stored one cannot fail
+        assert result.interval is not None
+        as_published = published(protocol, task.questions, map(scorer.sample, replies.read()))
+        rows.append(
+            Row(
+                protocol=protocol.name,
+                accuracy=result.accuracy,
+                interval=result.interval,
+                published=as_published.accuracy if as_published else None,
+                unparsed=result.n_unparsed / result.n,
+                truncated=result.n_truncated / result.n,
+                difference=result.accuracy - (rows[0].accuracy if rows else result.accuracy),
+            )
+        )
+    reading = [at for at, row in enumerate(rows) if row.unparsed <= 0.5] or list(range(len(rows)))
+    differing = [
+        Differing(protocols[a].name, protocols[b].name, _disagreeing(patterns, (a, b)))
+        for a, b in combinations(range(len(protocols)), 2)
+    ]
+    return Band(
+        file=str(replies.path).encode("utf-8", "replace").decode(),
+        sha256=replies.sha256,
+        task=task.name,
+        questions=len(task.questions),
+        replies=replies.n,
+        incomplete=lacking,
+        rows=tuple(rows),
+        reading=tuple(protocols[at].name for at in reading),
+        differing=tuple(sorted(differing, key=lambda one: -one.replies)),
+        differing_reading=_disagreeing(patterns, reading),
+    )
+
+
+def _disagreeing(patterns: Counter[tuple[int, ...]], places: Sequence[int]) -> int:
+    """Replies that the protocols at `places` do not all take the same answer from."""
+    return sum(count for pattern, count in patterns.items() if len({pattern[at] for at in places}) > 1)
+
+
+def generating_protocols() -> list[Protocol]:
+    """The built-in protocols that read replies, the default first."""
+    names = [DEFAULT, *(name for name in built_in_names() if name not in (DEFAULT, FOREIGN))]
+    return [protocol for protocol in map(load_protocol, names) if protocol.method == "generate"]
+
+
+def band_table(band: Band) -> str:
+    """What `medbench score --protocol all` prints."""
+    table = Table(title=shown(f"{band.file} · {band.task}"), title_justify="left", show_edge=False)
+    table.add_column("protocol", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "as published %", "unparsed %", "truncated %", f"to {DEFAULT}"):
+        table.add_column(heading, justify="right")
+    for row in band.rows:
+        interval = f"{percent(row.interval[0])} - {percent(row.interval[1])}"
+        points = f"{100 * row.difference:+.1f}" if row.protocol != DEFAULT else "-"
+        table.add_row(shown(row.protocol), percent(row.accuracy), interval, percent(row.published),
+                      percent(row.unparsed), percent(row.truncated), points)  # fmt: skip
+    lines = [f"the same replies score {_between(band.rows)}"]
+    others = [row.protocol for row in band.rows if row.protocol not in band.reading]
+    if others:
+        lines.append(f"without {', '.join(others)}, which finds an answer in less than half of them, "
+                     f"{_between([row for row in band.rows if row.protocol in band.reading])}")  # fmt: skip
+    furthest = next((one for one in band.differing if {one.a, one.b} <= {*band.reading}), None)
+    if furthest:
+        lines.append(f"of {band.replies} replies {band.differing_reading} are read differently by two of "
+                     f"{'these' if others else 'them'}; furthest apart are {furthest.a} and {furthest.b}, on "
+                     f"{furthest.replies}")  # fmt: skip
+    if band.incomplete:
+        lines.append(f"note: incomplete: {band.incomplete} of {band.questions} questions lack replies")
+    return rendered(table, *map(shown, lines))
+
+
+def _between(rows: Sequence[Row]) -> str:
+    low, high = min(rows, key=lambda row: row.accuracy), max(rows, key=lambda row: row.accuracy)
+    return (f"between {percent(low.accuracy)} % ({low.protocol}) and {percent(high.accuracy)} % ({high.protocol}): "
+            f"a band of {100 * (high.accuracy - low.accuracy):.1f} points")  # fmt: skip

@@ -1,0 +1,293 @@
+"""How many of a model's answers change with batch size and with the order of questions, on this machine.
+
+medbench doctor --determinism smollm2-135m --questions 16
+
+Greedy decoding picks the likeliest token, but a sum of floats depends on the order of its terms, and kernels choose
+that order by the shape of the batch. Where two tokens are almost equally likely a reply then takes another turn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from statistics import median
+from typing import Any, runtime_checkable
+from typing import Protocol as TypingProtocol
+
+from rich.table import Table
+from rich.text import Text
+
+from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Task
+from medbench.harness.data import SAMPLE
+from medbench.harness.engines.vllm import Probe
+from medbench.harness.evaluate import build_request, permuted
+from medbench.harness.noise import Noise, answered_pairs, answers_to, compare, reply_text
+from medbench.harness.prompting import encode, load_tokenizer
+from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.session import DEFAULT_TASKS, EvalOptions, describe_engine, model_record, start_engine
+from medbench.harness.tables import rendered, shown
+from medbench.harness.task_loader import TaskLoader
+
+QUESTIONS = 32
+NEW_TOKENS = 128
+SEED = 0
+
+BATCH, ORDER, AGAIN = "batch size", "the order of questions", "asking again"
+
+Say = Callable[[str], None]
+Tokens = Callable[[str], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way of asking the same questions."""
+
+    name: str
+    varies: str
+    """What is different from all at once."""
+    at_once: int | None
+    """Questions that the engine gets at a time; None is all of them."""
+    backwards: bool = False
+
+
+REFERENCE = Setting("all at once", "", None)
+SETTINGS = (
+    Setting("one at a time", BATCH, 1),
+    Setting("4 at a time", BATCH, 4),
+    Setting("all at once, backwards", ORDER, None, backwards=True),
+    Setting("all at once, again", AGAIN, None),
+)
+
+
+@runtime_checkable
+class Probed(TypingProtocol):
+    """An engine with a cache to empty and log-probabilities to show, as VLLMEngine is."""
+
+    def forget(self) -> None: ...
+    def probe(self, *, through_cache: bool, beside: Sequence[Request] = ()) -> Probe: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one setting brought."""
+
+    samples: Mapping[str, Sample]
+    """By question id."""
+    probe: Sequence[float] | None
+    """Log-probabilities (nats) of the engine's fixed probe, asked together with the setting's first batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one setting differs from all at once."""
+
+    setting: Setting
+    noise: Noise
+    parted_after: float | None
+    """Median number of tokens that two different replies have in common before they part."""
+    probe_nats: float | None
+    """Largest change of a log-probability of the probe; None for an engine without one."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "setting": self.setting.name,
+            "varies": self.setting.varies,
+            **self.noise.model_dump(),
+            "parted_after": self.parted_after,
+            "probe_nats": self.probe_nats,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Determinism:
+    """What `medbench doctor --determinism` found."""
+
+    model: str
+    fingerprint: str
+    task: str
+    source: str
+    """Where the questions came from: see contracts.Data."""
+    protocol: str
+    engine: Mapping[str, Any]
+    """Name and settings, as run.json keeps them."""
+    asked: int
+    """Questions without an error, all at once."""
+    answered: int
+    """Of those, replies that an answer could be read from."""
+    differences: tuple[Difference, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in ("model", "fingerprint", "task", "source", "protocol", "engine")},
+            "asked": self.asked,
+            "answered": self.answered,
+            "reference": REFERENCE.name,
+            "differences": [one.as_json() for one in self.differences],
+            "conclusion": conclude(self),
+        }
+
+
+def diagnose(options: EvalOptions, questions: int, tasks_folder: Path, say: Say) -> Determinism:
+    """Start the engine that `options` name and ask `questions` of one task in every setting; minutes on a CPU.
+
+    Raises MedbenchError when the model or no task can be had, or no question can be answered.
+    """
+    if options.engine not in ("vllm", "hf"):
+        raise MedbenchError(f"--determinism asks an engine in this process: --engine vllm or hf, not {options.engine}")
+    task = _first_task(tasks_folder, options.data, say)
+    protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
+    model = model_record(options, say)
+    engine = start_engine(options, model)
+    try:
+        reference, passes = ask_all(task, protocol, engine, questions=questions, say=say)
+        described = describe_engine(engine)
+    finally:
+        engine.close()
+    tokenizer = load_tokenizer(str(model.path))
+    scored = [sample for sample in reference.samples.values() if sample.error is None]
+    return Determinism(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        task=task.name,
+        source=task.data.source,
+        protocol=protocol.name,
+        engine=described,
+        asked=len(scored),
+        answered=sum(sample.extracted is not None for sample in scored),
+        differences=differences(reference, passes, lambda text: encode(tokenizer, text, templated=True)),
+    )
+
+
+def ask_all(
+    task: Task, protocol: Protocol, engine: Engine, *, questions: int, say: Say = lambda _: None
+) -> tuple[Pass, list[tuple[Setting, Pass]]]:
+    """(all at once, every other setting) for the first `questions` of the fixed order.
+
+    Raises MedbenchError when every question fails.
+    """
+    by_id = {question.id: question for question in task.questions}
+    chosen = [by_id[id] for id in permuted(by_id, seed=SEED, task=task.name)[:questions]]
+    reference = _ask(REFERENCE, task, chosen, protocol, engine, say)
+    faults = [sample.error for sample in reference.samples.values() if sample.error is not None]
+    if len(faults) == len(chosen):
+        raise MedbenchError(f"no question of {task.name} was answered: {faults[0]}")
+    return reference, [(setting, _ask(setting, task, chosen, protocol, engine, say)) for setting in SETTINGS]
+
+
+def differences(reference: Pass, passes: Sequence[tuple[Setting, Pass]], tokens: Tokens) -> tuple[Difference, ...]:
+    """Each setting against all at once; `tokens` splits a reply."""
+    return tuple(
+        Difference(
+            setting,
+            compare(reference.samples, one.samples),
+            _parted_after(reference.samples, one.samples, tokens),
+            _distance(reference.probe, one.probe),
+        )
+        for setting, one in passes
+    )
+
+
+def conclude(found: Determinism) -> str:
+    """One line: what changes, what that means for scores, and what would mend it."""
+    changes = []
+    for varies in (BATCH, ORDER, AGAIN):
+        noises = [one.noise for one in found.differences if one.setting.varies == varies]
+        replies, answers = max(noise.replies for noise in noises), max(noise.answers for noise in noises)
+        if replies:
+            changes.append(
+                f"{replies} of {found.asked} replies ({answers} answer{'s' * (answers != 1)}) change with {varies}"
+            )
+    if not changes:
+        asked = min(one.noise.asked for one in found.differences)
+        return f"answers do not depend on batch size or order on this machine ({asked} questions asked)"
+    share = max(one.noise.answers / max(one.noise.asked, 1) for one in found.differences)
+    meaning = (
+        f"differences of {100 * share:.1f} points or less are noise"
+        if share
+        else f"no answer changes ({found.answered} replies hold one), so scores hold"
+    )
+    return f"{', '.join(changes)}: {meaning}; {_remedy(found.engine)}"
+
+
+def report(found: Determinism) -> str:
+    """The table for people; ends in a new line."""
+    table = Table(show_edge=False)
+    table.add_column("against all at once", no_wrap=True)
+    for heading in ("questions", "replies differ", "answers differ", "scores differ", "part after, tokens",
+                    "probe moves, nats"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for one in found.differences:
+        table.add_row(
+            one.setting.name,
+            *(str(count) for count in (one.noise.asked, one.noise.replies, one.noise.answers, one.noise.scores)),
+            "-" if one.parted_after is None else f"{one.parted_after:.0f}",
+            "-" if one.probe_nats is None else f"{one.probe_nats:.1e}",
+        )
+    settings = found.engine["settings"]
+    about = [
+        f"{found.model} · {found.engine['name']} on {settings.get('device')}, {settings.get('dtype')}",
+        f"{found.task}{' (sample)' if found.source == SAMPLE else ''} · {found.protocol}, greedy",
+        f"{found.asked} replies, {found.answered} with an answer",
+    ]
+    return rendered(*(shown(line) for line in about), Text(), table, Text(), shown(conclude(found)))
+
+
+def _first_task(tasks_folder: Path, data: str | None, say: Say) -> Task:
+    """The first of the default tasks that loads; without a data folder from the built-in sample, not from the hub."""
+    loader = TaskLoader(tasks_folder, data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
+    faults: list[str] = []
+    for name in DEFAULT_TASKS:
+        try:
+            task = loader.load(name)
+        except MedbenchError as fault:
+            faults.append(str(fault))
+            continue
+        for line in faults:
+            say(f"{line}; {name} is taken instead")
+        return task
+    raise MedbenchError(faults[0])
+
+
+def _ask(
+    setting: Setting, task: Task, questions: Sequence[Question], protocol: Protocol, engine: Engine, say: Say
+) -> Pass:
+    """Nothing is carried over from the setting before: neither cached blocks nor a batch that still runs."""
+    say(f"{setting.name}: {len(questions)} questions")
+    order = list(reversed(questions)) if setting.backwards else list(questions)
+    probed = engine if isinstance(engine, Probed) else None
+    if probed is not None:
+        probed.forget()
+    samples = answers_to(task, order, protocol, engine, seed=SEED, at_once=setting.at_once)
+    if probed is None:
+        return Pass(samples, None)
+    probed.forget()
+    company = order[: (setting.at_once or len(order)) - 1]
+    beside = [build_request(task, question, protocol, engine, SEED) for question in company]
+    return Pass(samples, probed.probe(through_cache=False, beside=beside).logprobs)
+
+
+def _parted_after(first: Mapping[str, Sample], second: Mapping[str, Sample], tokens: Tokens) -> float | None:
+    lengths = []
+    for a, b in answered_pairs(first, second):
+        if reply_text(a) != reply_text(b):
+            pairs = zip(tokens(reply_text(a)), tokens(reply_text(b)), strict=False)
+            lengths.append(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return median(lengths) if lengths else None
+
+
+def _distance(a: Sequence[float] | None, b: Sequence[float] | None) -> float | None:
+    return None if a is None or b is None else max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def _remedy(engine: Mapping[str, Any]) -> str:
+    settings = engine["settings"]
+    if engine["name"] == "hf":
+        return ("compare only runs of one batch_size" if settings.get("dtype") == "float32"
+                else "dtype float32 makes them rare")  # fmt: skip
+    same = "compare only runs of one max_num_seqs on one machine"
+    if settings.get("device") == "cpu" or settings.get("batch_invariant"):
+        return same
+    return f"set batch_invariant (an A100, H100 or later), or {same}"

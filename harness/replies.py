@@ -1,0 +1,198 @@
+"""Stored replies, JSON lines {"id", "output"}: each line checked, every fault told with its line.
+
+    medbench score replies.jsonl --task medqa
+
+    {"id": "6001", "output": "The answer is (E).", "finish_reason": "stop", "sample": 0}
+
+"question_id" may stand for "id"; "finish_reason" ("stop" or "length") and "sample" (which of several replies to the
+question, from 0) may be left out, and other keys are passed over. A file is read line by line, so that what is held
+grows with its ids and not with its texts.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from medbench.harness.contracts import MedbenchError
+
+FAULTS_SHOWN = 20
+MOST_SAMPLES = 1_000_000
+"""Replies to one question; a bit is held for each."""
+LONGEST_LINE = 64 * 2**20
+"""Bytes."""
+
+
+class Reply(NamedTuple):
+    """One line."""
+
+    id: str
+    output: str
+    finish_reason: Literal["stop", "length"]
+    sample: int | None
+    """None where the line does not say, which counts as 0."""
+
+    @property
+    def repeat(self) -> int:
+        return self.sample or 0
+
+
+@dataclass(slots=True)
+class Replies:
+    """What a sound file of replies holds, without its texts."""
+
+    path: Path
+    sha256: str = ""
+    """Of the file's bytes."""
+    n: int = 0
+    samples: int = 0
+    """Replies a question: one more than the highest "sample"."""
+    _seen: dict[str, bytearray] = field(default_factory=dict)
+    """id -> a bit a sample."""
+
+    def add(self, reply: Reply) -> bool:
+        """False if this sample of the question has been seen already."""
+        byte, bit = divmod(reply.repeat, 8)
+        bits = self._seen.setdefault(reply.id, bytearray(1))
+        if byte >= len(bits):
+            bits.extend(bytes(byte + 1 - len(bits)))
+        if bits[byte] >> bit & 1:
+            return False
+        bits[byte] |= 1 << bit
+        self.n += 1
+        self.samples = max(self.samples, reply.repeat + 1)
+        return True
+
+    def lacking(self, ids: Collection[str]) -> int:
+        """How many of `ids` have not all `samples` replies."""
+        return sum(
+            id not in self._seen or sum(byte.bit_count() for byte in self._seen[id]) < self.samples for id in ids
+        )
+
+    def read(self) -> Iterator[Reply]:
+        """The lines, once more. Raises MedbenchError at the end if they are not those that were checked."""
+        digest = hashlib.sha256()
+        for number, line in _lines(self.path):
+            digest.update(line)
+            try:
+                yield _parsed(line, number)
+            except ValueError:
+                break
+        if digest.hexdigest() != self.sha256:
+            raise MedbenchError(f"{self.path} was changed while it was read: run again when it is written")
+
+
+def check_replies(path: Path, known: Collection[str] | None = None, task: str = "") -> Replies:
+    """Read the whole file once; `known` are the ids of the questions of `task`, None where any id will do.
+
+    Raises MedbenchError naming the first FAULTS_SHOWN faulty lines, each on a line of its own, and counting the others.
+    """
+    found = Replies(path)
+    digest = hashlib.sha256()
+    faults: list[str] = []
+    n_faults = number = 0
+    for number, line in _lines(path):
+        digest.update(line)
+        try:
+            reply = _parsed(line, number)
+            if known is not None and reply.id not in known:
+                raise ValueError(f"id {_short(reply.id)} is no question of {task}{_near(reply.id, known)}")
+            if not found.add(reply):
+                which = "" if reply.sample is None else f" for sample {reply.sample}"
+                raise ValueError(f"id {_short(reply.id)} stands already on an earlier line{which}: keep one")
+        except ValueError as fault:
+            n_faults += 1
+            if len(faults) < FAULTS_SHOWN:
+                faults.append(f"{path}:{number}: {fault}")
+    if not number:
+        raise MedbenchError(f"{path}: the file is empty")
+    if n_faults == 1:
+        raise MedbenchError(faults[0])
+    if faults:
+        more = [f"and {n_faults - len(faults)} more"] if n_faults > len(faults) else []
+        raise MedbenchError("\n".join([f"{path}: {n_faults} faulty lines of {number}", *faults, *more]))
+    found.sha256 = digest.hexdigest()
+    return found
+
+
+def _parsed(line: bytes, number: int) -> Reply:
+    """Raises ValueError saying what is wrong with the line."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (ValueError, RecursionError):
+        blank = not line.strip()
+        raise ValueError("a blank line" if blank else "not JSON; each line must be one JSON object") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {_kind(row)}")
+    id = row.get("id", row.get("question_id"))
+    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
+        raise ValueError(f'no "id"{_found(row, "id")}; each line is {{"id": ..., "output": ...}}')
+    output = row.get("output")
+    if not isinstance(output, str):
+        raise ValueError(f'"output" must be text{_found(row, "output")}')
+    finish_reason = row.get("finish_reason", "stop")
+    if finish_reason not in ("stop", "length"):
+        raise ValueError(f'"finish_reason" must be "stop" or "length"{_found(row, "finish_reason")}')
+    sample = row.get("sample", 0)
+    if not isinstance(sample, int) or isinstance(sample, bool) or not 0 <= sample < MOST_SAMPLES:
+        raise ValueError(f'"sample" must be a whole number from 0 to {MOST_SAMPLES - 1}{_found(row, "sample")}')
+    return Reply(str(id), output, finish_reason, sample if "sample" in row else None)
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises MedbenchError for a file that is not there, or none."""
+    _opened(path).close()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line); of an overlong line only its beginning, one byte longer than LONGEST_LINE."""
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            yield number, line
+            while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                line = file.readline(LONGEST_LINE + 1)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        if path.exists() and not path.is_file():  # it is read twice, which no pipe can be
+            raise MedbenchError(f"{path}: not a file: name one that holds the replies")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise MedbenchError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MedbenchError(f"{path}: cannot be read ({reason})") from None
+
+
+def _near(id: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(id, known, n=1, cutoff=0.8) if len(id) < 100 else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _found(row: dict[str, Any], key: str) -> str:
+    """What stands at `key`, for a fault's line."""
+    return f" (found {_short(row[key])})" if key in row else ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,224 @@
+"""The same question with its options in other orders: do the answers follow the text or the letter?
+
+python -c "from medbench.harness.shuffling import permutation; print([permutation(4, r, 0, 'q1') for r in range(4)])"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict
+
+from medbench.harness.contracts import Question, Sample
+from medbench.harness.data import LETTERS
+from medbench.harness.sampling import answer_of, mean_over_questions
+
+_ONE = r"\(?[A-Z]\)?"
+_POINTS = re.compile(
+    rf"\b(of|all|none|both)( the)? (above|below)\b|\b(option|choice|answer)s? {_ONE}(?!\w)"
+    rf"|^\W*(both |either |neither |only )?{_ONE}(\s*(,|;|&|\+|/|\band\b|\bor\b|\bnor\b)+\s*{_ONE})+(?!\w)"
+    r"(\W*(only|alone|(are|is) .*))?\W*$",
+    re.IGNORECASE,
+)
+"""An option that speaks of other options by their place: "None of the above", "Both A and C"."""
+
+Share = tuple[float, tuple[float, float]]
+
+
+class Letter(BaseModel):
+    """One letter: a position bias shows as a `chosen` far from `gold`, and as accuracies that differ by letter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gold: float
+    """Share of the replies for which this letter was right."""
+    chosen: float
+    """Share of the replies that chose it; sums to less than 1 where some have no answer."""
+    accuracy: float | None
+    """Accuracy where it was right; None where it never was."""
+
+
+class Shuffling(BaseModel):
+    """What the questions asked in shuffled orders add up to. Replies that the engine failed on are in no figure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    """Questions with a score in some shuffled order."""
+    orders: int
+    """Scored orders a question, the most that any has; the question's own order is one of them."""
+    accuracy: float
+    """Mean over questions of the mean score of their orders, 0..1."""
+    interval: tuple[float, float]
+    """95 %, clustered by duplicate question."""
+    n_compared: int
+    """Questions answered in two orders or more; what follows is None where there are none."""
+    follows_letter: float | None
+    """Share of `n_compared` whose pairs of answers agree in the letter more often than in the text.
+
+    Only pairs count that can tell: same letter on different texts, or same text behind different letters. Questions
+    with as many of one as of the other, or none of either, are in neither share; a guesser is as often in one share as
+    in the other.
+    """
+    follows_letter_interval: tuple[float, float] | None
+    """95 %, clustered, as the two below."""
+    follows_text: float | None
+    follows_text_interval: tuple[float, float] | None
+    consistent: float | None
+    """Share of `n_compared` that got the same text in every order; an order without an answer breaks it."""
+    consistent_interval: tuple[float, float] | None
+    letters: dict[str, Letter]
+    """Each letter that was shown as right or chosen, over all replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """One order's answer."""
+
+    letter: str | None
+    """As shown."""
+    text: str | None
+    """As letter of the question's own order."""
+    gold: str
+    score: float
+
+
+def can_shuffle(question: Question) -> bool:
+    """Whether the options mean the same in any order.
+
+    They do not where the labels are the options (yes/no/maybe), nor where an option points at others by their place.
+    """
+    size = len(question.options)
+    lettered = size > 1 and question.labels == tuple(LETTERS[:size]) and question.labels != question.options
+    return lettered and not any(_POINTS.search(option) for option in question.options)
+
+
+def shuffled(question: Question, repeat: int, seed: int) -> tuple[Question, tuple[int, ...]]:
+    """(the question with its options in the order of that repeat, place -> index in the question's own order).
+
+    Labels stay where they are, options and gold move. Raises ValueError unless `can_shuffle`.
+    """
+    if not can_shuffle(question):
+        raise ValueError(f"question {question.id}: its options cannot be shuffled")
+    order = permutation(len(question.options), repeat, seed, question.id)
+    gold = order.index(question.labels.index(question.gold))
+    moved = replace(question, options=tuple(question.options[i] for i in order), gold=question.labels[gold])
+    return moved, order
+
+
+def permutation(size: int, repeat: int, seed: int, id: str) -> tuple[int, ...]:
+    """Place -> index; repeat 0 is the own order. A function of its arguments alone, by sha256, on every machine.
+
+    Any `size` repeats from a multiple of `size` on are a Latin square: each option stands once at each place. So the
+    gold letter is spread as evenly as can be, and any two orders of a square have each letter on different texts,
+    which is what tells following the letter from following the text. Within a square, a seeded cycle through all
+    options moves each one on; plain rotations would leave all neighbours together. Each further square starts from
+    another arrangement of the options behind the first. All `size`! orders come before one comes again.
+    """
+    square, row = divmod(repeat, size)
+    cycle = sorted(range(size), key=lambda index: _hash("cycle", seed, id, index))
+    places = {index: place for place, index in enumerate(cycle)}
+    behind = _arrangement(size - 1, _scattered(square, math.factorial(size - 1), seed, id))
+    start = (0, *(1 + index for index in behind))
+    return tuple(cycle[(places[index] + row) % size] for index in start)
+
+
+def summarize_shuffling(samples: Iterable[Sample]) -> Shuffling | None:
+    """One pass over a task's samples; None when none has an order. A sample without one counts as in the own order,
+    if its question was asked in others too; the questions that were not are left out.
+    """
+    questions: dict[str, Counter[_Reply]] = defaultdict(Counter)
+    clusters: dict[str, str] = {}
+    for sample in samples:
+        if sample.score is None:
+            continue
+        questions[sample.id][_Reply(sample.extracted, _text(sample), sample.gold, sample.score)] += 1
+        if sample.order is not None:
+            clusters[sample.id] = sample.cluster
+    if not clusters:
+        return None
+    asked = [(cluster, list(questions[id].elements())) for id, cluster in clusters.items()]
+    orders = max(len(replies) for _, replies in asked)
+    means = [(cluster, math.fsum(reply.score for reply in replies) / len(replies)) for cluster, replies in asked]
+    accuracy, interval = mean_over_questions(means, orders)
+    compared = [(cluster, replies) for cluster, replies in asked if sum(r.text is not None for r in replies) > 1]
+    leaning = [(cluster, _leaning(replies)) for cluster, replies in compared]
+    letter, letter_interval = _share([(cluster, lean > 0) for cluster, lean in leaning])
+    text, text_interval = _share([(cluster, lean < 0) for cluster, lean in leaning])
+    same = [(cluster, len({reply.text for reply in replies}) == 1) for cluster, replies in compared]
+    consistent, consistent_interval = _share(same)
+    return Shuffling(
+        n=len(asked),
+        orders=orders,
+        accuracy=accuracy,
+        interval=interval,
+        n_compared=len(compared),
+        follows_letter=letter,
+        follows_letter_interval=letter_interval,
+        follows_text=text,
+        follows_text_interval=text_interval,
+        consistent=consistent,
+        consistent_interval=consistent_interval,
+        letters=_letters([reply for _, replies in asked for reply in replies]),
+    )
+
+
+def _hash(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, ("options", *parts))).encode()).digest())
+
+
+def _scattered(number: int, count: int, seed: int, id: str) -> int:
+    """`number` sent one to one to 0..count-1 in seeded strides, 0 to 0."""
+    stride = _hash("stride", seed, id) % count
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    return number * stride % count
+
+
+def _arrangement(size: int, rank: int) -> tuple[int, ...]:
+    """The permutation of 0..size-1 that is number `rank` in alphabetical order; 0 is 0, 1, 2, ..."""
+    left, found = list(range(size)), []
+    for behind in range(size - 1, -1, -1):
+        at, rank = divmod(rank, math.factorial(behind))
+        found.append(left.pop(at))
+    return tuple(found)
+
+
+def _text(sample: Sample) -> str | None:
+    """As letter of the question's own order; None of a letter beyond the options, which stands for no text."""
+    answer = answer_of(sample)
+    return answer if sample.order is None or answer in list(LETTERS[: len(sample.order)]) else None
+
+
+def _leaning(replies: Sequence[_Reply]) -> int:
+    """Pairs of answers alike in the letter alone, less those alike in the text alone; no answers are alike in both."""
+    pairs = itertools.combinations(replies, 2)
+    return sum((one.letter == two.letter) - (one.text == two.text) for one, two in pairs)
+
+
+def _share(questions: Sequence[tuple[str, bool]]) -> tuple[None, None] | Share:
+    if not questions:
+        return None, None
+    return mean_over_questions([(cluster, float(value)) for cluster, value in questions])
+
+
+def _letters(replies: Sequence[_Reply]) -> dict[str, Letter]:
+    gold = Counter(reply.gold for reply in replies)
+    chosen = Counter(reply.letter for reply in replies if reply.letter is not None)
+    scores: dict[str, list[float]] = defaultdict(list)
+    for reply in replies:
+        scores[reply.gold].append(reply.score)
+    return {
+        letter: Letter(
+            gold=gold[letter] / len(replies),
+            chosen=chosen[letter] / len(replies),
+            accuracy=math.fsum(scores[letter]) / gold[letter] if gold[letter] else None,
+        )
+        for letter in sorted(gold.keys() | chosen.keys())
+    }
