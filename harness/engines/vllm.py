@@ -89,6 +89,8 @@ class VLLMEngine:
         self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
         from vllm import LLM
 
+        if self._cpu:
+            _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
         self._arguments = self._engine_arguments(config)
         try:
@@ -354,3 +356,31 @@ def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
                             f"H100), this one has {found.as_version_str() if found else 'an unknown one'}: "
                             f"leave it out")  # fmt: skip
     return True
+
+
+def _let_cpu_generators_rewind() -> None:
+    """Mend what stops vLLM 0.31 on a CPU as soon as a seeded prompt is read in two parts.
+
+    The draw made after the first part is thrown away, and the request's generator set back by an offset, which only
+    CUDA's generators have. Nothing has been drawn for good by then, so starting anew from the seed is the same.
+    """
+    import numpy as np
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    inner: Any = CPUModelRunner._bookkeeping_sync
+    if getattr(inner, "rewinds", False):
+        return
+
+    def rewinding(self: Any, *args: Any, **kwargs: Any) -> Any:
+        generators = self.input_batch.generators
+        thrown_away = np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0]
+        set_back = {index: generators.pop(index) for index in map(int, thrown_away) if index in generators}
+        for generator in set_back.values():
+            generator.manual_seed(generator.initial_seed())
+        try:
+            return inner(self, *args, **kwargs)
+        finally:
+            generators.update(set_back)
+
+    rewinding.rewinds = True  # type: ignore[attr-defined]
+    CPUModelRunner._bookkeeping_sync = rewinding
