@@ -24,9 +24,6 @@ from medbench.harness.shuffling import can_shuffle, shuffled, summarize_shufflin
 from medbench.harness.store import Run, RunRecord, read_samples
 from medbench.harness.thoughts import opens_thought, split_thought
 
-REPEAT_STRIDE = 1_000_003
-"""Between the sampling seeds of a question's repeats, so that runs of neighbouring seeds share no reply."""
-
 
 class Progress(TypingProtocol):
     """Told of each sample as it is stored."""
@@ -60,6 +57,12 @@ class _Asked:
 def permuted(ids: Iterable[str], *, seed: int, task: str) -> list[str]:
     """The fixed order of a task's questions: by hash, so the same on every machine and for every subset."""
     return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}\0{task}\0{id}".encode()).digest())
+
+
+def sampling_seed(seed: int, task: str, key: str) -> int:
+    """The seed of one reply, 0 to 2^31 - 1. With one for all, the same draws would fall on every question, and errors
+    that intervals take for independent would go together."""
+    return int.from_bytes(hashlib.sha256(f"sampling\0{seed}\0{task}\0{key}".encode()).digest()[:4]) >> 1
 
 
 def evaluate(
@@ -236,7 +239,7 @@ def build_request(
         temperature=protocol.decoding.temperature,
         top_p=protocol.decoding.top_p,
         top_k=protocol.decoding.top_k,
-        seed=seed + REPEAT_STRIDE * repeat,
+        seed=sampling_seed(seed, task.name, sample_key(question.id, repeat)),
         stop=() if templated else tuple(protocol.stop),
         choices=tuple(f" {label}" for label in question.labels) if protocol.method == "loglikelihood" else None,
         thinking=protocol.thinking,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluate import build_request, evaluate, permuted
+from medbench.harness.evaluate import build_request, evaluate, permuted, sampling_seed
 from medbench.harness.protocol import Continuation, load_protocol
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_result, read_run, read_samples
 
@@ -153,7 +153,8 @@ def test_completion_order_changes_no_sample(tmp_path: Path) -> None:
 def test_a_request_carries_the_protocols_decoding() -> None:
     protocol = load_protocol("cot-v1", max_new_tokens=7, thinking=False)
     request = build_request(a_task(), a_task().questions[0], protocol, FakeEngine({}), seed=3)
-    assert (request.max_new_tokens, request.seed, request.thinking) == (7, 3, False)
+    assert (request.max_new_tokens, request.seed) == (7, sampling_seed(3, "toy", "q0"))
+    assert request.thinking is False
     assert request.stop == ("\nQuestion:",)  # no chat template: a base model would go on to the next question
     direct = build_request(a_task(), a_task().questions[0], load_protocol("direct-v1"), FakeEngine({}), seed=3)
     assert direct.choices == (" A", " B")
@@ -179,7 +180,7 @@ def test_each_sample_of_a_question_has_a_seed_of_its_own_and_none_is_asked_twice
     with a_run(tmp_path, samples=4) as run:
         result = evaluate(run, [a_task()], COT, engine, limit=3, progress=Silent())["toy"]
         assert len({request.id for request in engine.asked}) == 12
-        assert all(len({r.seed for r in engine.asked if r.prompt == one.prompt}) == 4 for one in engine.asked)
+        assert len({request.seed for request in engine.asked}) == 12
         assert [s.repeat for s in read_samples(run.folder, "toy")] == [0, 1, 2, 3] * 3
         again = Scripted(engine.reply)
         evaluate(run, [a_task()], COT, again, limit=4, progress=Silent())
