@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
 EXIT_NOT_SCORED = 3
+KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
+        "gate": "; what is answered is kept: run the same command again",
+        "watch": "; what is answered is kept: run the same command again"}  # fmt: skip
 EXIT_INTERRUPTED = 4
 
 
@@ -360,7 +363,7 @@ def run(arguments: list[str]) -> int:
         say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
         return 2
     except (KeyboardInterrupt, click.Abort):
-        say("medbench: interrupted; what is answered is kept: run the same command with --resume")
+        say(f"medbench: interrupted{KEPT.get(arguments[0], '')}")
         return EXIT_INTERRUPTED
     return status if isinstance(status, int) else 0
 
