@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,16 @@ def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
     Raises MedbenchError for whatever an engine would choke on later: no weights, truncated or foreign weight files,
     a missing shard, an adapter without its base.
     """
+    found = _resolve(name, say)
+    return replace(found, parameters=_parameters(Path(found.path)))
+
+
+def _parameters(folder: Path) -> int:
+    headers = [check_safetensors(file) for file in weight_files(folder)]
+    return sum(math.prod(one["shape"]) for header in headers for key, one in header.items() if key != "__metadata__")
+
+
+def _resolve(name: str, say: Say) -> Checkpoint:
     if name == SMOLLM2:
         return _full(name, _smollm2(say), say)
     path = _existing(name)

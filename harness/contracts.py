@@ -219,6 +219,8 @@ class Checkpoint:
     base: str | None = None
     merge_deviation: float | None = None
     """For an adapter: the most that merging and casting moved a log-probability of a fixed probe, in nats."""
+    parameters: int | None = None
+    """Numbers in its weight files."""
 
 
 @runtime_checkable

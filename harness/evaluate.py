@@ -17,6 +17,7 @@ from medbench.harness.calibration import summarize_calibration
 from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
 from medbench.harness.prompting import plain_text
 from medbench.harness.protocol import Protocol
+from medbench.harness.provenance import peak_memory_gib
 from medbench.harness.published import published
 from medbench.harness.sampling import summarize_sampling
 from medbench.harness.scoring import TaskResult, score_completion, summarize
@@ -123,6 +124,7 @@ def ask(run: Run, askings: Sequence[Asking], protocol: Protocol, engine: Engine)
                 "seconds": round(before.seconds + time.monotonic() - started, 3),
                 "prompt_tokens": before.prompt_tokens + prompt_tokens,
                 "completion_tokens": before.completion_tokens + completion_tokens,
+                "peak_memory_gib": peak_memory_gib() if engine.settings().get("device") == "cpu" else None,
             }
         )
         run.update(totals=totals)

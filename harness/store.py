@@ -55,6 +55,7 @@ class ModelRecord(_Record):
     base: str | None = None
     merge_deviation: float | None = None
     """See contracts.Checkpoint."""
+    parameters: int | None = None
 
 
 class TaskRecord(_Record):
@@ -77,6 +78,8 @@ class Totals(_Record):
     seconds: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    peak_memory_gib: float | None = None
+    """The most that this process held, where the model runs in it on a CPU; None where it is not known."""
 
 
 class RunRecord(_Record):

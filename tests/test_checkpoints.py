@@ -73,6 +73,13 @@ def said_by(call: Callable[[Callable[[str], None]], Checkpoint]) -> tuple[Checkp
 # full checkpoints
 
 
+def test_parameters_are_those_that_transformers_counts(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert resolve(str(tiny_model)).parameters == sum(one.numel() for one in model.parameters())
+
+
 def test_a_full_checkpoint(tiny_model: Path) -> None:
     checkpoint = resolve(str(tiny_model))
     assert (checkpoint.name, checkpoint.path, checkpoint.kind) == (str(tiny_model), str(tiny_model), "full")

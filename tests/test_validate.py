@@ -14,9 +14,7 @@ import pytest
 from medbench.harness.validate import faults_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = sorted(
-    path for folder in ("harness", "tasks", "trainers") for path in (ROOT / folder).rglob("*.yaml")
-)
+SHIPPED = sorted(path for folder in ("harness", "tasks", "trainers") for path in (ROOT / folder).rglob("*.yaml"))
 TASK = """
 include: ../_medbench_yaml
 task: mine

@@ -383,4 +383,4 @@ def _let_cpu_generators_rewind() -> None:
             generators.update(set_back)
 
     rewinding.rewinds = True  # type: ignore[attr-defined]
-    CPUModelRunner._bookkeeping_sync = rewinding
+    CPUModelRunner._bookkeeping_sync = rewinding  # type: ignore[method-assign]

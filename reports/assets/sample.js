@@ -1,0 +1,124 @@
+// One answer, or the answers of two runs to the same question, as a part of the page.
+"use strict";
+window.medbench = window.medbench || {};
+medbench.sample = (() => {
+  const { element, append, block } = medbench.text;
+  const FIELDS = ["id", "repeat", "prompt", "output", "finish", "extracted", "outcome", "span", "gold", "score", "error",
+    "promptTokens", "tokens", "category", "logprobs", "order"]; // as reports/viewer_data.py lists them
+  const TAGS = [["<think>", "</think>"], ["<thinking>", "</thinking>"], ["<|begin_of_thought|>", "<|end_of_thought|>"]];
+  const FINISHED = { stop: "by itself", length: "token limit", error: "request failed" };
+
+  const named = (values) => Object.fromEntries(FIELDS.map((field, place) => [field, values[place]]));
+
+  // Where the thought ends, as harness/thoughts.py cuts it.
+  function thoughtEnd(text, prompt) {
+    let end = 0;
+    for (const [, close] of TAGS) {
+      const at = text.lastIndexOf(close);
+      if (at >= 0) end = Math.max(end, at + close.length);
+    }
+    const rest = text.slice(end);
+    const opened = TAGS.some(([open]) => prompt.trimEnd().endsWith(open));
+    const isOpen = TAGS.some(([open]) => rest.includes(open)) || (opened && end === 0);
+    return isOpen ? [text.length, false] : [end, true];
+  }
+
+  function verdict(sample) {
+    if (sample.error !== null || sample.outcome === "error") return element("span", { class: "status open" }, "failed request");
+    if (sample.score === 1) return element("span", { class: "status good" }, "right");
+    const why = sample.outcome === "answered" ? "wrong" : `wrong, ${sample.outcome}`;
+    return element("span", { class: "status bad" }, sample.score ? `score ${sample.score}` : why);
+  }
+
+  const fact = (name, ...value) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, element("bdi", {}, ...value)));
+
+  function facts(sample) {
+    const list = element("dl", { class: "facts" });
+    append(list, fact("Answer read", sample.extracted === null ? `none: ${sample.outcome}` : sample.extracted));
+    append(list, fact("Right answer", sample.gold));
+    append(list, fact("Ended", FINISHED[sample.finish] || sample.finish));
+    append(list, fact("Tokens", `${sample.tokens.toLocaleString("en")} after ${sample.promptTokens.toLocaleString("en")}`));
+    for (const [field, value] of Object.entries(sample.category || {})) append(list, fact(field, value));
+    if (sample.repeat) append(list, fact("Asking", `number ${sample.repeat + 1}`));
+    if (sample.order) append(list, fact("Options in order", sample.order.map((place) => place + 1).join(" ")));
+    return list;
+  }
+
+  function reply(sample) {
+    const parts = [];
+    if (sample.error !== null) {
+      parts.push(element("p", { class: "mark" }, element("strong", {}, "The engine failed: "), element("bdi", {}, sample.error)));
+    }
+    const text = sample.output;
+    const [end, closed] = thoughtEnd(text, sample.prompt);
+    const within = (from, to) => {
+      if (!sample.span || sample.span[1] <= from || sample.span[0] >= to) return null;
+      return [Math.max(0, sample.span[0] - from), Math.min(to, sample.span[1]) - from];
+    };
+    if (end > 0) {
+      const words = `Thought, ${end.toLocaleString("en")} characters${closed ? "" : ", never closed"}`;
+      const details = element("details", closed && !within(0, end) ? {} : { open: "" }, element("summary", {}, words));
+      lazily(details, () => block(text.slice(0, end), within(0, end), "Thought"));
+      parts.push(details);
+    }
+    const start = text.length - text.slice(end).trimStart().length; // empty lines between thought and answer
+    if (start < text.length) parts.push(block(text.slice(start), within(start, text.length), "Reply"));
+    else if (!end) parts.push(element("p", { class: "fine" }, "Nothing was replied."));
+    if (sample.extracted !== null && !sample.span && !sample.logprobs) {
+      parts.push(element("p", { class: "fine" }, "Where the answer was read is not stored for this task."));
+    }
+    if (sample.logprobs) parts.push(likelihoods(sample));
+    return parts;
+  }
+
+  function likelihoods(sample) {
+    const rows = Object.entries(sample.logprobs).sort((a, b) => b[1] - a[1]);
+    const body = element("tbody");
+    for (const [choice, value] of rows) {
+      append(body, element("tr", {}, element("th", { scope: "row" }, element("bdi", {}, choice)),
+        element("td", { class: "num" }, Number.isFinite(value) ? value.toFixed(3) : String(value))));
+    }
+    return element("table", {}, element("caption", {}, "Log-likelihood of each choice, in nats"),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Choice"), element("th", { scope: "col", class: "num" }, "ln p"))), body);
+  }
+
+  // A long text is put into the page only when its fold is opened.
+  function lazily(details, make) {
+    const fill = () => {
+      if (details.open && details.childElementCount === 1) details.append(make());
+    };
+    details.addEventListener("toggle", fill);
+    fill();
+  }
+
+  function question(sample) {
+    const details = element("details", { open: "" }, element("summary", {}, "All that the model saw"));
+    lazily(details, () => block(sample.prompt, null, "Prompt"));
+    return details;
+  }
+
+  // `sides`: [{letter, name, sample}], one or two; into `pane`.
+  function show(pane, sides, link) {
+    const first = sides[0].sample;
+    const heading = element("h2", {}, "Question ", element("bdi", {}, first.id));
+    const title = element("p", {});
+    if (sides.length === 1) append(title, verdict(first), " ");
+    append(title, element("a", { href: link }, "Link to this answer"));
+    pane.replaceChildren(heading, title);
+    append(pane, element("h3", {}, "Question"), question(first));
+    if (sides.length === 1) {
+      append(pane, element("h3", {}, "Reply"), facts(first), ...reply(first));
+      return;
+    }
+    const both = element("div", { class: "replies" });
+    for (const { letter, name, sample } of sides) {
+      append(both, element("section", { class: "reply", "aria-label": `Reply of ${name}` },
+        element("h3", {}, element("span", { class: "letter" }, letter), " ", element("bdi", {}, name)),
+        element("p", {}, verdict(sample)), facts(sample), ...reply(sample)));
+    }
+    append(pane, both);
+  }
+
+  return { named, show };
+})();

@@ -1,0 +1,221 @@
+"""Run folders -> what the pages show of them: the records that everything else in `reports` works on.
+
+    python -c "from medbench.reports.collect import collect; print(collect([Path('runs')]).runs)"
+
+A run that cannot be read is listed with its reason and never stops a build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.data import SAMPLE
+from medbench.harness.gates import Verdict
+from medbench.harness.scoring import TaskResult
+from medbench.harness.store import SCHEMA_VERSION, RunRecord, asked_how_often, read_result, read_run
+from medbench.reports.folders import (
+    is_file_name,
+    natural,
+    read_checked,
+    run_folders,
+    times_of,
+    unique_slugs,
+    without_path,
+)
+from medbench.reports.pairs import choose_pairs, kind_of_record
+from medbench.reports.scores import Scores
+
+LARGE = re.compile(rb"[:\[,]\s*-?\d[\d.]*[eE]\+?\d{3}")
+"""Matches every JSON text with a number too large for one."""
+R = TypeVar("R", RunRecord, TaskResult, Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One readable run."""
+
+    id: str
+    """The folder's name made safe for file names and URLs, and unique: letters, digits, ".", "_", "-", never "--"."""
+    folder: Path
+    record: RunRecord
+    results: Mapping[str, TaskResult]
+    """Tasks whose result file is there and sound, in the order of run.json."""
+    verdict: Verdict | None
+    stamp: str
+    """Changes when anything that the pages show of the run may have changed; never printed into a page."""
+    slugs: Mapping[str, str]
+    """Task -> its folder under runs/<id>/data/, for every task of run.json."""
+    kind: str
+    """Equal for runs whose scores may stand in one table; see pairs.kind_of."""
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """Task -> score of each question, for paired comparison in bulk; site.build fills it in before it calls pages."""
+
+    @property
+    def protocol(self) -> str:
+        return str(self.record.protocol["name"]).encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A run, or a file of one, that cannot be shown."""
+
+    name: str
+    """"<run folder>", or "<run folder>: <file>" where the rest of the run is shown."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """All runs of a site."""
+
+    runs: tuple[RunView, ...]
+    """By id, in natural order."""
+    broken: tuple[Broken, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Ids (A, B) of the pairs that have a page of their own, at pairs.page_name(A, B)."""
+
+
+def collect(paths: Sequence[Path]) -> Collection:
+    """Each path is a run folder or a folder of run folders. Raises MedbenchError for a path that is no folder."""
+    read: list[_Read] = []
+    broken: list[Broken] = []
+    for folder, fault in run_folders(paths):
+        try:
+            if fault:
+                raise MedbenchError(fault)
+            read.append(_read(folder))
+            broken += read[-1].broken
+        except MedbenchError as error:
+            broken.append(Broken(folder.name, without_path(str(error), folder)))
+    # runs of the same name keep their order wherever their folders lie
+    read.sort(key=lambda one: (natural(one.folder.name), one.contents))
+    ids = unique_slugs(one.folder.name for one in read)
+    runs = [one.view(id) for id, one in zip(ids, read, strict=True)]
+    runs.sort(key=lambda run: natural(run.id))
+    broken.sort(key=lambda one: (natural(one.name), one.reason))
+    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)))
+
+
+def state_of(run: RunView) -> str:
+    """What to know before the scores are read; "" for a complete run of all official questions, each asked once."""
+    return ", ".join(_states(run))
+
+
+def _states(run: RunView) -> Iterator[str]:
+    record = run.record
+    if record.status != "complete":
+        yield record.status
+    elif missing := [task for task in record.tasks if task not in run.results]:
+        yield f"no result of {', '.join(missing)}"
+    if record.limit is not None:
+        yield f"first {record.limit} questions only"
+    if record.partition != "all":
+        yield f"{record.partition} half of the questions"
+    if any(task.source == SAMPLE for task in record.tasks.values()):
+        yield "built-in sample"
+    elif not all(task.official for task in record.tasks.values()):
+        yield "unofficial rows"
+    if record.samples > 1 or record.shuffle_options:
+        yield asked_how_often(record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A run before it has an id."""
+
+    folder: Path
+    record: RunRecord
+    results: dict[str, TaskResult]
+    verdict: Verdict | None
+    stamp: str
+    contents: str
+    """Like `stamp`, without the times of files."""
+    broken: list[Broken]
+
+    def view(self, id: str) -> RunView:
+        slugs = dict(zip(self.record.tasks, unique_slugs(self.record.tasks), strict=True))
+        kind = kind_of_record(self.record)
+        return RunView(id, self.folder, self.record, self.results, self.verdict, self.stamp, slugs, kind)
+
+
+def _read(folder: Path) -> _Read:
+    content = read_checked(folder, "run.json") or b""
+    contents = hashlib.sha256(content)
+    record = _parsed(content, RunRecord, lambda: read_run(folder), folder / "run.json")
+    if not isinstance(record.protocol.get("name"), str):
+        raise MedbenchError(f"{folder / 'run.json'}: protocol: has no name: not written by medbench, or damaged")
+    results: dict[str, TaskResult] = {}
+    verdict = None
+    broken: list[Broken] = []
+    for task in record.tasks:
+        name = f"results/{task}.json"
+        if not is_file_name(task):
+            broken.append(Broken(f"{folder.name}: task {task[:60]!r}", "no file name, so its results are not read"))
+            continue
+        try:
+            content = read_checked(folder, name) or b""
+            contents.update(content)
+            if content:
+                results[task] = _parsed(content, TaskResult, partial(read_result, folder, task), folder / name)
+        except MedbenchError as error:
+            broken.append(Broken(f"{folder.name}: {name}", without_path(str(error), folder)))
+    try:
+        content = read_checked(folder, "verdict.json") or b""
+        contents.update(content)
+        if content:
+            path = folder / "verdict.json"
+            verdict = _parsed(content, Verdict, partial(_refuse_verdict, content, path), path)
+    except MedbenchError as error:
+        broken.append(Broken(f"{folder.name}: verdict.json", without_path(str(error), folder)))
+    times = [times_of(folder / "samples" / f"{task}.jsonl") for task in record.tasks if is_file_name(task)]
+    stamp = hashlib.sha256("\n".join([contents.hexdigest(), *times]).encode()).hexdigest()
+    return _Read(folder, record, results, verdict, stamp, contents.hexdigest(), broken)
+
+
+def _parsed(content: bytes, model: type[R], read: Callable[[], R], path: Path) -> R:
+    """What `content` holds; `read`, which is slower, says what is wrong with it if anything is.
+
+    Raises MedbenchError also for a number that is none: a page that draws it would lie.
+    """
+    try:
+        record = model.model_validate_json(content)
+        if record.schema_version != SCHEMA_VERSION:
+            record = read()
+    except ValidationError:
+        record = read()
+    odd = b"NaN" in content or b"Infinity" in content or LARGE.search(content)
+    if odd and not all(map(math.isfinite, _numbers(record.model_dump()))):
+        raise MedbenchError(f"{path}: a figure that is not a number")
+    return record
+
+
+def _refuse_verdict(content: bytes, path: Path) -> Verdict:
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version = None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise MedbenchError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}: upgrade medbench")
+    raise MedbenchError(f"{path}: not a verdict of medbench's, or damaged")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _numbers(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)

@@ -1,0 +1,71 @@
+"""Two runs and their paired differences -> what the compare page shows.
+
+python -c "from medbench.reports.compare_view import view_of; help(view_of)"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medbench.harness.compare import Difference, TaskComparison
+from medbench.reports.axis import Axis, axis_around_zero
+from medbench.reports.collect import RunView, state_of
+from medbench.reports.leaderboard import label_of
+from medbench.reports.pairs import Flip
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDifference:
+    """One task of both runs."""
+
+    comparison: TaskComparison
+    label: str
+    slugs: tuple[str, str]
+    """The task's data folder in A and in B."""
+    axis: Axis
+    """Of its categories."""
+    lost: tuple[Flip, ...]
+    gained: tuple[Flip, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Which run the interval speaks for."""
+        return winner(self.comparison.overall)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparePage:
+    """All that templates/compare.html.j2 needs."""
+
+    a: RunView
+    b: RunView
+    states: tuple[str, str]
+    tasks: tuple[TaskDifference, ...]
+    axis: Axis
+    """Of the tasks' overall differences."""
+    fault: str
+
+
+def view_of(
+    a: RunView, b: RunView, comparisons: Sequence[TaskComparison], flips: Mapping[str, Sequence[Flip]], fault: str
+) -> ComparePage:
+    tasks = tuple(
+        TaskDifference(
+            comparison=one,
+            label=label_of(one.task),
+            slugs=(a.slugs.get(one.task, ""), b.slugs.get(one.task, "")),
+            axis=axis_around_zero(each.interval for values in one.categories.values() for each in values.values()),
+            lost=tuple(flip for flip in flips.get(one.task, ()) if not flip.gained),
+            gained=tuple(flip for flip in flips.get(one.task, ()) if flip.gained),
+        )
+        for one in comparisons
+    )
+    axis = axis_around_zero(one.comparison.overall.interval for one in tasks)
+    return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault)
+
+
+def winner(difference: Difference) -> str:
+    """ "A", "B" or "": whom the 95 % interval of B - A puts ahead."""
+    low, high = difference.interval
+    return "B" if low > 0 else "A" if high < 0 else ""

@@ -1,0 +1,141 @@
+"""Run folders on disk: finding them, seeing that they changed, and never reading outside them.
+
+python -c "from medbench.reports.folders import run_folders; print(*run_folders([Path('runs')]))"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.store import slug
+
+MOST_BYTES = 16 * 2**20
+"""A run.json, result or verdict larger than this was not written by medbench."""
+USUAL_BYTES = 2**16
+LONGEST_SLUG = 80
+
+
+def run_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """(folder, "" or what is wrong with it), each folder once however often it is named.
+
+    Raises MedbenchError for a path that is no folder.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise MedbenchError(f"{path}: no such folder: name a run folder, or a folder of run folders")
+        root = path.resolve()
+        for folder in [root] if _is_run(root) else sorted(filter(_is_run, _children(root))):
+            real = folder.resolve()
+            if real in seen:
+                continue
+            seen.add(real)
+            leaves = folder != root and root not in real.parents
+            yield folder, "a link that leads out of its folder: name that run itself" if leaves else ""
+
+
+def signature(paths: Sequence[Path]) -> str:
+    """Changes when a file that the pages read does. Looks at names, sizes and times alone, so it can be polled."""
+    digest = hashlib.sha256()
+    for folder, fault in run_folders(paths):
+        parts = () if fault else (folder / "results", folder / "samples")
+        files = [folder / "run.json", folder / "verdict.json", *(file for part in parts for file in _children(part))]
+        for file in sorted(files):
+            digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def times_of(file: Path) -> str:
+    """Size and time of change, "" for what is not there."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - thousands of files, and Path takes longer than the disk
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def read_checked(folder: Path, name: str) -> bytes | None:
+    """A file of a run folder, None if there is none. Raises MedbenchError as `inside`, and for a very large one."""
+    path = inside(folder, name)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as in times_of
+            content = file.read(USUAL_BYTES)
+            if len(content) == USUAL_BYTES:
+                content += file.read(MOST_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > MOST_BYTES:
+        raise MedbenchError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no file of medbench's is")
+    return content
+
+
+def inside(folder: Path, name: str) -> str:
+    """Path of `folder`/`name`, with at most one "/". Raises MedbenchError if that is elsewhere or no plain file."""
+    part, _, file = name.rpartition("/")
+    if not is_file_name(file) or (part and not is_file_name(part)):
+        raise MedbenchError(f"{folder}: {name!r} is no file name")
+    path = f"{folder}/{name}"
+    try:
+        modes = os.lstat(f"{folder}/{part}").st_mode, os.lstat(path).st_mode
+    except OSError:
+        return path  # whoever opens it learns that it is not there
+    if any(map(stat.S_ISLNK, modes)) and folder.resolve() not in Path(path).resolve().parents:
+        raise MedbenchError(f"{path}: a link that leads out of the run folder")
+    if not stat.S_ISREG(modes[1]) and not os.path.isfile(path):  # noqa: PTH113 - a pipe would never end
+        raise MedbenchError(f"{path}: not a plain file")
+    return path
+
+
+@lru_cache(maxsize=1024)
+def is_file_name(name: str) -> bool:
+    """Whether a folder can hold a file called so: task names come out of run.json and may be anything."""
+    try:
+        fits = 0 < len(name.encode()) <= 200
+    except UnicodeEncodeError:
+        return False
+    return fits and name not in (".", "..") and not re.search(r"[/\\\0]", name)
+
+
+def without_path(message: str, folder: Path) -> str:
+    """An error's text for a page, which must not depend on where the runs lie."""
+    return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key in which q9 stands before q10."""
+    parts = re.split(r"(\d{1,18})", text)
+    return tuple((0, int(part), "") if n % 2 else (1, 0, part) for n, part in enumerate(parts) if part)
+
+
+def unique_slugs(names: Iterable[str]) -> list[str]:
+    """A file name's worth of each: letters, digits, ".", "_", "-", never "--"; unique where case does not count."""
+    taken: set[str] = set()
+    slugs = []
+    for name in names:
+        base = chosen = re.sub("-{2,}", "-", slug(name, LONGEST_SLUG))
+        number = 2
+        while chosen.casefold() in taken:
+            chosen, number = f"{base}-{number}", number + 1
+        taken.add(chosen.casefold())
+        slugs.append(chosen)
+    return slugs
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

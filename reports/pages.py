@@ -1,0 +1,128 @@
+"""Run records in, HTML out: the four kinds of page and the files that they load.
+
+    python -c "from medbench.reports.pages import ASSETS; print(*ASSETS)"
+
+reports.site calls these and writes what they return:
+
+    index.html                    index_page(collection, references); `references`: a file of the user's, or None
+    runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
+    runs/<id>/viewer.html         viewer_page(run)
+    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault)
+    runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
+                                  changes when the list of runs does, not when a page does
+    assets/<name>                 ASSETS[name] -> bytes; a name may have a folder in it ("vendor/uplot.js")
+
+Every expression of a template is escaped, and passes formats.finalize first, which spells out hidden characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medbench.harness.compare import TaskComparison
+from medbench.reports import compare_view, formats, leaderboard, run_view
+from medbench.reports.collect import Collection, RunView, state_of
+from medbench.reports.pairs import Flip
+from medbench.reports.references import Reference
+
+FOLDER = Path(str(files("medbench.reports") / "assets"))
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
+)
+"""Content-Security-Policy of every page: no inline script or style, nothing from elsewhere, no eval."""
+
+
+class _Assets(Mapping[str, bytes]):
+    """The files under assets/ by their path below it, read when asked for."""
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in set(self):
+            raise KeyError(name)
+        return (FOLDER / name).read_bytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+ASSETS: Mapping[str, bytes] = _Assets()
+
+
+def index_page(collection: Collection, references: Sequence[Reference] = ()) -> str:
+    """The leaderboard. `references`: see references.read_references."""
+    tables = leaderboard.tables_of(collection.runs)
+    names = [*leaderboard.CORE, *sorted({task for one in references for task in one.scores} - set(leaderboard.CORE))]
+    tasks = [(task, leaderboard.label_of(task)) for task in names]
+    reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
+    return _render("index.html.j2", tables=tables, broken=collection.broken, references=reported, tasks=tasks)
+
+
+def run_page(collection: Collection, run: RunView) -> str:
+    """The page of one run."""
+    return _render("run.html.j2", page=run_view.view_of(run, collection.pairs))
+
+
+def viewer_page(run: RunView) -> str:
+    """The page that shows every answer of one run; its data come from viewer_data's files."""
+    tasks = [(run.slugs[task], leaderboard.label_of(task)) for task in run.record.tasks]
+    return _render("viewer.html.j2", run=run, state=state_of(run), tasks=tasks)
+
+
+def compare_page(
+    a: RunView,
+    b: RunView,
+    comparisons: Sequence[TaskComparison],
+    flips: Mapping[str, Sequence[Flip]] | None = None,
+    fault: str = "",
+) -> str:
+    """Run B against run A; `fault` says why there is no comparison."""
+    return _render("compare.html.j2", page=compare_view.view_of(a, b, comparisons, flips or {}, fault))
+
+
+def runs_script(collection: Collection) -> bytes:
+    """medbenchRuns([[run id, model, kind, {task: its slug}], ...]), for the viewer.
+
+    Runs of one kind answered the same questions under the same protocol.
+    """
+    kinds: dict[str, int] = {}
+    rows = [
+        [run.id, formats.visible(run.record.model.name), kinds.setdefault(run.kind, len(kinds)), run.slugs]
+        for run in collection.runs
+    ]
+    text = json.dumps(rows, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f"medbenchRuns({text});\n".encode("ascii")
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(policy=POLICY, **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("medbench.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=formats.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("percent", "rate", "interval", "points", "points_interval", "number", "significant", "p_value",
+                 "parameters", "url", "duration", "published"):  # fmt: skip
+        environment.filters[name] = getattr(formats, name)
+    environment.filters["size_class"] = leaderboard.size_class
+    environment.globals["winner"] = compare_view.winner
+    return environment

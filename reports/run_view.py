@@ -1,0 +1,200 @@
+"""One run -> what its page shows: scores by task, category and length, failures, gates, settings, how to repeat it.
+
+python -c "from medbench.reports.run_view import view_of; help(view_of)"
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from medbench.harness.gate_file import SHARES
+from medbench.harness.gates import GateResult
+from medbench.harness.intervals import wilson_interval
+from medbench.harness.scoring import TaskResult
+from medbench.harness.store import RunRecord, TaskRecord, asked_how_often
+from medbench.reports.axis import Axis, axis_around_zero, axis_over
+from medbench.reports.collect import RunView, state_of
+from medbench.reports.formats import duration, flat, interval, number, percent, points, points_interval
+from medbench.reports.leaderboard import Score, label_of, score_of
+from medbench.reports.pairs import page_name
+
+FAILURES = {
+    "unparsed": "no statement of an answer found",
+    "ambiguous": "names several answers",
+    "truncated": "cut off by the token limit before an answer",
+    "empty": "nothing replied",
+    "refused": "declined to answer",
+    "error": "request failed: in no score",
+}
+"""Outcomes that are no answer, in words; any other is shown by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named score with its interval."""
+
+    name: str
+    n: int
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Replies without an answer, for one reason."""
+
+    outcome: str
+    reason: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBlock:
+    """One task of the run."""
+
+    name: str
+    label: str
+    slug: str
+    record: TaskRecord
+    result: TaskResult | None
+    score: Score | None
+    categories: tuple[tuple[str, tuple[Line, ...]], ...]
+    """(field, its values)."""
+    lengths: tuple[Line, ...]
+    """Named by the range of tokens."""
+    failures: tuple[Failure, ...]
+    axis: Axis
+    """Of categories and lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateLine:
+    """One gate, its numbers as text."""
+
+    result: GateResult
+    estimate: str
+    interval: str
+    threshold: str
+    axis: Axis | None
+    """None for a metric that is no share: nothing is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """All that templates/run.html.j2 needs."""
+
+    run: RunView
+    state: str
+    tasks: tuple[TaskBlock, ...]
+    axis: Axis
+    """Of the scores of the tasks."""
+    gates: tuple[GateLine, ...]
+    facts: tuple[tuple[str, str], ...]
+    protocol: tuple[tuple[str, str], ...]
+    engine: tuple[tuple[str, str], ...]
+    packages: tuple[tuple[str, str], ...]
+    command: str
+    compared: tuple[tuple[str, str, str], ...]
+    """(id of A, id of B, path under the site) of the compare pages that the run is in."""
+
+
+def view_of(run: RunView, pairs: Sequence[tuple[str, str]]) -> RunPage:
+    """`pairs`: see collect.Collection; those of other runs are left out."""
+    tasks = tuple(_task_block(run, name, record) for name, record in run.record.tasks.items())
+    return RunPage(
+        run=run,
+        state=state_of(run),
+        tasks=tasks,
+        axis=axis_over(task.score.interval for task in tasks if task.score),
+        gates=tuple(map(gate_line, run.verdict.gates)) if run.verdict else (),
+        facts=tuple(_facts(run)),
+        protocol=tuple(flat(run.record.protocol)),
+        engine=tuple(flat(run.record.engine)),
+        packages=tuple(sorted(run.record.packages.items())),
+        command=command_of(run.record),
+        compared=tuple((a, b, page_name(a, b)) for a, b in pairs if run.id in (a, b)),
+    )
+
+
+def gate_line(gate: GateResult) -> GateLine:
+    """Shares in percent, differences in points, anything else as it is."""
+    seen = [gate.interval] if gate.interval else []
+    drawn = [*seen, (gate.threshold, gate.threshold)]
+    if gate.metric not in SHARES:
+        spread = f"{number(seen[0][0], 1)}–{number(seen[0][1], 1)}" if seen else ""
+        return GateLine(gate, number(gate.estimate, 1), spread, number(gate.threshold, 1), None)
+    if "baseline" in gate.rule:
+        spread = points_interval(seen[0]) if seen else ""
+        return GateLine(gate, points(gate.estimate), spread, points(gate.threshold), axis_around_zero(drawn))
+    return GateLine(gate, percent(gate.estimate), interval(gate.interval), percent(gate.threshold), axis_over(drawn))
+
+
+def command_of(record: RunRecord) -> str:
+    """What was typed, ready for a shell; the program by its name alone."""
+    if not record.command:
+        return ""
+    program, *arguments = record.command
+    return shlex.join([program.replace("\\", "/").rpartition("/")[2] or program, *arguments])
+
+
+def _task_block(run: RunView, name: str, record: TaskRecord) -> TaskBlock:
+    result = run.results.get(name)
+    categories = tuple(_categories(result)) if result else ()
+    lengths = tuple(_lengths(run, name))
+    seen = [line.score.interval for lines in (lengths, *(lines for _, lines in categories)) for line in lines]
+    return TaskBlock(
+        name=name,
+        label=label_of(name),
+        slug=run.slugs[name],
+        record=record,
+        result=result,
+        score=score_of(run, name),
+        categories=categories,
+        lengths=lengths,
+        failures=tuple(_failures(result.outcomes)) if result else (),
+        axis=axis_over(seen),
+    )
+
+
+def _categories(result: TaskResult) -> Iterable[tuple[str, tuple[Line, ...]]]:
+    for field, values in result.categories.items():
+        yield field, tuple(Line(value, one.n, Score(one.accuracy, one.interval)) for value, one in values.items())
+
+
+def _lengths(run: RunView, task: str) -> Iterable[Line]:
+    for one in run.scores[task].lengths if task in run.scores else ():
+        spread = number(one.fewest) if one.fewest == one.most else f"{number(one.fewest)}–{number(one.most)}"
+        yield Line(spread, one.n, Score(one.accuracy, wilson_interval(one.accuracy * one.n, one.n)))
+
+
+def _failures(outcomes: Mapping[str, int]) -> Iterable[Failure]:
+    for outcome, n in sorted(outcomes.items(), key=lambda pair: (-pair[1], pair[0])):
+        if outcome != "answered" and n:
+            yield Failure(outcome, FAILURES.get(outcome, ""), n)
+
+
+def _facts(run: RunView) -> Iterable[tuple[str, str]]:
+    record = run.record
+    model = record.model
+    yield "Model", model.name
+    yield "Kind", model.kind
+    if model.base:
+        yield "Base", model.base
+    if model.path:
+        yield "Path", model.path
+    yield "Weights (sha256)", model.fingerprint
+    if model.tokenizer_sha256:
+        yield "Tokenizer (sha256)", model.tokenizer_sha256
+    if model.merge_deviation is not None:
+        yield "Moved by merging", f"{model.merge_deviation:.2g} nats at most"
+    yield "Run", record.run_id
+    yield "Status", record.status
+    yield "Started", record.created
+    yield "Seed", str(record.seed)
+    yield "Questions", "all" if record.limit is None else f"the first {record.limit:,} of each task"
+    yield "Partition", record.partition
+    yield "Asked", asked_how_often(record)
+    yield "Time", duration(record.totals.seconds)
+    yield "Tokens", f"{record.totals.prompt_tokens:,} in prompts, {record.totals.completion_tokens:,} in replies"
+    yield "Commit", record.git_commit or "unknown"

@@ -1,0 +1,131 @@
+r"""A run's samples -> files that a page opened from disk can load, where fetch() is blocked: scripts with JSON in them.
+
+    python -c "from medbench.reports.viewer_data import write_task; help(write_task)"
+
+Everything lies in runs/<run id>/data/<task slug>/. Each file is one call with JSON arguments alone, no markup as to
+HTML ("<" is escaped, U+2028 and U+2029 too), and loaded with <script src>. Define the two functions on
+`window` before adding scripts.
+
+index.js         medbenchIndex(RUN, TASK, 0, PART)        the first 20,000 rows, and what holds for all of them
+index-<p>.js     medbenchIndex(RUN, TASK, p, PART)        rows p * 20,000 on; only there if index.js says parts > 1
+<c>.js           medbenchChunk(RUN, TASK, c, SAMPLES)     the samples of chunk c, whole
+
+RUN is the run id, TASK the task's slug, as in the path: two runs' data can be loaded beside each other. Rows are the
+samples in natural order of (id, repeat): row numbers are 0-based and run on through the parts, and a shared link names
+a question by its id (and repeat). A PART:
+
+    n          rows in this part
+    ids        [str]
+    flags      [int], the sum of: 1 right (score 1)  2 wrong (any other score)  4 unparsed (no answer was read; not for
+               errors)  8 truncated  16 error (request failed: neither right nor wrong)  32 refused  64 ambiguous
+               128 empty
+    extracted  [str or null]
+    gold       [str]
+    heads      [str], the first words of the question, at most 80 characters, on one line
+    repeat     [int]; only where some question was asked more than once, else absent
+    scores     [number or null]; only where some score is neither 0 nor 1, else absent
+    category   {field: [int]}: place of the row's value in `values`, -1 for none
+
+and in part 0 (index.js) besides:
+
+    name       the task's own name, as in run.json (hostile: show as text only)
+    total      rows in all
+    parts      number of parts
+    values     {field: [str]}: the values of each category field, in natural order
+    chunks     [int]: first row of each chunk, so row r is in the last chunk c with chunks[c] <= r, at place
+               r - chunks[c] of its SAMPLES
+    sizes      [int]: bytes of each chunk's file, for a progress bar while searching
+    counts     {"right", "wrong", "unparsed", "truncated", "error", "refused", "ambiguous", "empty": rows in all}
+    fault      null, or one line on why rows are missing (no samples file, damaged lines: the sound ones are shown)
+
+SAMPLES is a list of arrays, one a row:
+
+    [id, repeat, prompt, output, finish_reason, extracted, outcome, span, gold, score, error,
+     prompt_tokens, completion_tokens, category, logprobs, order]
+
+as in contracts.Sample, but `span` ([start, end) of the answer in `output`, or null) counts UTF-16 units, as slice() of
+JavaScript does. `prompt` is all that the model saw, chat template and options included. A reply is never cut: a chunk
+ends at 1 MB or 1,000 rows, and a longer sample has a chunk to itself. Half a surrogate pair becomes "?"; NUL and other
+control characters are in the strings as they were.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.reports.folders import without_path
+from medbench.reports.lines import Line
+from medbench.reports.ordered import OrderedSamples
+from medbench.reports.scores import Scores
+from medbench.reports.viewer_index import Chunks, Columns, Put, script, write_index
+
+HEAD = 80
+
+
+def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put) -> Scores:
+    """Write the data of one task of the run in `folder`; what is wrong with its samples goes into the index."""
+    columns = Columns()
+    chunks = Chunks()
+    try:
+        with OrderedSamples(folder, task) as samples:
+            for lines in samples.batches():
+                columns.add(lines, [head_of(line.prompt, samples.prefix) for line in lines])
+                content = script("medbenchChunk", run_id, slug, len(chunks.starts), [_row(line) for line in lines])
+                put(f"{len(chunks.starts)}.js", content)
+                chunks.add(len(lines), len(content))
+        faults = samples.faults
+        fault = f"{len(faults)} damaged line{'s' * (len(faults) > 1)} left out: {faults[0]}" if faults else ""
+    except Interrupted:  # not the samples' fault: the site cannot be written
+        raise
+    except MedbenchError as error:
+        fault = without_path(str(error), folder)
+    write_index(columns, chunks, fault, task, (run_id, slug), put)
+    return Scores.of(columns.ids, columns.clusters, columns.scores, columns.tokens)
+
+
+def head_of(prompt: str, prefix: str) -> str:
+    """First words of the question; `prefix` is what all prompts of the task begin with.
+
+    What the last "Question:" of the prompt stands before, else what the prompts begin to differ in.
+    """
+    start = prompt.rfind("Question:")
+    if start >= 0:
+        start += len("Question:")
+    else:
+        line = prefix.rfind("\n") + 1
+        start = line if len(prefix) - line < HEAD // 2 else len(prefix)
+    words = prompt[start : start + HEAD + 20].strip()
+    if not words.isprintable() or "  " in words:
+        words = " ".join(words.split())
+    return words if len(words) <= HEAD else words[: HEAD - 1].rstrip() + "…"
+
+
+def _row(line: Line) -> list[Any]:
+    return [
+        line.id,
+        line.repeat,
+        line.prompt,
+        line.output,
+        line.finish_reason,
+        line.extracted,
+        line.outcome,
+        utf16_span(line.output, line.span),
+        line.gold,
+        line.score,
+        line.error,
+        line.prompt_tokens,
+        line.completion_tokens,
+        line.category,
+        line.logprobs,
+        line.order,
+    ]
+
+
+def utf16_span(text: str, span: tuple[int, int] | None) -> tuple[int, int] | None:
+    """`span` counted as JavaScript counts."""
+    if span is None or text.isascii():
+        return span
+    start, end = (len(text[:place].encode("utf-16-le", "surrogatepass")) // 2 for place in span)
+    return start, end
