@@ -1,0 +1,97 @@
+"""Contamination: training rows that overlap a benchmark question are listed and dropped before training.
+
+    python -c "from medbench.trainers.contamination import ContaminationConfig; print(ContaminationConfig())"
+
+What counts as an overlap, and what is known to be missed, stands in overlaps.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.store import write_atomically
+from medbench.trainers.overlaps import Overlap, OverlapConfig, TrainingText, find_overlaps
+
+
+class ContaminationConfig(OverlapConfig):
+    """The `contamination:` section of a recipe."""
+
+    most: float = Field(0.1, ge=0, le=1)
+    """Share of the rows above which training is refused: such a data set was made from the benchmark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What a data set's screening found."""
+
+    n_rows: int
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def dropped(self) -> frozenset[int]:
+        """Row numbers that must not be trained on."""
+        return frozenset(overlap.row for overlap in self.overlaps)
+
+
+def screen(
+    rows: Iterable[TrainingText],
+    benchmarks: Mapping[str, Sequence[Question]],
+    config: ContaminationConfig,
+    report: Path,
+    source: str,
+) -> Screening:
+    """Find the overlaps of the data set `source`, write them to `report`, refuse it where there are too many.
+
+    Raises MedbenchError when more than `config.most` of the rows overlap, and for a data set without rows.
+    """
+    counted = _Counted(rows)
+    overlaps = tuple(find_overlaps(counted, benchmarks, config))
+    found = Screening(counted.n, overlaps)
+    if not found.n_rows:
+        raise MedbenchError(f"{source}: no rows to train on")
+    write_atomically(report, _report(found, benchmarks, config, source))
+    share = len(found.dropped) / found.n_rows
+    if share > config.most:
+        raise MedbenchError(
+            f"{source}: {len(found.dropped)} of {found.n_rows} rows ({share:.1%}) overlap benchmark questions, more "
+            f"than the {config.most:.1%} allowed: see {report}, and take another data set or raise contamination.most"
+        )
+    return found
+
+
+class _Counted:
+    """Rows that are counted as they pass."""
+
+    def __init__(self, rows: Iterable[TrainingText]) -> None:
+        self._rows = rows
+        self.n = 0
+
+    def __iter__(self) -> Iterator[TrainingText]:
+        for row in self._rows:
+            self.n += 1
+            yield row
+
+
+def _report(
+    found: Screening, benchmarks: Mapping[str, Sequence[Question]], config: ContaminationConfig, source: str
+) -> bytes:
+    content = {
+        "schema_version": 1,
+        "source": source,
+        "rows": found.n_rows,
+        "dropped": len(found.dropped),
+        "share": len(found.dropped) / found.n_rows,
+        "config": config.model_dump(),
+        "questions": {task: len(questions) for task, questions in benchmarks.items()},
+        "by_task": dict(sorted(Counter(overlap.task for overlap in found.overlaps).items())),
+        "by_kind": dict(sorted(Counter(overlap.kind for overlap in found.overlaps).items())),
+        "overlaps": [asdict(overlap) for overlap in found.overlaps],
+    }
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace")

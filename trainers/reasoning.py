@@ -1,0 +1,233 @@
+"""How a thought reasons, told from its structure alone: steps of its own, in order, over the options, to the answer.
+
+    python -c "from medbench.trainers.reasoning import Reasoning; print(Reasoning.__doc__)"
+
+Whether a step is true is not judged here, nor can it be without a model. What is judged is what cannot be had for
+nothing: a step counts when it is a sentence that brings words of its own, neither out of the prompt, nor out of an
+earlier step, nor out of what could be said of any question ("carefully considering each option, ...").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from medbench.harness.contracts import Question
+from medbench.harness.extraction import extract
+from medbench.trainers.plain_words import GRAMMAR, content_stem
+
+STEP_WORDS = 5
+"""A shorter sentence is a heading or an aside."""
+LEAST_SUBSTANCE = 0.25
+"""Share of a thought's words that must stand in steps: padding around a step is no reasoning."""
+LEAST_LINKED = 0.2
+"""Share of the steps that name anything of the question, its context or options: else it is about something else."""
+FULL_STEPS = 4
+"""From here on more steps earn no more."""
+COPIED = 0.7
+"""Share of a sentence's word trigrams that come from the prompt or from earlier sentences: copied, not said."""
+TAIL_CHARACTERS = 400
+
+_SENTENCE = re.compile(r"(?<=[.!?;])[\"')*\]]{0,3}\s+(?=[^a-z])|\n+")
+_NUMBERED = re.compile(r"[\s*_#>\-•]{0,8}(?:step\s*)?(\d{1,2})\s*(?:[.):]|[-–—]\s)[\s*_]{0,4}", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_LETTER = re.compile(r"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w)(?!\s+[a-z])|\b(?:option|choice)\s+\(?([A-Z])\b")
+_CAPITAL = re.compile(r"\b[A-Z]\b")
+_OF_LETTER = re.compile(
+    r"(?<![^\W_])([A-Z])\)?\s+(?:is|was|would|can|cannot|could|does|has|fits|explains|causes|are)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the structure of a thought shows, each 0..1."""
+
+    present: float
+    """Steps of its own, FULL_STEPS of them for 1; 0 where there is no reasoning at all."""
+    ordered: float
+    """1 where steps are numbered from 1 on and each says something, 0.5 for prose without numbers."""
+    considered: float | None
+    """Share of the options that a step speaks of; None where options have no texts of their own (yes, no, maybe)."""
+    concludes: float
+    """1 where the end of the thought names the answer that is given behind it."""
+    contradicts: bool
+    """The end of the thought names another answer."""
+
+    @property
+    def score(self) -> float:
+        """Mean of the four, 0..1; 0 without reasoning or against its own conclusion."""
+        if not self.present or self.contradicts:
+            return 0.0
+        parts = [self.present, self.ordered, self.concludes, *([] if self.considered is None else [self.considered])]
+        return sum(parts) / len(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    text: str
+    words: tuple[str, ...]
+    stems: frozenset[str]
+    new: int
+    """Words of its own; 0 for a sentence that is copied, repeated or no sentence."""
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a prompt's words are, worked out once a question."""
+
+    words: frozenset[str]
+    """Stems of question and options: naming them again is nothing new. A context may be quoted: it is the evidence."""
+    linked: frozenset[str]
+    trigrams: frozenset[tuple[str, ...]]
+    options: tuple[tuple[str, frozenset[str]], ...]
+
+
+def reasoning_of(
+    thought: str, question: Question, answer: str, *, least_steps: int = 2, least_words: int = 4
+) -> Reasoning:
+    """`answer` is the label that the reply gives behind its thought.
+
+    With fewer steps than `least_steps`, or fewer words of its own in all than `least_words`, there is no reasoning.
+    """
+    asked = _asked(question.question, question.options, question.labels, question.context)
+    sentences = list(_sentences(thought, asked))
+    steps = [sentence for sentence in sentences if sentence.new]
+    linked = sum(bool(asked.linked & s.stems or _letters(s.text, question.labels)) for s in steps)
+    substance = sum(len(step.words) for step in steps) / max(1, sum(len(sentence.words) for sentence in sentences))
+    is_reasoned = (
+        len(steps) >= least_steps
+        and sum(step.new for step in steps) >= least_words
+        and substance >= LEAST_SUBSTANCE
+        and linked >= LEAST_LINKED * len(steps)
+    )
+    concludes, contradicts = _conclusion(thought, question, answer)
+    return Reasoning(
+        present=min(1.0, len(steps) / FULL_STEPS) if is_reasoned else 0.0,
+        ordered=_order(sentences),
+        considered=_considered(sentences, asked, question.labels) if asked.options else None,
+        concludes=concludes,
+        contradicts=contradicts,
+    )
+
+
+@lru_cache(maxsize=512)
+def _asked(question: str, options: tuple[str, ...], labels: tuple[str, ...], context: str) -> _Asked:
+    own = frozenset(_stems(_words(" ".join((question, *options)))))
+    texts = (question, *options, context)
+    named = tuple((label, frozenset(_stems(_words(text)))) for label, text in zip(labels, options, strict=True))
+    return _Asked(
+        words=own,
+        linked=own | frozenset(_stems(_words(context))),
+        trigrams=frozenset(gram for text in texts for gram in _trigrams(_words(text))),
+        options=named if options != labels else (),
+    )
+
+
+def _sentences(thought: str, asked: _Asked) -> Iterator[_Sentence]:
+    """The sentences in turn, each with the number that it opens with and the words that only it brings."""
+    known: set[str] = set(asked.words)
+    said: set[tuple[str, ...]] = set(asked.trigrams)
+    for piece in _SENTENCE.split(thought):
+        if not piece or not piece.strip():
+            continue
+        numbered = _NUMBERED.match(piece)
+        text = piece[numbered.end() :] if numbered else piece
+        words = _words(text)
+        stems = frozenset(_stems(words))
+        trigrams = _trigrams(words)
+        new: set[str] = set()
+        is_sentence = len(words) >= STEP_WORDS and 2 * len(set(words)) > len(words) and not GRAMMAR.isdisjoint(words)
+        if is_sentence and sum(gram in said for gram in trigrams) < COPIED * len(trigrams):
+            new = set(stems) - known
+        said.update(trigrams)
+        known |= new
+        yield _Sentence(text, words, stems, len(new), int(numbered.group(1)) if numbered else None)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
+
+
+def _stems(words: tuple[str, ...]) -> Iterator[str]:
+    """Of the words that say something of this question; numbers count from two digits on."""
+    return filter(None, map(content_stem, words))
+
+
+def _trigrams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return list(zip(words, words[1:], words[2:], strict=False))
+
+
+def _letters(text: str, labels: tuple[str, ...]) -> set[str]:
+    """Labels that a sentence names as such: "(B)", "B:", "option B", "B is"."""
+    if not _CAPITAL.search(text):
+        return set()
+    found = {letter for pair in _LETTER.findall(text) for letter in pair if letter} | set(_OF_LETTER.findall(text))
+    return found & set(labels)
+
+
+def _order(sentences: list[_Sentence]) -> float:
+    numbers = [sentence.number for sentence in sentences if sentence.number is not None]
+    if len(numbers) < 2:
+        return 0.5
+    said: list[int] = []  # words of its own under each number
+    for sentence in sentences:
+        if sentence.number is not None:
+            said.append(0)
+        if said:
+            said[-1] += sentence.new
+    follows = [numbers[0] == 1] + [
+        after == before + 1 or (after == 1 and before > 1) for before, after in pairwise(numbers)
+    ]
+    return sum(good and new > 0 for good, new in zip(follows, said, strict=True)) / len(numbers)
+
+
+def _considered(sentences: list[_Sentence], asked: _Asked, labels: tuple[str, ...]) -> float:
+    """An option is spoken of where a sentence with words of its own names it, by its letter or half of its words."""
+    spoken: set[str] = set()
+    for sentence in sentences:
+        if not sentence.new:
+            continue
+        spoken |= _letters(sentence.text, labels)
+        spoken |= {label for label, words in asked.options if words and 2 * len(words & sentence.stems) >= len(words)}
+    return len(spoken) / len(labels)
+
+
+def _conclusion(thought: str, question: Question, answer: str) -> tuple[float, bool]:
+    """(1 where the last sentences name `answer` else 0, whether they name another one and not it)."""
+    tail = thought[-TAIL_CHARACTERS:].strip()
+    pieces = [piece.strip() for piece in _SENTENCE.split(tail) if piece and piece.strip()][-2:]
+    texts = {label: text for label, text in zip(question.labels, question.options, strict=True) if text != label}
+    for piece in reversed(pieces):
+        found = extract(piece, labels=question.labels, options=question.options).answer
+        if found == answer:
+            return 1.0, False
+        named = {label for label, text in texts.items() if _names(piece, text)}
+        if texts:
+            named |= _letters(piece, question.labels)
+        if named == {answer}:
+            return 1.0, False
+        if answer not in named and _CONCLUDING.search(piece) and not _DENYING.search(piece):
+            another = found is not None if not named else len(named) == 1
+            if another:
+                return 0.0, True
+    return 0.0, False
+
+
+# Only an outright conclusion can contradict: a last sentence may well name another option to reject it.
+_CONCLUDING = re.compile(
+    r"\b(?:answer|correct|conclu\w+|therefore|thus|hence|so|choose|choice|pick|must\s+be|it\s+is)\b", re.IGNORECASE
+)
+_DENYING = re.compile(
+    r"\b(?:not|no|never|neither|nor|without|cannot|wrong|incorrect|unlike\w*|less|exclud\w+|rul\w+\s+out|reject\w*|eliminat\w+|"
+    r"rather|instead|except|although|though|but|than|avoid\w*|contraindicated)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+
+
+def _names(piece: str, option: str) -> bool:
+    words = " ".join(_words(option))
+    return bool(words) and f" {words} " in f" {' '.join(_words(piece))} "
