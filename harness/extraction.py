@@ -88,7 +88,8 @@ BECAUSE = (
     r"of\s+the\s+options|rather|over|are|y|o|et|ou|und|oder|porque|car|weil)\b"
 )
 JOIN = (
-    r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bto\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*)"
+    r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b(?:\s+(?:maybe|perhaps|possibly)\b)?|\bund\b|\boder\b|\bto\b|\by\b|\bo\b|\bet\b|\bou\b|和|或|、)\s*"
+    r"|(?<=[)\]\s])(?=[(\[][A-Z][)\]])|(?<=\s)(?=(?:[A-Z]\s+)*[A-Z][.!]?\s*$))"  # "(A) (B)", "A B C" at the end
 )
 END = r"(?=[\s*_`$\"'”’)\]}>.,:;!?\\<|~—–/&+。，、；」』(（\[]|$)"
 REFUSAL = re.compile(
