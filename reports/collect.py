@@ -1,6 +1,6 @@
 """Run folders -> what the pages show of them: the records that everything else in `reports` works on.
 
-    python -c "from medbench.reports.collect import collect; print(collect([Path('runs')]).runs)"
+    python -c "from pathlib import Path; from medbench.reports.collect import collect; print(collect([Path('runs')]))"
 
 A run that cannot be read is listed with its reason and never stops a build.
 """
@@ -25,6 +25,7 @@ from medbench.harness.gates import Verdict
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import SCHEMA_VERSION, RunRecord, asked_how_often, read_result, read_run
 from medbench.reports.folders import (
+    as_unicode,
     is_file_name,
     natural,
     read_checked,
@@ -63,7 +64,7 @@ class RunView:
 
     @property
     def protocol(self) -> str:
-        return str(self.record.protocol["name"]).encode("utf-8", "replace").decode()
+        return as_unicode(str(self.record.protocol["name"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ def collect(paths: Sequence[Path]) -> Collection:
     ids = unique_slugs(one.folder.name for one in read)
     runs = [one.view(id) for id, one in zip(ids, read, strict=True)]
     runs.sort(key=lambda run: natural(run.id))
+    # a folder's name may be no Unicode, which no page could hold
+    broken = [Broken(as_unicode(one.name), as_unicode(one.reason)) for one in broken]
     broken.sort(key=lambda one: (natural(one.name), one.reason))
     return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)))
 
@@ -178,7 +181,7 @@ def _read(folder: Path) -> _Read:
             verdict = _parsed(content, Verdict, partial(_refuse_verdict, content, path), path)
     except MedbenchError as error:
         broken.append(Broken(f"{folder.name}: verdict.json", without_path(str(error), folder)))
-    times = [times_of(folder / "samples" / f"{task}.jsonl") for task in record.tasks if is_file_name(task)]
+    times = [times_of(f"{folder}/samples/{task}.jsonl") for task in record.tasks if is_file_name(task)]
     stamp = hashlib.sha256("\n".join([contents.hexdigest(), *times]).encode()).hexdigest()
     return _Read(folder, record, results, verdict, stamp, contents.hexdigest(), broken)
 

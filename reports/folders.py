@@ -1,6 +1,6 @@
 """Run folders on disk: finding them, seeing that they changed, and never reading outside them.
 
-python -c "from medbench.reports.folders import run_folders; print(*run_folders([Path('runs')]))"
+python -c "from pathlib import Path; from medbench.reports.folders import run_folders as f; print(*f([Path('runs')]))"
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def signature(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def times_of(file: Path) -> str:
+def times_of(file: Path | str) -> str:
     """Size and time of change, "" for what is not there."""
     try:
         status = os.stat(file)  # noqa: PTH116 - thousands of files, and Path takes longer than the disk
@@ -108,6 +108,11 @@ def is_file_name(name: str) -> bool:
 def without_path(message: str, folder: Path) -> str:
     """An error's text for a page, which must not depend on where the runs lie."""
     return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
+
+def as_unicode(text: str) -> str:
+    """`text` with "?" for each half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -113,8 +113,9 @@ def _build_runs(collection: Collection, manifest: Manifest, workers: Workers) ->
     jobs: list[_RunJob] = []
     stamps: dict[str, str] = {}
     pairs = {run.id: tuple(pair for pair in collection.pairs if run.id in pair) for run in collection.runs}
+    data_code = code(*DATA_CODE)
     for run in collection.runs:
-        stamps |= {_data(run, task): _hash(code(*DATA_CODE), run.id, task, _times(run, task)) for task in run.slugs}
+        stamps |= {_data(run, task): _hash(data_code, run.id, task, _times(run, task)) for task in run.slugs}
         stamps[f"run {run.id}"] = _hash(code(), run.id, run.stamp, pairs[run.id])
         stale = tuple(task for task in run.slugs if not manifest.fresh(_data(run, task), stamps[_data(run, task)]))
         page = not manifest.fresh(f"run {run.id}", stamps[f"run {run.id}"])
@@ -137,7 +138,7 @@ def _run(job: _RunJob) -> _RunDone:
     run, data, scores = job.run, {}, {}
     for task, slug in run.slugs.items():
         folder = f"runs/{run.id}/data/{slug}"
-        known = None if task in job.stale else _stored_scores(job.site / folder)
+        known = None if task in job.stale else _stored_scores(f"{job.site}/{folder}")
         if known is None:
             written = _Written(writer, folder)
             known = write_task(run.folder, task, run.id, slug, written.put)
@@ -155,9 +156,13 @@ def _run(job: _RunJob) -> _RunDone:
     return _RunDone(data, pages_written.names, scores)
 
 
-def _stored_scores(folder: Path) -> Scores | None:
+_decode_scores = msgspec.json.Decoder(Scores).decode
+
+
+def _stored_scores(folder: str) -> Scores | None:
     try:
-        return msgspec.json.decode((folder / "scores.json").read_bytes(), type=Scores)
+        with open(f"{folder}/scores.json", "rb") as file:  # noqa: PTH123 - see folders.times_of
+            return _decode_scores(file.read())
     except (OSError, ValueError):
         return None
 
@@ -232,7 +237,7 @@ def _data(run: RunView, task: str) -> str:
 
 
 def _times(run: RunView, task: str) -> str:
-    return times_of(run.folder / "samples" / f"{task}.jsonl") if is_file_name(task) else ""
+    return times_of(f"{run.folder}/samples/{task}.jsonl") if is_file_name(task) else ""
 
 
 def _size(run: RunView, task: str) -> int:

@@ -330,6 +330,16 @@ def test_a_run_under_way_is_shown_with_what_is_there(runs: Path, tmp_path: Path)
     assert made(runs, tmp_path / "site").runs == 3
 
 
+def test_folders_whose_names_are_no_unicode_are_shown(runs: Path, tmp_path: Path) -> None:
+    a_run(runs, "d").rename(os.fsdecode(os.fsencode(runs) + b"/odd \xff"))
+    (runs / "a" / "run.json").write_text("{")
+    (runs / "a").rename(os.fsdecode(os.fsencode(runs) + b"/torn \xff"))
+    report = made(runs, tmp_path / "site")
+    assert (report.runs, report.broken) == (3, 1)
+    assert (tmp_path / "site" / "runs" / "odd" / "index.html").is_file()
+    assert "torn ?" in (tmp_path / "site" / "leaderboard.json").read_text()
+
+
 def test_no_runs_make_an_empty_site(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     assert made(tmp_path / "runs", tmp_path / "site").runs == 0
