@@ -198,7 +198,10 @@ def _by_question(samples: Iterable[Sample]) -> dict[str, Sample]:
     for sample in samples:
         if sample.score is not None:
             scored[sample.id].append(sample)
-    return {id: replace(some[0], score=fmean(map(_score, some))) for id, some in scored.items()}
+    return {
+        id: replace(some[0], score=fmean(map(_score, some))) if len(some) > 1 else some[0]
+        for id, some in scored.items()
+    }
 
 
 def _score(sample: Sample) -> float:
