@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, Message, Request, sample_key
+from medbench.harness.prompting import plain_text
 from medbench.harness.replies import check_replies
 
 
@@ -25,7 +26,7 @@ class FakeEngine:
         self._delay = delay
 
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
-        return "\n\n".join(message.content for message in messages)
+        return plain_text(messages)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
