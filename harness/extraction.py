@@ -117,6 +117,7 @@ _SINGULAR = re.compile(r"[\s*_)\]\"']{0,4}\s(?:is|was|would|has|does|isn|cannot|
 _REJECTED = re.compile(REJECTED, re.IGNORECASE)
 _ARTICLE = re.compile(rf"\s+(?!{BECAUSE})[a-z]")
 _WORD_TAIL = re.compile(rf"[ \t]+(?!{BECAUSE})[a-z]", re.IGNORECASE)
+_WORD_JOIN = re.compile(r"[\s*_`\"']{0,4}(,\s*(?:and|or)\b|,|and\b|or\b|/)[\s*_`\"']{0,4}", re.IGNORECASE)
 _LINE = re.compile(
     rf"[-–•→\s]{{0,6}}{MARKS}(?:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![^\W_]|['’]\w)[*_`\"'’”)\]}}$.:,!\s-]{{0,12}}"
 )
@@ -279,11 +280,13 @@ class _Reader:
         first = self._words.match(text, position) if self._words else None
         if first is None or _WORD_TAIL.match(text, first.end()):
             return None
-        label = first.group(1).lower()
-        joined = re.compile(r"[\s*_`\"']{0,4}(?:and|or|/)[\s*_`\"']{0,4}", re.IGNORECASE).match(text, first.end())
-        more = self._words.match(text, joined.end()) if joined and self._words else None
-        named = (label, more.group(1).lower()) if more else (label,)
-        return _Found(tuple(dict.fromkeys(named)), at + first.start(1), at + (more or first).end(1))
+        named, end = [first.group(1).lower()], first.end()
+        while (joined := _WORD_JOIN.match(text, end)) and (more := self._words.match(text, joined.end())):  # type: ignore[union-attr]
+            if joined.group(1) == "," and _WORD_TAIL.match(text, more.end()):
+                break  # "yes, no patient died"
+            named.append(more.group(1).lower())
+            end = more.end()
+        return _Found(tuple(dict.fromkeys(named)), at + first.start(1), at + end)
 
     def _option_at(self, text: str, position: int) -> tuple[str, int] | None:
         """(label, end) of the longest option whose whole text stands at `position`."""
