@@ -73,6 +73,26 @@ def _resolve(name: str, say: Say) -> Checkpoint:
     return _full(name, _from_hub(name), say)
 
 
+def forget_merge(checkpoint: Checkpoint) -> None:
+    """Remove an adapter's merged form, a whole model, from the cache; it is made again when it is needed."""
+    if checkpoint.kind == "adapter":
+        shutil.rmtree(checkpoint.path, ignore_errors=True)
+
+
+def copy_weights(folder: Path, target: Path) -> str:
+    """Leave a full checkpoint in `target`; its weights' fingerprint."""
+    if not target.exists():
+        _install(target, lambda aside: shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True))
+    return fingerprint(weight_files(target))
+
+
+def _link(file: str, target: str) -> None:
+    try:
+        os.link(file, target)  # weights are large
+    except OSError:
+        shutil.copy2(file, target)
+
+
 def cache_dir() -> Path:
     return Path(os.environ.get("MEDBENCH_CACHE") or "~/.cache/medbench").expanduser()
 
@@ -154,8 +174,7 @@ def fingerprint(files: list[Path]) -> str:
         known = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
-    if not isinstance(known, dict):
-        known = {}
+    known = known if isinstance(known, dict) else {}
     keys = {path: _stat_key(path) for path in files}
     unknown = [path for path in files if not isinstance(known.get(keys[path]), str)]
     with ThreadPoolExecutor(max_workers=min(8, max(1, len(unknown)))) as pool:
@@ -197,8 +216,8 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
         base = resolve(base_name, say)
     except MedbenchError as error:
         raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
-    own = fingerprint([weights, folder / "adapter_config.json"])
-    merged_id = hashlib.sha256(f"{base.fingerprint} {own}".encode()).hexdigest()
+    own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not where the base lies
+    merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in _tokenizer_files(folder))
     tokenizer = folder if has_vocabulary else Path(base.path)
     tokenizer_sha256 = _tokenizer_sha256(tokenizer)

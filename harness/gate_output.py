@@ -103,9 +103,13 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison]) -> s
     return rendered(table)
 
 
+PAIRED = re.compile(r"(not worse|better) than the baseline's by more than \S+$")
+"""How gate_file.Gate ends the rule of a gate whose estimate is a difference; a category may say the same words."""
+
+
 def _row(gate: GateResult) -> str:
     share = gate.metric not in ("tokens_per_answer", "seconds_per_question")
-    unit = "" if not share else " points" if "the baseline's by more than" in gate.rule else " %"
+    unit = "" if not share else " points" if PAIRED.search(gate.rule) else " %"
     scale = 100 if share else 1
     estimate = "-" if gate.estimate is None else f"{gate.estimate * scale:.1f}{unit}"
     interval = "-"

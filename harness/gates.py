@@ -101,6 +101,8 @@ class GateTest:
     baseline: Mapping[str, float] | None = None
     controls: Sequence[Control] = ()
     decide: str = "census"
+    alpha_fail: float | None = None
+    """Of all gates' fails together, where that is not `alpha`."""
     exact_lattice: bool = True
     """Whether each value is 0 or 1 (before a failed request leaves it open)."""
     samples: list[Sample] = field(default_factory=list)
@@ -164,6 +166,10 @@ class GateTest:
         return 1.0 - target if self._ceiling else target
 
     @property
+    def _fail_share(self) -> float:
+        return (self.alpha_fail or self.alpha) / self.gates
+
+    @property
     def _strict(self) -> bool:
         return self.gate.better_by is not None
 
@@ -173,7 +179,7 @@ class GateTest:
             at_least=self._target,
             strict=self._strict,
             alpha_pass=self.alpha,
-            alpha_fail=self.alpha / self.gates,
+            alpha_fail=self._fail_share,
             controls=self._scaled_controls(),
             resolution=1 if self.exact_lattice else None,
         )
@@ -237,7 +243,7 @@ class GateTest:
         sign = -1.0 if self._ceiling else 1.0
         wrong, right = (self.unit, 0.0) if self._ceiling else (0.0, self.unit)
         worst, best = self._score_test(values, wrong), self._score_test(values, right)
-        alpha_fail = self.alpha / self.gates
+        alpha_fail = self._fail_share
         p_pass, p_fail = float(ndtr(-sign * worst(self.threshold))), float(ndtr(sign * best(self.threshold)))
         status: Status = "pass" if p_pass <= self.alpha else "fail" if p_fail <= alpha_fail else "undecided"
         ends = -self.unit if self.gate.paired else 0.0, self.unit

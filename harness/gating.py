@@ -5,54 +5,34 @@ medbench gate checkpoints/step-800 checkpoints/step-1600 --gates gates.yaml --ba
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints import refuse_nan
 from medbench.harness.compare import TaskComparison, compare_task, refuse_incomplete
-from medbench.harness.contracts import Checkpoint, Data, Engine, MedbenchError, Question, Sample, Task
+from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.evaluate import permuted
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.judging import Asked, EngineKeeper, Judged, judge_checkpoint, read_baseline, written
 from medbench.harness.live_gate import (
     LiveGate,
     Reference,
-    check_baseline,
-    read_reference,
     refuse_repeats,
-    run_gate,
     verdict_of,
 )
-from medbench.harness.noise import measure
-from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.session import (
-    EvalOptions,
-    describe_engine,
-    example_notes,
-    model_record,
-    new_record,
-    start_engine,
-)
 from medbench.harness.store import (
-    ModelRecord,
     RunRecord,
-    create_run,
     read_run,
     read_samples,
-    reopen_run,
     samples_path,
     write_atomically,
 )
-from medbench.harness.warm import WarmEngine
 
 Say = Callable[[str], None]
 EVAL_ONLY = (
@@ -60,23 +40,6 @@ EVAL_ONLY = (
     "shuffle_options", "name",
 )  # fmt: skip
 """Options of eval that a gate takes from its file."""
-MOST_CONTROLS = 8
-"""Stored runs tried as controls, the newest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One candidate's verdict and where it was written."""
-
-    verdict: Verdict
-    folder: Path | None
-    """The run folder; None for a checkpoint that could not be loaded."""
-    seconds: float = 0.0
-    """From the start of work on this candidate to its verdict."""
-
-    def as_json(self) -> dict[str, Any]:
-        folder = str(self.folder) if self.folder else None
-        return {**self.verdict.model_dump(mode="json"), "run": folder, "seconds": round(self.seconds, 3)}
 
 
 def exit_status(judged: Sequence[Judged]) -> int:
@@ -137,7 +100,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     if record.partition != rules.partition:
         raise MedbenchError(f"{folder} holds partition {record.partition}, the gate file asks for {rules.partition}")
     if rules.protocol is not None or rules.max_new_tokens is not None:
-        asked = _protocol(rules, None)
+        asked = protocol_of(rules, None)
         if record.protocol != asked.model_dump(mode="json"):
             raise MedbenchError(f"{folder} was asked under {record.protocol['name']}, not under the gate file's "
                                 f"{asked.name}: evaluate it again, or correct the gate file")  # fmt: skip
@@ -153,7 +116,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     for name in rules.tasks:
         gate.observe(name, [samples[name][id] for id in orders[name] if id in samples[name]])
     gate.seconds = record.totals.seconds
-    return _written(verdict_of(gate, gate.results(), record), folder)
+    return written(verdict_of(gate, gate.results(), record), folder)
 
 
 def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:
@@ -203,148 +166,32 @@ class Gatekeeper:
         loader = TaskLoader(tasks_folder, self._options.data, say)
         refuse_unknown_tasks(self._rules, gates, list(loader.cards))
         self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]
-        self._protocol = _protocol(self._rules, baseline)
-        self._warm: WarmEngine | None = None
-        self._plain: Engine | None = None
+        self._protocol = protocol_of(self._rules, baseline)
+        self._keeper = EngineKeeper(say)
 
     def judge(self, name: str) -> Judged:
         """Evaluate `name` as far as the verdict needs, and judge; `medbench eval --resume` can finish the run.
 
         A checkpoint folder that is itself broken fails; raises MedbenchError for any other fault.
         """
-        started = time.monotonic()
         if (Path(name) / "run.json").exists():
             return gate_finished_run(Path(name), self._rules, self._baseline)
-        options = replace(
-            self._options, model=name, tasks=tuple(self._rules.tasks), partition=self._rules.partition, limit=None
-        )
-        try:
-            model = model_record(options, self._say)
-            if model.path is not None:
-                refuse_nan(Path(model.path))
-        except MedbenchError as error:
-            if options.engine in ("vllm", "hf") and Path(name).is_dir():
-                return invalid_checkpoint(name, self._rules, str(error))
-            raise
-        wanted = new_record(options, model, self._tasks, self._protocol, example_notes(self._tasks, self._protocol))
-        refuse_repeats(wanted)
-        ids = {task.name: [question.id for question in task.questions] for task in self._tasks}
-        reference = read_baseline(self._baseline, wanted, ids)
-        controls = read_controls(options.runs, wanted, self._baseline, self._rules.tasks)
-        unit = float(self._protocol.decoding.max_new_tokens)
-        gate = LiveGate(self._rules, self._tasks, wanted.seed, reference, controls, unit=unit)
-        if model.merge_deviation is not None:
-            self._say(f"{name}: the merge moved log-probabilities by at most {model.merge_deviation:.2g} nats")
-        engine = self._serve(options, model)
-        folder = options.runs / wanted.run_id
-        described = wanted.model_copy(update={"engine": describe_engine(engine)})
-        run = reopen_run(folder, wanted) if (folder / "run.json").exists() else create_run(options.runs, described)
-        with run, progress_for(quiet=options.quiet) as progress:
-            noise = {
-                task.name: measure(task, self._protocol, engine, questions=self._aa, seed=wanted.seed)
-                for task in (self._tasks if self._aa else ())
-            }
-            results = run_gate(gate, run, self._protocol, engine, progress)
-            verdict = verdict_of(gate, results, run.record, noise)
-            judged = _written(verdict, run.folder)
-        return replace(judged, seconds=time.monotonic() - started)
-
-    def _serve(self, options: EvalOptions, model: ModelRecord) -> Engine:
-        """The engine, with `model` in it: vLLM stays warm and swaps, any other is started anew."""
-        if options.engine != "vllm":
-            if self._plain is not None:
-                self._plain.close()
-            self._plain = start_engine(options, model)
-            return self._plain
-        checkpoint = Checkpoint(**model.model_dump())
-        if self._warm is None:
-            self._warm = WarmEngine(checkpoint, options.engine_config, self._say)
-        else:
-            report = self._warm.swap(checkpoint)
-            how = "engine started anew" if report.restarted else "swapped in"
-            self._say(f"{model.name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
-        return self._warm.engine
+        options = replace(self._options, model=name, limit=None)
+        asked = Asked(self._rules, self._tasks, self._protocol, self._baseline, self._aa)
+        return judge_checkpoint(options, asked, self._keeper, self._say)
 
     def __enter__(self) -> Gatekeeper:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for engine in (self._warm, self._plain):
-            if engine is not None:
-                engine.close()
+        self._keeper.close()
 
 
-def _protocol(rules: GateFile, baseline: Path | None) -> Protocol:
+def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
     """The gate file's protocol, else the baseline's own, else the default."""
     if rules.protocol is None and rules.max_new_tokens is None and baseline is not None:
         return Protocol.model_validate(read_run(baseline).protocol)
     return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens)
-
-
-def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
-    """The failing verdict of a checkpoint that is itself broken."""
-    result = GateResult(
-        rule="invalid checkpoint",
-        task="-",
-        metric="accuracy",
-        status="fail",
-        estimate=None,
-        interval=None,
-        threshold=0.0,
-        used=0,
-        total=0,
-        why=why,
-    )
-    verdict = Verdict(
-        overall="fail",
-        why=f"invalid checkpoint: {why}",
-        alpha=rules.alpha,
-        decide=rules.decide,
-        partition=rules.partition,
-        correction=CORRECTION,
-        candidate=name,
-        fingerprint="",
-        baseline=None,
-        protocol="",
-        gates=[result],
-    )
-    return Judged(verdict, None)
-
-
-def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, Collection[str]]) -> Reference | None:
-    """Raises MedbenchError where it is not a run, or not one that can be compared with on `ids`, task by task."""
-    if folder is None:
-        return None
-    record = read_run(folder)
-    for task, wanted in ids.items():
-        if task in record.tasks and record.tasks[task].sha256 != candidate.tasks[task].sha256:
-            have = {sample.id for sample in read_samples(folder, task)}
-            same = len(have.intersection(wanted))
-            raise MedbenchError(f"baseline {record.run_id} has other questions of {task}: {same} of {len(wanted)} "
-                                f"match; evaluate it on this data")  # fmt: skip
-    check_baseline(candidate, record, list(ids))
-    return read_reference(record, folder.resolve(), list(ids))
-
-
-def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:
-    """Complete runs in `runs` that asked the same questions the same way; other models' are as good as one's own."""
-    found: list[tuple[str, Path, RunRecord]] = []
-    for folder in sorted(path.parent for path in runs.glob("*/run.json")):
-        if baseline is not None and folder.name == baseline.resolve().name:  # itself, or a copy: names tell them apart
-            continue
-        try:
-            record = read_run(folder)
-            check_baseline(candidate, record, tasks)
-        except MedbenchError:
-            continue
-        whole = record.status == "complete" and record.limit is None
-        if whole and record.model.fingerprint != candidate.model.fingerprint:
-            found.append((record.created, folder, record))
-    references = []
-    for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
-        with suppress(MedbenchError):  # a damaged run is no control, and no reason to stop
-            references.append(read_reference(record, folder, tasks))
-    return references
 
 
 def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseline: Reference | None) -> Task:
@@ -370,9 +217,3 @@ def _order_of(name: str, record: RunRecord, samples: Mapping[str, Sample], task:
 
 def _most_tokens(record: RunRecord) -> float:
     return float(record.protocol.get("decoding", {}).get("max_new_tokens", 1))
-
-
-def _written(verdict: Verdict, folder: Path) -> Judged:
-    content = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(folder / "verdict.json", content.encode("utf-8", "replace") + b"\n")
-    return Judged(verdict, folder)

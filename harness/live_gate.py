@@ -126,6 +126,8 @@ class LiveGate:
     """Tokens a reply may have at most."""
     orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """task -> all ids in order, where that is not the permutation of the task's questions (a limited run)."""
+    alpha_fail: float | None = None
+    """Chance of a wrong fail; None is the rules' alpha. A loop spends on its passes alone."""
     fractional: bool = False
     """Whether scores may lie between 0 and 1, as lm-eval's own can."""
     _lines: dict[str, _Line] = field(default_factory=dict)
@@ -213,7 +215,7 @@ class LiveGate:
             left = line.cost * (len(line.order) - line.position)
             for evidence, needed, weight in (
                 (result.log_e_pass, math.log(1 / self.rules.alpha), 1.0),
-                (result.log_e_fail, math.log(len(self.rules.gates) / self.rules.alpha), 0.5),
+                (result.log_e_fail, math.log(len(self.rules.gates) / (self.alpha_fail or self.rules.alpha)), 0.5),
             ):
                 if evidence is not None and evidence > 0:
                     left = min(left, weight * line.cost * line.position * (needed - evidence) / evidence)
@@ -242,6 +244,7 @@ class LiveGate:
             gate,
             order,
             alpha=self.rules.alpha / share,
+            alpha_fail=(self.alpha_fail or self.rules.alpha) / share,
             gates=len(self.rules.gates),
             unit=unit,
             baseline=self._baseline_values(gate, order),

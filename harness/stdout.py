@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+import click
+
 
 @contextmanager
 def clean_stdout() -> Iterator[TextIO]:
@@ -25,3 +27,8 @@ def clean_stdout() -> Iterator[TextIO]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def say(line: str) -> None:
+    """A line for people; standard output is for results."""
+    click.echo(line, err=True)

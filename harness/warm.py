@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints import check_safetensors, weight_files
+from medbench.harness.checkpoints import check_safetensors, fingerprint, weight_files
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, MedbenchError
 from medbench.harness.engines.vllm import Probe, VLLMEngine
@@ -104,7 +104,7 @@ class WarmEngine:
         if probe.cached_tokens:
             raise StaleSwapError(f"{name}: the prefix cache still holds another checkpoint's blocks "
                                  f"({probe.cached_tokens} tokens of the probe): restart medbench")  # fmt: skip
-        if moved <= MOVED:
+        if moved <= MOVED and not self._has_the_same_files(checkpoint):
             raise StaleSwapError(f"{name}: the weights differ ({weights}) and the probe did not move: the engine still "
                                  f"serves {self._checkpoint.name}; restart medbench")  # fmt: skip
         known = self._probes.get(checkpoint.fingerprint)
@@ -112,6 +112,17 @@ class WarmEngine:
             away = _distance(known, probe.logprobs)
             raise StaleSwapError(f"{name}: the same weights ({weights}) answer the probe {away:.2g} nats away "
                                  f"from before: restart medbench")  # fmt: skip
+
+    def _has_the_same_files(self, checkpoint: Checkpoint) -> bool:
+        """Whether the weights are those served before under another name: an adapter's merged form, promoted.
+
+        An adapter's fingerprint is of its parts; the files themselves are read only where the probe did not move.
+        """
+        try:
+            before = fingerprint(weight_files(Path(self._checkpoint.path)))
+        except MedbenchError:  # gone since
+            return False
+        return before == fingerprint(weight_files(Path(checkpoint.path)))
 
     def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:

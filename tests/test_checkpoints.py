@@ -15,7 +15,15 @@ from test_store import small_disk  # noqa: F401
 from tiny import build_tiny_lora, build_tiny_model
 
 from medbench.harness import checkpoints
-from medbench.harness.checkpoints import SMOLLM2, check_safetensors, fingerprint, resolve
+from medbench.harness.checkpoints import (
+    SMOLLM2,
+    check_safetensors,
+    copy_weights,
+    fingerprint,
+    forget_merge,
+    resolve,
+    weight_files,
+)
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
 # peft warns of what these tests look for
@@ -520,3 +528,31 @@ def test_the_built_in_model_is_converted_once_and_speaks(cache: Path) -> None:
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     reply = model.generate(**prompt, max_new_tokens=4, do_sample=False)[0]
     assert "Paris" in tokenizer.decode(reply)
+
+
+def test_a_forgotten_merge_is_made_again_and_a_full_checkpoint_is_never_forgotten(model: Path, adapter: Path) -> None:
+    merged = resolve(str(adapter))
+    forget_merge(merged)
+    assert not Path(merged.path).exists()
+    assert resolve(str(adapter)) == merged
+    assert Path(merged.path).exists()
+    forget_merge(resolve(str(model)))
+    assert resolve(str(model)).kind == "full"
+
+
+def test_copied_weights_outlive_their_source(model: Path, tmp_path: Path) -> None:
+    known = fingerprint(weight_files(model))
+    assert copy_weights(model, tmp_path / "promoted") == known
+    shutil.rmtree(model)
+    assert copy_weights(model, tmp_path / "promoted") == known  # there already: nothing is done again
+    assert resolve(str(tmp_path / "promoted")).fingerprint == known
+
+
+def test_an_adapter_is_the_same_wherever_its_base_lies(model: Path, adapter: Path, tmp_path: Path) -> None:
+    known = resolve(str(adapter)).fingerprint
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    moved = shutil.copytree(config["base_model_name_or_path"], tmp_path / "moved")
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(moved)}))
+    assert resolve(str(adapter)).fingerprint == known
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1 + config["lora_alpha"]}))
+    assert resolve(str(adapter)).fingerprint != known

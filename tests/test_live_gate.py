@@ -115,6 +115,25 @@ def test_clear_candidates_are_decided_early_and_as_the_whole_would_be(gap: float
     assert used <= 10 * 400 * (0.65 if abs(gap) < 0.12 else 0.45)
 
 
+def test_a_loop_that_spends_little_on_passes_need_not_pay_for_its_fails() -> None:
+    """With a tiny alpha for passes a bad candidate fails as soon as with the usual one, and a good one passes later."""
+    ids = ids_of(400)
+
+    def asked(right: int, alpha: float, alpha_fail: float | None) -> tuple[str, int]:
+        used = 0
+        for seed in range(8):
+            samples = candidate(ids, right, seed)
+            file = rules({"at_least": 0.6}, alpha=alpha)
+            (result,) = drive(LiveGate(file, [a_task(ids)], seed, None, alpha_fail=alpha_fail), {"toy": samples})
+            used += result.used
+        return result.status, used
+
+    assert asked(200, 0.0001, 0.05) == asked(200, 0.05, None)
+    assert asked(200, 0.0001, None)[1] > asked(200, 0.05, None)[1]
+    assert asked(280, 0.0001, 0.05)[1] > asked(280, 0.05, None)[1]
+    assert {asked(280, 0.0001, 0.05)[0], asked(280, 0.05, None)[0]} == {"pass"}
+
+
 def test_a_live_verdict_is_the_finished_one_but_for_alpha() -> None:
     """200 verdicts on 50 made-up candidates of every strength, against a baseline that they resemble more or less."""
     ids, draw, wrong = ids_of(200), random.Random(7), []

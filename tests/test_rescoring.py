@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from medbench.harness.cli import run, tasks_folder
 from medbench.harness.compare import compare_runs
 from medbench.harness.contracts import MedbenchError, Task
-from medbench.harness.gating import read_controls
+from medbench.harness.judging import read_controls
 from medbench.harness.rescoring import ScoreOptions, score_task
 from medbench.harness.session import Outcome
 from medbench.harness.store import read_result, read_run, read_samples

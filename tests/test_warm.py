@@ -74,6 +74,19 @@ def test_another_architecture_restarts_the_engine_and_says_so(
     assert greedy(warm.engine) == greedy(HFEngine(str(deeper), device="cpu"))
 
 
+def test_a_merged_adapter_and_its_copy_are_the_same_weights_under_two_names(
+    warm: WarmEngine, checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """As a training promotes one: the adapter's fingerprint is of its parts, the copy's of its files."""
+    warm.swap(checkpoints["dora"])
+    before = greedy(warm.engine)
+    copy = shutil.copytree(checkpoints["dora"].path, tmp_path / "promoted")
+    promoted = resolve(str(copy))
+    assert promoted.fingerprint != checkpoints["dora"].fingerprint
+    assert warm.swap(promoted).moved == 0
+    assert greedy(warm.engine) == before
+
+
 def test_a_reload_that_does_nothing_is_caught(
     warm: WarmEngine, checkpoints: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:

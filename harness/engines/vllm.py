@@ -104,6 +104,8 @@ class VLLMEngine:
         self._window: int = WINDOW * settings.scheduler_config.max_num_seqs
         self._ids = itertools.count()
         self._closed = False
+        self._sleeps = bool(self._arguments.get("enable_sleep_mode"))
+        self._asleep = False
         self._pending: dict[str, tuple[_Pending, str | None]] = {}
 
     @property
@@ -176,6 +178,18 @@ class VLLMEngine:
         output, *_ = self.llm.generate(prompts, sampling, use_tqdm=False)
         scored: Any = output.outputs[0].logprobs
         return Probe([scored[0][token].logprob for token in asked], output.num_cached_tokens or 0)
+
+    def sleep(self) -> None:
+        """Give the device's memory back until `wake`, weights kept aside in the host's; on a CPU there is no need."""
+        if self._sleeps and not self._asleep:
+            self.llm.sleep(level=1)
+            self._asleep = True
+
+    def wake(self) -> None:
+        """Take the memory again; the prefix cache is empty then."""
+        if self._asleep:
+            self.llm.wake_up()
+            self._asleep = False
 
     def close(self) -> None:
         if self._closed:
