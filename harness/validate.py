@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from medbench.harness.config import EvalConfig, Record, check_mapping, parse_yaml
 from medbench.harness.gate_file import GateFile
 from medbench.harness.protocol import Protocol
+from medbench.harness.recipe import check_recipe
 
 
 class Hub(Record):
@@ -40,14 +41,20 @@ class TaskMetadata(Record):
 MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
 
 
-def faults_of(path: Path) -> tuple[str, list[str]]:
-    """(kind of file, one line for every fault); no line means that it is sound. Nothing it names is imported."""
+def faults_of(path: Path, watchdogs: type[BaseModel] | None = None) -> tuple[str, list[str]]:
+    """(kind of file, one line for every fault); no line means that it is sound.
+
+    `watchdogs` is the model of a recipe's section of that name. Nothing that a file names is imported, but for a
+    recipe's trainers, which are installed plugins.
+    """
     content, faults = parse_yaml(path)
     kind = _kind(content)
     if faults:
         return kind, faults
     if kind == "task":
         return kind, _task_faults(content, str(path))
+    if kind == "recipe":
+        return kind, check_recipe(path, watchdogs)
     return kind, check_mapping(content, MODELS[kind], str(path))[1]
 
 
@@ -55,6 +62,8 @@ def _kind(content: dict[Any, Any]) -> str:
     keys = content.keys()
     if "task" in keys and ("metadata" in keys or "include" in keys):
         return "task"
+    if "stages" in keys:
+        return "recipe"
     if "gates" in keys:
         return "gate file"
     return "protocol" if keys & {"prompt", "method", "decoding", "about"} else "eval config"

@@ -1,0 +1,204 @@
+"""Recipes: what `medbench train` runs, as YAML: stages in order, each with its trainer, its config and its gates.
+
+    medbench validate trainers/recipes/smollm2_cpu.yaml
+
+A stage's `config` is checked by its trainer's own `Config`, as JSON would be: a list in YAML may fill a tuple, and a
+config that was dumped to JSON reads back as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from medbench.harness.config import EngineConfig, Record, check_mapping, parse_yaml
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.gate_file import GateFile
+from medbench.harness.plugins import find_trainer
+from medbench.harness.store import slug
+
+
+def _folder_name(name: str) -> str:
+    if slug(name) != name:
+        raise ValueError(f"names a folder: letters, digits, dot, dash and underscore, e.g. {slug(name)}")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+class Budget(Record):
+    """What may be spent before a training gives up."""
+
+    attempts: int = Field(3, ge=1)
+    """Of each stage."""
+    hours: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Of work on the whole training, over all sessions."""
+    questions: int | None = Field(None, ge=1)
+    """Asked in the whole training."""
+
+
+class Launch(Record):
+    """How the child process of a stage's training is started."""
+
+    processes: int = Field(1, ge=1)
+    """More than one: under `accelerate launch`."""
+    accelerate: str | None = None
+    """An accelerate config file (FSDP, DeepSpeed, ...), relative to the recipe; with one process of ours, the number
+    of processes is the file's."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Added to the environment, e.g. {CUDA_VISIBLE_DEVICES: "0,1"}."""
+
+
+class Stage(Record):
+    """One trainer, and what its checkpoints must reach before the next stage begins."""
+
+    name: FolderName
+    trainer: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    """As the file gave it; `config_of` is the trainer's typed one."""
+    launch: Launch = Launch()
+    gates: GateFile
+    """Without a partition: the loop asks `gate` while training, and `report` to confirm."""
+
+
+class Recipe(Record):
+    """The file behind `medbench train`."""
+
+    name: FolderName
+    """Names the training's folder."""
+    start: str = Field(min_length=1)
+    """Any MODEL that `medbench eval` takes."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    budget: Budget = Budget()
+    device: Literal["shared", "separate"] = "shared"
+    """shared: training waits while a checkpoint is judged, and the engine sleeps while training; separate: both work
+    at once."""
+    engine: EngineConfig = EngineConfig()
+    """For gating."""
+    data: str | None = None
+    """Folder of benchmark files; --data and MEDBENCH_DATA win over it."""
+    watchdogs: dict[str, Any] = Field(default_factory=dict)
+    """As the file gave it; the caller of `read_recipe` names the model."""
+    benchmarks: list[str] = Field(default_factory=lambda: ["medqa", "mmlu_pro_medical", "pubmedqa"])
+    """Tasks whose test questions must not be trained on."""
+    stages: list[Stage] = Field(min_length=1)
+
+
+def read_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
+                points: Sequence[EntryPoint] | None = None) -> Recipe:  # fmt: skip
+    """Parse and validate `path`, its stages' configs by their trainers' own.
+
+    `watchdogs` checks the section of that name; `points` are the trainers to choose from, the installed ones if None.
+    Raises MedbenchError with all faults in one line.
+    """
+    recipe, faults = _check(path, watchdogs, points)
+    if recipe is None or faults:
+        raise MedbenchError("; ".join(faults))
+    return recipe
+
+
+def check_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
+                 points: Sequence[EntryPoint] | None = None) -> list[str]:  # fmt: skip
+    """One line for every fault; none means that the recipe is sound. Arguments as read_recipe's."""
+    return _check(path, watchdogs, points)[1]
+
+
+def config_of(stage: Stage, points: Sequence[EntryPoint] | None = None) -> BaseModel:
+    """The stage's config as its trainer takes it. Raises MedbenchError as find_trainer and read_config do."""
+    return read_config(find_trainer(stage.trainer, points).Config, stage.config, f"stage {stage.name}: config")
+
+
+def read_config(model: type[BaseModel], content: dict[str, Any], where: str) -> BaseModel:
+    """`content`, from YAML or JSON, as a `model`. Raises MedbenchError with all faults, each opened by `where`."""
+    config, faults = _check_as_json(content, model)
+    if config is None:
+        raise MedbenchError("; ".join(f"{where}: {fault}" for fault in faults))
+    return config
+
+
+def _check(path: Path, watchdogs: type[BaseModel] | None,
+           points: Sequence[EntryPoint] | None) -> tuple[Recipe | None, list[str]]:  # fmt: skip
+    content, faults = parse_yaml(path)
+    if faults:
+        return None, faults
+    recipe, faults = check_mapping(content, Recipe, str(path))
+    faults += [f"{path}: {fault}" for fault in _deeper_faults(content, path, watchdogs, points)]
+    return (recipe and _with_found_files(recipe, path)), faults
+
+
+def _deeper_faults(content: dict[Any, Any], path: Path, watchdogs: type[BaseModel] | None,
+                   points: Sequence[EntryPoint] | None) -> Iterator[str]:  # fmt: skip
+    """What the recipe's own model cannot see: plugins, other stages, files. The content may be faulty elsewhere."""
+    if watchdogs and isinstance(section := content.get("watchdogs", {}), dict):
+        yield from _below("watchdogs", _check_as_json(section, watchdogs)[1])
+    stages = content.get("stages")
+    names: list[Any] = []
+    for index, stage in enumerate(stages if isinstance(stages, list) else []):
+        if not isinstance(stage, dict):
+            continue
+        where = f"stages.{index}"
+        if (name := stage.get("name")) in names and name is not None:
+            yield f"{where}.name: stage {names.index(name)} is called {name!r} already: rename one"
+        names.append(name)
+        yield from _config_faults(where, stage, points)
+        if isinstance(gates := stage.get("gates"), dict) and "partition" in gates:
+            yield (f"{where}.gates.partition: leave it out: checkpoints are judged on `gate` while training, and "
+                   "confirmed on `report`")  # fmt: skip
+        launch = stage.get("launch")
+        file = launch.get("accelerate") if isinstance(launch, dict) else None
+        if isinstance(file, str) and not (path.parent / file).is_file():
+            yield f"{where}.launch.accelerate: {path.parent / file}: no such file; `accelerate config` writes one"
+
+
+def _config_faults(where: str, stage: dict[Any, Any], points: Sequence[EntryPoint] | None) -> Iterator[str]:
+    trainer, config = stage.get("trainer"), stage.get("config", {})
+    if not (isinstance(trainer, str) and isinstance(config, dict)):
+        return
+    try:
+        model = find_trainer(trainer, points).Config
+    except MedbenchError as error:
+        yield f"{where}.trainer: {error}"
+        return
+    yield from _below(f"{where}.config", _check_as_json(config, model)[1])
+
+
+class _AsJson:
+    """Stands in for a model in check_mapping: a strict model then takes a list for a tuple, and text for a path."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self._model = model
+        self.model_fields = model.model_fields
+
+    def model_validate(self, content: dict[Any, Any]) -> BaseModel:
+        return self._model.model_validate_json(json.dumps(content))
+
+
+def _check_as_json(content: dict[Any, Any], model: type[BaseModel]) -> tuple[BaseModel | None, list[str]]:
+    """(record, []) or (None, one line for every fault, opening with its key path)."""
+    try:
+        record, faults = check_mapping(content, cast(type[BaseModel], _AsJson(model)), "")
+    except TypeError as error:  # what YAML knows and JSON does not: a date, a set, bytes
+        return None, [f"(top): {str(error)[0].lower()}{str(error)[1:]}: write it as text, in quotes"]
+    return record, [fault.removeprefix(": ") for fault in faults]
+
+
+def _below(where: str, faults: list[str]) -> list[str]:
+    return [f"{where}{fault.removeprefix('(top)')}" if fault.startswith("(top)") else f"{where}.{fault}"
+            for fault in faults]  # fmt: skip
+
+
+def _with_found_files(recipe: Recipe, path: Path) -> Recipe:
+    """The same, wherever it is read from: accelerate's files by their full paths."""
+    stages = []
+    for stage in recipe.stages:
+        if stage.launch.accelerate:
+            file = str((path.parent / stage.launch.accelerate).resolve())
+            stage = stage.model_copy(update={"launch": stage.launch.model_copy(update={"accelerate": file})})
+        stages.append(stage)
+    return recipe.model_copy(update={"stages": stages})
