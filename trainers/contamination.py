@@ -66,6 +66,22 @@ def screen(
     return found
 
 
+def dropped_rows(report: Path, rows: int) -> frozenset[int]:
+    """Numbers of the rows that a screening found, out of what it wrote; none where nothing was screened.
+
+    Raises MedbenchError where `rows`, how many there are now, is not how many there were.
+    """
+    if not report.exists():
+        return frozenset()
+    content = json.loads(report.read_text(encoding="utf-8"))
+    if content["rows"] != rows:
+        raise MedbenchError(
+            f"{report}: it is about {content['rows']} rows, the data now has {rows}: the data was changed since; start "
+            f"the training anew"
+        )
+    return frozenset(overlap["row"] for overlap in content["overlaps"])
+
+
 class _Counted:
     """Rows that are counted as they pass."""
 

@@ -1,0 +1,192 @@
+"""Supervised fine-tuning by TRL: LoRA (DoRA, rsLoRA) or all weights, loss on the reply only.
+
+    medbench train trainers/recipes/smollm2_cpu.yaml
+
+The prompts are, byte for byte, what `medbench eval` asks under the same protocol (see rendering.py).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medbench.harness.config import Record
+from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.plugins import FailedAttempt
+from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
+from medbench.trainers import trl_training
+from medbench.trainers.adaptation import adapt_training
+from medbench.trainers.contamination import ContaminationConfig, dropped_rows, screen
+from medbench.trainers.lora import LoraSettings, peft_config, refuse_unmatched
+from medbench.trainers.memory import training_memory
+from medbench.trainers.optimizers import optimizer_fault
+from medbench.trainers.rendering import Rendered, Renderer
+from medbench.trainers.sft_data import Row, Source, load_rows
+from medbench.trainers.trl_training import TrainingSettings
+
+CONTAMINATION = "contamination.json"
+POOL = 16
+"""Batches whose rows are sorted by length together: few enough to stay random, enough to waste little on padding."""
+
+
+class Config(Record):
+    """The `config:` of an sft stage."""
+
+    data: list[Source] = Field(min_length=1)
+    training: TrainingSettings
+    lora: LoraSettings | None = LoraSettings()
+    """null trains all weights."""
+    protocol: str = DEFAULT
+    """How the rows are asked: that of the gates, or training and evaluation drift apart."""
+    thinking: bool | None = None
+    """`enable_thinking` of the chat template; None leaves it to the protocol."""
+    max_length: int = Field(2048, ge=16)
+    """Tokens of prompt and reply; longer rows are left out, never cut."""
+    packing: bool = False
+    """Several rows in one sequence: needs a GPU and flash-attn, without which rows would read each other."""
+    contamination: ContaminationConfig = ContaminationConfig()
+
+
+def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
+    """Check everything and say what would be trained. Raises MedbenchError; writes folder/contamination.json."""
+    protocol = _protocol(config)
+    if config.lora:
+        refuse_unmatched(config.lora, start)
+    settings = config.training
+    if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or trl_training.reporting_fault(settings):
+        raise MedbenchError(fault)
+    rows = load_rows(config.data)
+    source = ", ".join(source.name for source in config.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    screened = (row.screened(number) for number, row in enumerate(rows, 1))
+    found = screen(screened, benchmarks, config.contamination, folder / CONTAMINATION, source)
+    kept, too_long = _fitting(config, Renderer(start, protocol), _without(rows, found.dropped), source)
+    tokens = sum(len(one.reply_ids) for one in kept)
+    longest = max(one.length for one in kept)
+    return [
+        f"{source}: {len(rows)} rows; {len(found.dropped)} overlap a benchmark, {too_long} longer than "
+        f"{config.max_length} tokens, {len(kept)} trained on ({tokens:,} reply tokens, longest row {longest})",
+        _length_line(config, len(kept)),
+        *training_memory(start, config.training, config.lora, tokens=longest),
+    ]
+
+
+def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
+    """Train from `start`, publishing checkpoints to `folder`; called again after a kill, go on."""
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    trl_training.quiet()
+    folder.mkdir(parents=True, exist_ok=True)
+    renderer = Renderer(start, _protocol(config))
+    source = ", ".join(source.name for source in config.data)
+    rows = load_rows(config.data)
+    kept, _ = _fitting(config, renderer, _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows))), source)
+    args = SFTConfig(
+        **trl_training.common_arguments(config.training, folder=folder, seed=seed),
+        max_length=config.max_length,
+        packing=config.packing,
+        train_sampling_strategy="random" if config.packing else "sequential",
+    )
+    data = tokenized(kept)
+    if not config.packing:
+        rows_a_step = config.training.batch_size * config.training.gradient_accumulation * args.world_size
+        args.max_steps = _steps(config.training, len(kept), rows_a_step)
+        data = data.select(in_order([one.length for one in kept], rows_a_step, args.max_steps, seed))
+    attention = {"attn_implementation": "flash_attention_2"} if config.packing else {}
+    trainer = SFTTrainer(
+        model=trl_training.load_model(start, config.training, adapter=config.lora is not None, **attention),
+        args=args,
+        train_dataset=data,
+        processing_class=renderer.tokenizer,
+        peft_config=peft_config(config.lora) if config.lora else None,
+    )
+    trl_training.run(trainer, folder=folder, start=start)
+
+
+def adapt(config: Config, verdict: FailedAttempt) -> Config:
+    """The next attempt's config."""
+    return config.model_copy(update={"training": adapt_training(config.training, verdict)})
+
+
+def in_order(lengths: Sequence[int], rows_a_step: int, steps: int, seed: int) -> list[int]:
+    """Which row is trained on when: steps * rows_a_step indices, pass after pass over all rows, shuffled.
+
+    Rows of like length share a step, so that little is padded. Made beforehand and not by a sampler of transformers:
+    that one draws from the global random state, and a resumed training would see another order.
+    """
+    drawn = random.Random(seed)
+    passes = math.ceil(steps * rows_a_step / len(lengths))
+    stream = [row for _ in range(passes) for row in drawn.sample(range(len(lengths)), len(lengths))]
+    stream = stream[: steps * rows_a_step]
+    order: list[int] = []
+    for begin in range(0, len(stream), POOL * rows_a_step):
+        pool = sorted(stream[begin : begin + POOL * rows_a_step], key=lambda row: (lengths[row], row))
+        batches = [pool[at : at + rows_a_step] for at in range(0, len(pool), rows_a_step)]
+        drawn.shuffle(batches)
+        order.extend(row for batch in batches for row in batch)
+    return order
+
+
+def _steps(settings: TrainingSettings, rows: int, rows_a_step: int) -> int:
+    return settings.steps or max(1, math.ceil(rows * (settings.epochs or 1) / rows_a_step))
+
+
+def tokenized(rendered: Sequence[Rendered]) -> Any:
+    """Token ids and labels; -100 is not learned. TRL takes rows that are tokenized already as they are."""
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [one.prompt_ids + one.reply_ids for one in rendered],
+            "labels": [[-100] * len(one.prompt_ids) + one.reply_ids for one in rendered],
+        }
+    )
+
+
+def _protocol(config: Config) -> Protocol:
+    protocol = load_protocol(config.protocol, thinking=config.thinking)
+    if protocol.method != "generate" or protocol.shots:
+        why = "shows worked examples" if protocol.shots else "generates nothing"
+        raise MedbenchError(f"protocol {protocol.name}: it {why}, so there is no reply to train: take {DEFAULT}")
+    return protocol
+
+
+def _packing_fault(config: Config) -> str | None:
+    if not config.packing:
+        return None
+    import torch
+
+    if torch.cuda.is_available() and find_spec("flash_attn") is not None:
+        return None
+    return "packing: needs a GPU and the package flash-attn, else packed rows would read each other: packing: false"
+
+
+def _fitting(config: Config, renderer: Renderer, rows: Sequence[Row], source: str) -> tuple[list[Rendered], int]:
+    kept, too_long = renderer.fitting(rows, config.max_length)
+    if not kept:
+        raise MedbenchError(
+            f"{source}: none of {len(rows)} rows has at most {config.max_length} tokens: raise max_length"
+        )
+    return kept, too_long
+
+
+def _without(rows: Sequence[Row], dropped: frozenset[int]) -> list[Row]:
+    return [row for number, row in enumerate(rows, 1) if number not in dropped]
+
+
+def _length_line(config: Config, rows: int) -> str:
+    settings = config.training
+    rows_a_step = settings.batch_size * settings.gradient_accumulation
+    if config.packing:
+        return f"packed; {settings.steps or settings.epochs} {'steps' if settings.steps else 'epochs'}"
+    steps = _steps(settings, rows, rows_a_step)
+    checkpoints = math.ceil(steps / settings.save_every)
+    return (f"{steps} steps of {rows_a_step} rows on one process ({steps * rows_a_step / rows:.1f} epochs), "
+            f"{checkpoints} checkpoints")  # fmt: skip

@@ -1,0 +1,282 @@
+"""What SFT and GRPO share: settings, the arguments of TRL's configs, the model, and a run that publishes and resumes.
+
+    python -c "from medbench.trainers.trl_training import TrainingSettings; print(TrainingSettings(steps=10))"
+
+TRL's trainer keeps its state in FOLDER/.trainer/checkpoint-<step>. After each such save the weights appear as
+FOLDER/step-<step> (harness/handover.py). A state counts only once its checkpoint was published: after a kill, training
+goes on from the last one that was, and on a CPU ends with the very weights of a training that ran through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from medbench.harness import handover
+from medbench.harness.checkpoints import TOKENIZER_FILES
+from medbench.harness.config import Record
+from medbench.harness.contracts import MedbenchError
+from medbench.trainers.optimizers import optimizer_arguments, optimizer_class
+
+STATE = ".trainer"
+UNORDERED = ("target_modules", "exclude_modules", "modules_to_save")
+"""Sets of peft's config: their order differs from process to process."""
+FINAL = "train_runtime"
+"""Marks the summary that transformers logs when training ends: times, no metric of a step."""
+
+
+def _scientific(value: object) -> object:
+    """YAML 1.1 reads 1e-4 as text and 1.0e-4 as a number; both are meant as the number."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_scientific)]
+
+
+class TrainingSettings(Record):
+    """The `training:` section of a recipe's stage."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; either this or `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    learning_rate: Number = Field(1e-4, gt=0, lt=10)
+    batch_size: int = Field(8, ge=1)
+    """Per device: rows for SFT, completions for GRPO."""
+    gradient_accumulation: int = Field(1, ge=1)
+    max_grad_norm: float = Field(1.0, ge=0)
+    """0 clips nothing."""
+    warmup_steps: float = Field(0, ge=0)
+    """Below 1: share of all steps."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    optimizer: str = "adamw_torch"
+    save_every: int = Field(100, ge=1)
+    """Steps between checkpoints; the last step always makes one."""
+    log_every: int = Field(1, ge=1)
+    gradient_checkpointing: bool = False
+    """Less memory, a fifth to a third slower."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU that has it, else float32."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    """Beside metrics.jsonl, which is always written."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSettings:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+def reporting_fault(settings: TrainingSettings) -> str | None:
+    """What is wrong with `report_to` on this machine; None when nothing is."""
+    missing = [name for name in settings.report_to if find_spec(name) is None]
+    if not missing:
+        return None
+    return f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}, or leave it out"
+
+
+def common_arguments(settings: TrainingSettings, *, folder: Path, seed: int) -> dict[str, Any]:
+    """Keyword arguments for TRL's SFTConfig and GRPOConfig. Raises MedbenchError for an unknown optimizer."""
+    import torch
+
+    length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
+    return {
+        **length,
+        **optimizer_arguments(settings.optimizer),
+        "output_dir": str(folder / STATE),
+        "seed": seed,
+        "data_seed": seed,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "max_grad_norm": settings.max_grad_norm,
+        "warmup_steps": settings.warmup_steps,
+        "lr_scheduler_type": settings.scheduler,
+        "weight_decay": settings.weight_decay,
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": settings.log_every,
+        "logging_nan_inf_filter": False,  # a NaN is what the watchdogs wait for
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "bf16": is_bfloat16(settings),
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "disable_tqdm": True,
+        "report_to": settings.report_to or "none",
+    }
+
+
+def is_bfloat16(settings: TrainingSettings) -> bool:
+    """Whether this machine trains `settings` in bfloat16."""
+    import torch
+
+    if settings.precision != "auto":
+        return settings.precision == "bfloat16"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def load_model(start: Path, settings: TrainingSettings, *, adapter: bool, **arguments: Any) -> Any:
+    """The model in `start`. Under an adapter it is held in bfloat16 where training is; trained itself, in float32,
+    because small updates vanish in bfloat16's 8 bits (its forward pass is bfloat16 all the same).
+
+    Raises MedbenchError when it does not load.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if adapter and is_bfloat16(settings) else torch.float32
+    try:
+        return AutoModelForCausalLM.from_pretrained(start, dtype=dtype, trust_remote_code=False, **arguments)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedbenchError(f"{start}: the model does not load ({reason}): copy the checkpoint again") from None
+
+
+def quiet() -> None:
+    """No progress bars: a training's log is read by people and quoted in messages."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def run(trainer: Any, *, folder: Path, start: Path) -> None:
+    """Train to the end, publishing to `folder`; after a kill, go on from the last published checkpoint.
+
+    `start` is where config and tokenizer files of the published checkpoints come from.
+    """
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    if trainer.optimizer is None and (offered := optimizer_class(trainer.args)):
+        trainer.optimizer_cls_and_kwargs = offered
+    found = last_state(folder)
+    step = _step_of(found) if found else 0
+    with trainer.args.main_process_first(local=False):
+        if trainer.is_world_process_zero():
+            handover.forget_metrics_after(folder, step)
+            _drop_unpublished(folder)
+    if found is not None:
+        handover.wait_until_judged(folder, step)
+        if _is_finished(found):
+            return
+        _count_tokens_on(trainer, folder)
+    trainer.add_callback(_publisher(trainer, folder, start))
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+
+
+def _count_tokens_on(trainer: Any, folder: Path) -> None:
+    """SFTTrainer counts from 0 again when it resumes, unlike GRPOTrainer."""
+    counted = [line["num_tokens"] for line in handover.read_metrics(folder) if "num_tokens" in line]
+    if counted and hasattr(trainer, "_total_train_tokens"):
+        trainer._total_train_tokens = counted[-1]
+
+
+def last_state(folder: Path) -> Path | None:
+    """The trainer's last state whose checkpoint was published."""
+    published = {checkpoint.step for checkpoint in handover.checkpoints(folder)}
+    states = [path for path in _states(folder) if _step_of(path) in published]
+    return max(states, key=_step_of, default=None)
+
+
+def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
+    import torch
+    from transformers import TrainerCallback
+
+    class Publisher(TrainerCallback):
+        """Writes metrics.jsonl and step-<step>."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if state.is_world_process_zero and logs and FINAL not in logs:
+                # `epoch` is left out: the data that SFT hands over is made for the whole training, as one epoch
+                metrics = {name: value for name, value in logs.items() if name != "epoch"}
+                handover.append_metrics(folder, state.global_step, metrics)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            trainer.accelerator.wait_for_everyone()  # each process has written its part of the state
+            if state.is_world_process_zero:
+                handover.publish(folder, state.global_step, lambda aside: write_checkpoint(saved, aside, start))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            handover.wait_until_judged(folder, state.global_step)
+            trainer.accelerator.wait_for_everyone()
+
+    return Publisher()
+
+
+def write_checkpoint(saved: Path, target: Path, start: Path) -> None:
+    """The weights that the trainer has `saved`, as a checkpoint in `target`: the same bytes from every process."""
+    adapter = saved / "adapter_config.json"
+    if not any(saved.glob("*.safetensors")):
+        raise MedbenchError(
+            f"{saved}: the trainer saved no *.safetensors: set fsdp_state_dict_type to FULL_STATE_DICT under FSDP, and "
+            f"stage3_gather_16bit_weights_on_model_save under DeepSpeed ZeRO-3"
+        )
+    if adapter.exists():
+        content = json.loads(adapter.read_text(encoding="utf-8"))
+        (target / adapter.name).write_text(_normal(content, start), encoding="utf-8")
+        shutil.copy(saved / "adapter_model.safetensors", target)
+    else:
+        for path in (*start.glob("*config.json"), *saved.glob("*.safetensors.index.json")):
+            shutil.copy(path, target)
+        for path in saved.glob("*.safetensors"):
+            _copy_as(path, target / path.name, _dtype(start))
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in start.glob(pattern) if path.is_file()}):
+        shutil.copy(path, target)
+
+
+def _normal(adapter: Mapping[str, Any], start: Path) -> str:
+    ordered = {name: sorted(value) if name in UNORDERED and isinstance(value, list) else value
+               for name, value in adapter.items()}  # fmt: skip
+    return json.dumps({**ordered, "base_model_name_or_path": str(start)}, indent=2, sort_keys=True) + "\n"
+
+
+def _copy_as(source: Path, target: Path, dtype: Any) -> None:
+    """Full training holds its weights in float32; a checkpoint has its start's type."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(source)
+    cast = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
+    save_file(cast, target, metadata={"format": "pt"})
+
+
+def _dtype(start: Path) -> Any:
+    import torch
+
+    config = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    named = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    return getattr(torch, named, torch.float32)
+
+
+def _states(folder: Path) -> list[Path]:
+    return [path for path in (folder / STATE).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _drop_unpublished(folder: Path) -> None:
+    """A state that a kill cut off, or whose checkpoint never appeared, is made again."""
+    published = {checkpoint.step for checkpoint in handover.checkpoints(folder)}
+    for path in _states(folder):
+        if _step_of(path) not in published:
+            shutil.rmtree(path)
+
+
+def _step_of(state: Path) -> int:
+    return int(state.name.removeprefix("checkpoint-"))
+
+
+def _is_finished(state: Path) -> bool:
+    content = json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(content["global_step"] >= content["max_steps"])
