@@ -10,40 +10,36 @@ import os
 import signal
 import sys
 import warnings
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from medbench.harness import __version__
+from medbench.harness.cli_gates import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.stdout import clean_stdout
+from medbench.harness.places import tasks_folder
+from medbench.harness.stdout import clean_stdout, say
 
 if TYPE_CHECKING:
     from medbench.harness.session import Outcome
 
 DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
-EXIT_NOT_SCORED = 3
 KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
         "gate": "; what is answered is kept: run the same command again",
-        "watch": "; what is answered is kept: run the same command again"}  # fmt: skip
+        "watch": "; what is answered is kept: run the same command again",
+        "train": "; what is finished is kept: run the same command with --resume"}  # fmt: skip
 EXIT_INTERRUPTED = 4
-
-
-def tasks_folder() -> Path:
-    return Path(str(files("medbench.tasks").joinpath("_medbench_yaml"))).parent
-
-
-def say(line: str) -> None:
-    """A line for people; standard output is for results."""
-    click.echo(line, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="medbench")
 def cli() -> None:
     """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
+
+
+for command in (gate_command, watch_command, compare_command):
+    cli.add_command(command)
 
 
 @cli.command("eval")
@@ -136,114 +132,36 @@ def score_command(as_json: bool, **options: Any) -> None:
         stdout.write(_outcome_text(score_file(asked, tasks_folder(), say), as_json))
 
 
-@cli.command("gate")
-@click.argument("candidates", nargs=-1)
-@click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="Gate file (YAML).")
-@click.option("--init", is_flag=True, help="Write a commented gates.yaml here and stop.")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
-@click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
-@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
-@click.option("--aa", type=click.IntRange(min=1), help="Ask so many questions a task twice: the noise floor.")
-@click.option("--engine", type=click.Choice(["vllm", "hf", "openai", "fake"]), help="As for eval.")
-@click.option("--base-url", help="As for eval.")
-@click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
-@click.option("--data", help="As for eval.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
-@click.option("--seed", type=click.IntRange(min=0), help="As for eval.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
+@cli.command("train")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="The training's folder is RUNS/train-NAME.")  # fmt: skip
+@click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
+@click.option("--resume", is_flag=True, help="Go on where it was left, however it ended; its budget may have grown.")
+@click.option("--dry-run", is_flag=True, help="Check everything; print plan, memory and contamination; train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def gate_command(**options: Any) -> int:
-    """Judge CANDIDATES by a gate file; the exit status is the verdict.
+def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> int:
+    """Train by RECIPE (YAML), stage by stage, until the gates pass or the budget is spent.
 
-    CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
-    the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
+    Every checkpoint is judged on half of the questions; one that passes is confirmed once on the other half and becomes
+    the next stage's start. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget is spent.
     """
-    from medbench.harness import gate_file
+    from medbench.harness import training
+    from medbench.harness.recipe import read_recipe
+    from medbench.trainers.watchdogs import WatchdogConfig, Watchdogs
 
-    if options["init"]:
-        gate_file.write_example(Path("gates.yaml"))
-        say("wrote gates.yaml: edit it, then medbench gate CHECKPOINT --gates gates.yaml --baseline RUN")
-        return 0
-    if not options["candidates"] or options["gates_file"] is None:
-        raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
-    from medbench.harness.gate_output import verdict_table
-    from medbench.harness.gating import exit_status, gate_candidates, write_outputs
-
+    read = read_recipe(recipe, WatchdogConfig)
+    asked = training.TrainOptions(recipe, **options)
     with clean_stdout() as stdout:
-        judged = gate_candidates(
-            options["candidates"], options["gates_file"], options["baseline"], options, tasks_folder(), say
-        )
-        write_outputs(judged, options["baseline"], options["junit_file"], options["summary"])
-        if options["as_json"]:
-            content = {"exit": exit_status(judged), "verdicts": [one.as_json() for one in judged]}
-            stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
-        else:
-            for one in judged:
-                stdout.write(verdict_table(one.verdict))
-                stdout.write(f"verdict: {one.folder / 'verdict.json'}\n" if one.folder else "")
-    return exit_status(judged)
-
-
-@cli.command("watch")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--gates", "gates_file", type=click.Path(path_type=Path), required=True, help="Gate file (YAML).")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
-@click.option("--idle", type=click.FloatRange(min=0), help="Stop after so many seconds without a new checkpoint.")
-@click.option(
-    "--settled",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    help="Seconds without a change after which a checkpoint counts as written.",
-)
-@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="As for eval.")
-@click.option("--data", help="As for eval.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a checkpoint, a line each.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: float | None, settled: float,
-                  as_json: bool, **options: Any) -> int:  # fmt: skip
-    """Gate every checkpoint that appears in FOLDER, in one warm engine; a broken one fails and the watch goes on.
-
-    Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
-    watch (4).
-    """
-    from medbench.harness.gate_output import verdict_table
-    from medbench.harness.gating import Gatekeeper, exit_status
-    from medbench.harness.watch import checkpoints_in
-
-    judged = []
-    given = {**options, "base_url": None, "replies": None, "seed": None}
-    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, given, tasks_folder(), say) as keeper:
-        for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
-            one = keeper.judge(str(checkpoint))
-            judged.append(one)
-            line = json.dumps(one.as_json(), ensure_ascii=False) + "\n"
-            stdout.write(line if as_json else verdict_table(one.verdict))
-            stdout.flush()
-    if not judged:
-        say(f"not gateable: no checkpoint appeared in {folder}")
-        return EXIT_NOT_SCORED
-    return exit_status(judged)
-
-
-@cli.command("compare")
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", type=click.Path(path_type=Path))
-@click.option("--incomplete", is_flag=True, help="Also runs that lack replies: on the questions that both answered.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
-    """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
-    from medbench.harness import compare
-    from medbench.harness.gate_output import comparison_table
-
-    a, b, comparisons = compare.compare_runs(run_a, run_b, incomplete=incomplete)
-    if as_json:
-        click.echo(json.dumps(compare.as_json(a, b, comparisons)))
-    else:
-        click.echo(comparison_table(a.run_id, b.run_id, comparisons), nl=False)
+        if dry_run:
+            lines = training.plan(read, asked, tasks_folder(), say)
+            stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
+            return 0
+        watchdogs = WatchdogConfig.model_validate(read.watchdogs)
+        trained = training.train(read, asked, lambda: Watchdogs(watchdogs), tasks_folder(), say)
+        stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
+    return 0 if trained.ended.outcome == "passed" else 1
 
 
 @cli.command("report")
@@ -298,12 +216,13 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @cli.command("validate")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
-    """Check YAML files of any kind (task, protocol, eval config, gate file); every fault, with file and key path."""
+    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); every fault, by key path."""
     from medbench.harness.validate import faults_of
+    from medbench.trainers.watchdogs import WatchdogConfig
 
     total = 0
     for path in paths:
-        kind, faults = faults_of(path)
+        kind, faults = faults_of(path, WatchdogConfig)
         total += len(faults)
         click.echo("\n".join(faults) if faults else f"{path}: a sound {kind}")
     return 2 if total else 0

@@ -126,6 +126,10 @@ class Watchdogs:
         self._gates.append(reading)
         return self._once(found)
 
+    def judged(self, step: int, samples: Mapping[str, Iterable[Sample]]) -> list[Alarm]:
+        """As `gate`, of a checkpoint's samples (task -> samples)."""
+        return self.gate(gate_reading(step, samples))
+
     def _once(self, alarms: Iterable[Alarm]) -> list[Alarm]:
         new: list[Alarm] = []
         for alarm in alarms:
@@ -174,7 +178,8 @@ class Watchdogs:
             )
             yield Alarm("kl", step, reason, True)
         entropy, began = self._mean("entropy"), self._beginning("entropy")
-        if entropy is not None and began is not None:
+        # without a reward it is supervised training, which lowers entropy by design
+        if entropy is not None and began is not None and "reward" in self._recent:
             least = max(config.entropy_least, config.entropy_share * began)
             if entropy < least and began > config.entropy_least:
                 reason = (

@@ -1,0 +1,399 @@
+"""The training loop at work: trains, gates, reruns, promotes, and journals each step when it is done.
+
+    ended = Loop(folder, recipe, journal, judge, launch, watch, say).run()
+
+What comes next is attempts.next_action's to say, from the journal alone; here it is carried out. A kill loses little:
+a half-judged checkpoint keeps its answers in its run folder, a half-trained attempt goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medbench.harness import attempts
+from medbench.harness.attempt_watch import AttemptWatch
+from medbench.harness.gate_file import GateFile
+from medbench.harness.gates import Verdict
+from medbench.harness.handover import LOG, Published, checkpoints, last_lines, mark_judged, read_metrics
+from medbench.harness.journal import (
+    AlarmRaised,
+    AttemptEnded,
+    AttemptStarted,
+    Confirmed,
+    Event,
+    Gated,
+    Journal,
+    Measured,
+    Promoted,
+    StageStarted,
+    TrainingEnded,
+)
+from medbench.harness.loop_contracts import Alarm, Judge, Launcher, Process, Ruling, Watch
+from medbench.harness.plugins import FailedAttempt, adapt, find_trainer
+from medbench.harness.recipe import Recipe, Stage, read_config
+
+Say = Callable[[str], None]
+POLL_SECONDS = 0.5
+FINISHED = ".finished"
+"""In an attempt's folder: its training has come to its own end."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """One training, from its journal's last event to its end."""
+
+    folder: Path
+    recipe: Recipe
+    start: Path
+    """Folder of the full checkpoint that the recipe starts from."""
+    journal: Journal
+    judge: Judge
+    launch: Launcher
+    watch: Callable[[], Watch]
+    say: Say
+    prepared: Mapping[str, list[str]] = field(default_factory=dict)
+    """stage -> what its trainer said of its data and memory."""
+    sleep: Callable[[float], None] = time.sleep
+    _began: float = field(default_factory=time.monotonic)
+    _before: float = 0.0
+    """Seconds of the sessions before this one."""
+
+    def __post_init__(self) -> None:
+        self._before = self.journal.events[-1].elapsed if self.journal.events else 0.0
+
+    def run(self) -> TrainingEnded:
+        """Until every stage is promoted, or the budget is spent."""
+        while not isinstance(action := attempts.next_action(self.recipe, self.journal.events), attempts.End):
+            self._perform(action)
+        wanted = TrainingEnded(outcome=action.outcome, reason=action.reason, checkpoint=action.checkpoint)
+        last = self.journal.events[-1]
+        if isinstance(last, TrainingEnded) and (last.outcome, last.reason) == (wanted.outcome, wanted.reason):
+            return last
+        self._append(wanted)
+        return wanted.model_copy(update={"elapsed": self.journal.events[-1].elapsed})
+
+    def _perform(self, action: attempts.Action) -> None:
+        match action:
+            case attempts.BeginStage(index):
+                self._begin_stage(index)
+            case attempts.Measure(index, partition):
+                self._measure(index, partition)
+            case attempts.BeginAttempt(index, number, start):
+                self._begin_attempt(index, number, start)
+            case attempts.Train(index):
+                self._train(index)
+            case attempts.Confirm(index):
+                self._confirm(index)
+            case attempts.Refuse():
+                confirmed = self._attempt.confirmed
+                assert confirmed is not None
+                self._end_attempt("failed", f"passed while training, not confirmed: {confirmed.verdict.why}")
+            case attempts.Promote(index):
+                self._promote(index)
+
+    @property
+    def _stage(self) -> attempts.StageState:
+        return attempts.stages_of(self.journal.events)[-1]
+
+    @property
+    def _attempt(self) -> attempts.Attempt:
+        attempt = self._stage.open
+        assert attempt is not None
+        return attempt
+
+    @property
+    def _elapsed(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def _append(self, event: Event) -> None:
+        self.journal.append(event.model_copy(update={"elapsed": round(self._elapsed, 3)}))
+
+    def _relative(self, path: Path | None) -> str | None:
+        return str(path.relative_to(self.folder)) if path is not None else None
+
+    def _begin_stage(self, index: int) -> None:
+        before = next((e for e in reversed(self.journal.events) if isinstance(e, Promoted)), None)
+        start = before.checkpoint if before is not None else str(self.start.resolve())
+        name = self.recipe.stages[index].name
+        prepared = self.prepared.get(name, [])
+        fingerprint = self.judge.fingerprint(self.folder / start)
+        self._append(StageStarted(stage=name, start=start, fingerprint=fingerprint, prepared=prepared))
+        self.say(f"stage {name}: from {start}")
+
+    def _measure(self, index: int, partition: attempts.Partition) -> None:
+        stage = self._stage.started
+        rules = self._rules(index, partition, self.recipe.stages[index].gates.alpha)
+        found = self.judge.measure(
+            self.folder / stage.start, rules, name=f"{stage.stage}-start-{partition}", seed=self.recipe.seed
+        )
+        assert found.run is not None, "the start was resolved before"
+        whole = any(gate.paired for gate in rules.gates)
+        self._append(
+            Measured(
+                stage=stage.stage,
+                partition=partition,
+                verdict=found.verdict,
+                run=str(found.run.relative_to(self.folder)),
+                whole=whole,
+                questions=found.questions,
+            )
+        )
+        why = found.verdict.why if found.verdict is not None else f"{found.questions} answered"
+        self.say(f"stage {stage.stage}: its start on the {partition} questions: {why}")
+
+    def _begin_attempt(self, index: int, number: int, start: str | None) -> None:
+        stage, state = self.recipe.stages[index], self._stage
+        trainer = find_trainer(stage.trainer)
+        config = read_config(trainer.Config, stage.config, f"stage {stage.name}: config")
+        for attempt in state.attempts:
+            assert attempt.ended is not None
+            config = adapt(trainer, config, _failed(attempt, attempt.ended))
+        alpha = attempts.spent_alpha(stage.gates.alpha, number)
+        seed = attempts.seed_of(self.recipe, stage, number)
+        self._append(
+            AttemptStarted(
+                stage=stage.name,
+                attempt=number,
+                seed=seed,
+                start=start or state.started.start,
+                config=config.model_dump(mode="json"),
+                alpha=alpha,
+            )
+        )
+        on = f", on from {start}" if start else ""
+        self.say(f"stage {stage.name}, attempt {number} of at most {self.recipe.budget.attempts}: seed {seed}{on}")
+
+    def _train(self, index: int) -> None:
+        """Until a checkpoint passes or the attempt ends."""
+        stage, attempt = self.recipe.stages[index], self._attempt
+        folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
+        folder.mkdir(parents=True, exist_ok=True)
+        watch = AttemptWatch(self.watch())
+        watch.catch_up(read_metrics(folder), attempt.gated, lambda run: self.judge.samples(self.folder / run))
+        with self._process(stage, attempt.started, folder) as process:
+            while True:
+                code = process.poll()  # before the folder is looked at: nothing appears in it after the end
+                metrics = read_metrics(folder)  # before the checkpoints, so that none is overtaken by later steps
+                judged = {one.step for one in self._attempt.gated}
+                found = next((one for one in checkpoints(folder) if one.step not in judged), None)
+                reason = self._journal(watch.steps(metrics, until=found.step if found is not None else None))
+                if reason is None and found is not None:
+                    reason = self._gate(index, found, watch)
+                    if self._attempt.passed is not None:
+                        return
+                    mark_judged(folder, found.step)
+                elif reason is None and code is not None:
+                    reason = self._came_to_end(folder, code)
+                if reason is None:
+                    reason = self._out_of_budget()
+                if reason is not None:
+                    crashed = code not in (None, 0) and found is None
+                    self._end_attempt("failed", reason, crashed=crashed)
+                    return
+                if found is None:
+                    self.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def _process(self, stage: Stage, started: AttemptStarted, folder: Path) -> Iterator[Process]:
+        if (folder / FINISHED).exists():
+            yield Finished()
+            return
+        self.judge.rest()
+        start = self.judge.full(self.folder / started.start)
+        process = self.launch(stage, started.config, start=start, folder=folder, seed=started.seed)
+        try:
+            yield process
+            if process.poll() == 0:
+                (folder / FINISHED).touch()
+        finally:
+            process.stop()
+
+    def _journal(self, alarms: Sequence[Alarm]) -> str | None:
+        """Journal what is new; the reason of one that stops the attempt."""
+        attempt = self._attempt
+        known = {(alarm.kind, alarm.step, alarm.stop) for alarm in attempt.alarms}
+        for alarm in alarms:
+            if (alarm.kind, alarm.step, alarm.stop) not in known:
+                self._append(
+                    AlarmRaised(
+                        stage=attempt.started.stage,
+                        attempt=attempt.started.attempt,
+                        step=alarm.step,
+                        kind=alarm.kind,
+                        reason=alarm.reason,
+                        stop=alarm.stop,
+                    )
+                )
+                self.say(f"{'stopped' if alarm.stop else 'watchdog'}: {alarm.reason}")
+        return next((f"watchdog {alarm.kind}: {alarm.reason}" for alarm in alarms if alarm.stop), None)
+
+    def _gate(self, index: int, found: Published, watch: AttemptWatch) -> str | None:
+        """Judge a checkpoint on the gate questions; why the attempt must stop, or None."""
+        stage, state, attempt = self.recipe.stages[index], self._stage, self._attempt
+        alpha = attempts.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
+        left = attempts.questions_left(self.recipe.budget, self.journal.events)
+        ruling = self.judge.judge(
+            found.path,
+            self._rules(index, "gate", alpha, left),
+            name=_run_name(attempt.started, found.step, "gate"),
+            seed=attempt.started.seed,
+            baseline=self._baseline(state, "gate"),
+            alpha_fail=stage.gates.alpha,
+        )
+        self.judge.rest()
+        verdict = _verdict(ruling)
+        self._append(
+            Gated(
+                stage=stage.name,
+                attempt=attempt.started.attempt,
+                step=found.step,
+                checkpoint=str(found.path.relative_to(self.folder)),
+                verdict=verdict,
+                alpha=alpha,
+                run=self._relative(ruling.run),
+                seconds=round(ruling.seconds, 3),
+                questions=ruling.questions,
+            )
+        )
+        self.say(f"step {found.step}: {verdict.overall}: {verdict.why}")
+        reason = self._journal(watch.judged(found.step, ruling.samples))
+        if verdict.overall == "pass":
+            return None
+        rule = attempts.regressed(verdict, stage)
+        return f"step {found.step} surely fails '{rule}'" if rule is not None else reason
+
+    def _came_to_end(self, folder: Path, code: int) -> str:
+        attempt = self._attempt
+        if code != 0:
+            return f"training ended with {code}: {last_lines(folder / LOG)}"
+        if not attempt.gated:
+            return f"training left no checkpoint: {last_lines(folder / LOG)}"
+        best = attempts.best_of(attempt.gated)
+        assert best is not None
+        return f"no checkpoint passed; the best, step {best.step}: {best.verdict.why}"
+
+    def _out_of_budget(self) -> str | None:
+        budget, events = self.recipe.budget, self.journal.events
+        if budget.hours is not None and self._elapsed >= budget.hours * 3600:
+            return f"the {budget.hours:g} hours are spent"
+        if attempts.questions_left(budget, events) <= 0:
+            return f"the {budget.questions} questions are spent"
+        return None
+
+    def _end_attempt(self, outcome: Literal["passed", "failed"], reason: str, *, crashed: bool = False) -> None:
+        attempt = self._attempt
+        judging = sum(one.seconds for one in (*attempt.gated, *([attempt.confirmed] if attempt.confirmed else ())))
+        best = attempts.best_of(attempt.gated)
+        self._append(
+            AttemptEnded(
+                stage=attempt.started.stage,
+                attempt=attempt.started.attempt,
+                outcome=outcome,
+                reason=reason,
+                step=best.step if best is not None else None,
+                improving=attempts.is_improving(attempt),
+                diverged=attempts.is_diverged(attempt),
+                rambling=attempts.is_rambling(attempt),
+                crashed=crashed,
+                training_seconds=round(max(0.0, self._elapsed - attempt.started.elapsed - judging), 3),
+            )
+        )
+        self.say(f"stage {attempt.started.stage}, attempt {attempt.started.attempt} {outcome}: {reason}")
+
+    def _confirm(self, index: int) -> None:
+        stage, state, attempt = self.recipe.stages[index], self._stage, self._attempt
+        passed = attempt.passed
+        assert passed is not None
+        alpha = attempts.spent_alpha(stage.gates.alpha, state.confirmations + 1)
+        ruling = self.judge.judge(
+            self.folder / passed.checkpoint,
+            self._rules(index, "report", alpha),
+            name=_run_name(attempt.started, passed.step, "report"),
+            seed=attempt.started.seed,
+            baseline=self._baseline(state, "report"),
+            alpha_fail=stage.gates.alpha,
+        )
+        verdict = _verdict(ruling)
+        self._append(
+            Confirmed(
+                stage=stage.name,
+                attempt=attempt.started.attempt,
+                step=passed.step,
+                verdict=verdict,
+                alpha=alpha,
+                run=self._relative(ruling.run),
+                seconds=round(ruling.seconds, 3),
+                questions=ruling.questions,
+            )
+        )
+        self.say(f"step {passed.step} on the report questions: {verdict.overall}: {verdict.why}")
+
+    def _promote(self, index: int) -> None:
+        attempt = self._stage.attempts[-1]
+        passed, started = attempt.passed, attempt.started
+        assert passed is not None
+        target = stage_folder(self.folder, self.recipe, index) / "promoted"
+        fingerprint = self.judge.promote(self.folder / passed.checkpoint, target)
+        if attempt.ended is None:
+            self._end_attempt("passed", f"step {passed.step} passed and was confirmed")
+        self._append(
+            Promoted(
+                stage=started.stage,
+                attempt=started.attempt,
+                step=passed.step,
+                checkpoint=str(target.relative_to(self.folder)),
+                fingerprint=fingerprint,
+            )
+        )
+        self.say(f"stage {started.stage}: step {passed.step} promoted: {target}")
+
+    def _rules(self, index: int, partition: str, alpha: float, questions: float = math.inf) -> GateFile:
+        gates = self.recipe.stages[index].gates
+        budget = min(gates.budget or math.inf, questions)
+        changes = {"partition": partition, "alpha": alpha, "budget": None if math.isinf(budget) else int(budget)}
+        return gates.model_copy(update=changes)
+
+    def _baseline(self, state: attempts.StageState, partition: str) -> Path | None:
+        measured = state.measured.get(partition)
+        return self.folder / measured.run if measured is not None and measured.whole else None
+
+
+class Finished:
+    """A training that ended in an earlier session."""
+
+    def poll(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        pass
+
+
+def stage_folder(folder: Path, recipe: Recipe, index: int) -> Path:
+    """Where a stage's attempts lie."""
+    return folder / f"{index + 1}-{recipe.stages[index].name}"
+
+
+def _run_name(started: AttemptStarted, step: int, partition: str) -> str:
+    return f"{started.stage}-a{started.attempt}-step-{step:06d}-{partition}"
+
+
+def _verdict(ruling: Ruling) -> Verdict:
+    assert ruling.verdict is not None, "a judged checkpoint has a verdict"
+    return ruling.verdict
+
+
+def _failed(attempt: attempts.Attempt, ended: AttemptEnded) -> FailedAttempt:
+    return FailedAttempt(
+        reason=ended.reason,
+        diverged=ended.diverged,
+        rambling=ended.rambling,
+        improving=ended.improving,
+        crashed=ended.crashed,
+        verdict=attempt.gated[-1].verdict if attempt.gated else None,
+    )

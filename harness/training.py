@@ -1,0 +1,296 @@
+"""`medbench train`: a recipe in, a promoted checkpoint or the reason why there is none out.
+
+    medbench train trainers/recipes/smollm2_cpu.yaml
+
+Whatever is wrong with the recipe, its data or its start is said before any training. attempts.py decides what comes
+next, loop.py carries it out, journal.py remembers it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medbench.harness import provenance
+from medbench.harness.attempts import stages_of
+from medbench.harness.checkpoints import copy_weights, fingerprint, forget_merge, resolve, weight_files
+from medbench.harness.contracts import MedbenchError, Question, Sample, Task
+from medbench.harness.data import keep_partition
+from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
+from medbench.harness.gating import gate_finished_run, protocol_of
+from medbench.harness.journal import (
+    TRAINING,
+    Confirmed,
+    Gated,
+    Journal,
+    Measured,
+    Training,
+    TrainingEnded,
+    create_training,
+    read_training,
+)
+from medbench.harness.judging import Asked, EngineKeeper, answer_whole, judge_checkpoint
+from medbench.harness.loop import Loop, stage_folder
+from medbench.harness.loop_contracts import Ruling, Watch
+from medbench.harness.plugins import find_trainer, prepare
+from medbench.harness.recipe import Recipe, Stage, config_of
+from medbench.harness.session import EvalOptions, example_notes
+from medbench.harness.store import read_samples
+from medbench.harness.task_loader import TaskLoader
+from medbench.harness.training_process import TrainingProcess
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What `medbench train` was asked."""
+
+    recipe: Path
+    runs: Path = Path("runs")
+    data: str | None = None
+    resume: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training ended."""
+
+    folder: Path
+    ended: TrainingEnded
+    stages: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        checkpoint = str(self.folder / self.ended.checkpoint) if self.ended.checkpoint else None
+        return {"training": str(self.folder), "outcome": self.ended.outcome, "reason": self.ended.reason,
+                "checkpoint": checkpoint, "seconds": self.ended.elapsed, "stages": self.stages}  # fmt: skip
+
+    def in_words(self) -> str:
+        lines = [f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
+                 f"{stage['seconds'] / 60:.1f} min, {stage['result']}" for stage in self.stages]  # fmt: skip
+        best = "promoted" if self.ended.outcome == "passed" else "best"
+        where = f"{best}: {self.folder / self.ended.checkpoint}" if self.ended.checkpoint else "no checkpoint"
+        return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
+
+
+class Prepared:
+    """A recipe with everything it names found and checked; nothing is trained or written yet."""
+
+    def __init__(self, recipe: Recipe, options: TrainOptions, tasks_folder: Path, say: Say) -> None:
+        """Raises MedbenchError for a task, protocol, benchmark or start that is not there."""
+        self.recipe = recipe
+        data = options.data or os.environ.get("MEDBENCH_DATA") or recipe.data
+        if data is not None and Path(data).is_dir():
+            os.environ["MEDBENCH_DATA"] = str(Path(data).resolve())  # recipes may name files below it
+        loader = TaskLoader(tasks_folder, data, say)
+        for stage in recipe.stages:
+            refuse_unknown_tasks(stage.gates, options.recipe, list(loader.cards))
+        gated = [name for stage in recipe.stages for name in stage.gates.tasks]
+        self.tasks: dict[str, Task] = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
+        for stage in recipe.stages:
+            protocol = protocol_of(stage.gates, None)
+            example_notes([self.tasks[name] for name in stage.gates.tasks], protocol)
+        self.start = Path(resolve(recipe.start, say).path)
+        self.data = data
+
+    @property
+    def benchmarks(self) -> dict[str, Sequence[Question]]:
+        return {name: task.questions for name, task in self.tasks.items()}
+
+    def check_stage(self, index: int, folder: Path) -> list[str]:
+        """What the stage's trainer says of its data and memory. Raises MedbenchError for what it cannot use."""
+        stage = self.recipe.stages[index]
+        folder.mkdir(parents=True, exist_ok=True)
+        return prepare(
+            find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=self.benchmarks
+        )
+
+
+@dataclass(slots=True)
+class EngineJudge:
+    """A loop_contracts.Judge with a real engine."""
+
+    folder: Path
+    prepared: Prepared
+    options: EvalOptions
+    say: Say
+    keeper: EngineKeeper
+
+    def judge(
+        self, checkpoint: Path, rules: GateFile, *, name: str, seed: int, baseline: Path | None, alpha_fail: float
+    ) -> Ruling:
+        asked = replace(self._asked(rules), baseline=baseline, alpha_fail=alpha_fail)
+        judged = judge_checkpoint(self._options(checkpoint, name, seed), asked, self.keeper, self.say)
+        if judged.verdict.overall != "pass" and judged.folder is not None:
+            forget_merge(resolve(str(checkpoint)))
+        samples = self.samples(judged.folder) if judged.folder is not None else {}
+        asked_for = sum(map(len, samples.values()))
+        return Ruling(judged.verdict, judged.folder, judged.seconds, asked_for, samples)
+
+    def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
+        free = rules.model_copy(update={"gates": [gate for gate in rules.gates if not gate.paired]})
+        if len(free.gates) == len(rules.gates):
+            return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        began = datetime.now(UTC)
+        folder = answer_whole(self._options(checkpoint, name, seed), self._asked(rules), self.keeper, self.say)
+        samples = self.samples(folder)
+        verdict = gate_finished_run(folder, free, None).verdict if free.tasks else None
+        seconds = (datetime.now(UTC) - began).total_seconds()
+        return Ruling(verdict, folder, seconds, sum(map(len, samples.values())), samples)
+
+    def promote(self, checkpoint: Path, target: Path) -> str:
+        return copy_weights(self.full(checkpoint), target)
+
+    def full(self, checkpoint: Path) -> Path:
+        return Path(resolve(str(checkpoint), self.say).path)
+
+    def fingerprint(self, checkpoint: Path) -> str:
+        return fingerprint(weight_files(checkpoint))
+
+    def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]:
+        return {path.stem: list(read_samples(run, path.stem)) for path in sorted((run / "samples").glob("*.jsonl"))}
+
+    def rest(self) -> None:
+        if self.prepared.recipe.device == "shared":
+            self.keeper.rest()
+
+    def _options(self, checkpoint: Path, name: str, seed: int) -> EvalOptions:
+        return replace(self.options, model=str(checkpoint), name=name, seed=seed)
+
+    def _asked(self, rules: GateFile) -> Asked:
+        tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]
+        return Asked(rules, tasks, protocol_of(rules, None))
+
+
+def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watch], tasks_folder: Path, say: Say) -> Trained:
+    """Attempts until every stage's gates are passed, or the budget is spent.
+
+    Raises MedbenchError before anything is trained if something of what was asked is wrong.
+    """
+    folder = options.runs / f"train-{recipe.name}"
+    known = read_training(folder) if (folder / TRAINING).exists() else None
+    if known is not None and not options.resume:
+        raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or give the recipe another name")
+    digest = recipe_sha256(recipe)
+    if known is not None and known.recipe_sha256 != digest:
+        raise MedbenchError(f"{folder} was begun with another recipe (only its budget may change): give the changed "
+                            f"recipe another name")  # fmt: skip
+    prepared = Prepared(recipe, options, tasks_folder, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Journal(folder) as journal:
+        begun = len(stages_of(journal.events))
+        lines = {stage.name: prepared.check_stage(index, stage_folder(folder, recipe, index))
+                 for index, stage in enumerate(recipe.stages) if index >= begun}  # fmt: skip
+        if known is None:
+            create_training(folder, _described(recipe, digest, prepared))
+        engine = EvalOptions(
+            model="", data=prepared.data, runs=folder / "runs", resume=True, quiet=options.quiet,
+            engine_config=_sleeping(recipe),
+        )  # fmt: skip
+        keeper = EngineKeeper(say)
+        try:
+            judge = EngineJudge(folder, prepared, engine, say, keeper)
+            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(recipe), watch, say, lines)
+            ended = loop.run()
+            return Trained(folder, ended, _stage_summaries(journal))
+        finally:
+            keeper.close()
+
+
+def plan(recipe: Recipe, options: TrainOptions, tasks_folder: Path, say: Say) -> list[str]:
+    """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
+    prepared = Prepared(recipe, options, tasks_folder, say)
+    budget = recipe.budget
+    limits = [f"{budget.attempts} attempts a stage", *([f"{budget.hours:g} hours"] if budget.hours else []),
+              *([f"{budget.questions} questions"] if budget.questions else [])]  # fmt: skip
+    lines = [f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
+             f"start: {recipe.start} ({prepared.start})", f"device: {recipe.device}"]  # fmt: skip
+    for index, stage in enumerate(recipe.stages):
+        with tempfile.TemporaryDirectory() as aside:
+            said = prepared.check_stage(index, Path(aside) / stage.name)
+        lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
+        lines += [f"  {line}" for line in said]
+        asked = {partition: {name: len(keep_partition(prepared.tasks[name], partition).questions)
+                             for name in stage.gates.tasks} for partition in ("gate", "report")}  # fmt: skip
+        for name in stage.gates.tasks:
+            lines.append(
+                f"  {name}: {asked['gate'][name]} questions while training, {asked['report'][name]} to confirm"
+            )
+        lines += [f"  gate: {gate.rule}" for gate in stage.gates.gates]
+    return lines
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Of all that shapes the result: the budget may grow while a training is resumed."""
+    content = recipe.model_dump(mode="json", exclude={"budget"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
+    return Training(
+        name=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=sys.argv,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_sha256=digest,
+        start=recipe.start,
+        fingerprint=fingerprint(weight_files(prepared.start)),
+        packages=provenance.packages(),
+        git_commit=provenance.git_commit(),
+    )
+
+
+def _sleeping(recipe: Recipe) -> Any:
+    """Engine settings that let vLLM sleep while a training uses the same GPU."""
+    from medbench.harness.engines.vllm import runs_on_cpu
+
+    if recipe.device == "separate" or runs_on_cpu():
+        return recipe.engine
+    return recipe.engine.model_copy(update={"vllm_args": {"enable_sleep_mode": True, **recipe.engine.vllm_args}})
+
+
+def _launcher(recipe: Recipe) -> Callable[..., TrainingProcess]:
+    def launch(stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> TrainingProcess:
+        return TrainingProcess(stage.trainer, config, start=start, folder=folder, seed=seed, launch=stage.launch,
+                               wait_until_judged=recipe.device == "shared")  # fmt: skip
+
+    return launch
+
+
+def _launched(stage: Stage) -> str:
+    if stage.launch.accelerate:
+        return f"accelerate launch with {stage.launch.accelerate}"
+    return "one process" if stage.launch.processes == 1 else f"accelerate launch, {stage.launch.processes} processes"
+
+
+def _stage_summaries(journal: Journal) -> list[dict[str, Any]]:
+    summaries = []
+    begun = 0.0
+    for stage in stages_of(journal.events):
+        gated = [one for attempt in stage.attempts for one in attempt.gated]
+        confirmed = [attempt.confirmed for attempt in stage.attempts if attempt.confirmed]
+        asked: list[Gated | Confirmed | Measured] = [*gated, *confirmed, *stage.measured.values()]
+        last = stage.promoted or (stage.attempts[-1].ended if stage.attempts else None)
+        until = last.elapsed if last is not None else stage.started.elapsed
+        summaries.append(
+            {
+                "stage": stage.started.stage,
+                "attempts": len(stage.attempts),
+                "checkpoints": len(gated),
+                "questions": sum(one.questions for one in asked),
+                "seconds": round(until - begun, 1),
+                "promoted": stage.promoted.checkpoint if stage.promoted else None,
+                "result": confirmed[-1].verdict.why if stage.promoted and confirmed else "not promoted",
+            }
+        )
+        begun = until
+    return summaries

@@ -1,0 +1,89 @@
+"""How often a loop that retries until its gates pass lets a truly failing model through, over many loops.
+
+    python tests/bench/null_loop.py [--loops 2000] [--attempts 10]
+
+Every checkpoint of every attempt truly fails: on the loop's 100 questions it has one right answer fewer than the floor
+of 60 % asks for (the hardest case), on the 100 others likewise. New in each attempt is which questions those are,
+and the order in which they are asked. The loop, its journal, its gates and its order are the real ones; trainer and
+engine are made up (tests/loops.py). Beside it the naive loop: the same sequential gate with the whole alpha for every
+attempt, and no other questions to confirm on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from loops import MadeUpJudge, MadeUpTrainings, recipe_of, world
+from scipy.stats import binomtest
+
+from medbench.harness.journal import Confirmed, Gated, Promoted
+
+ALPHA, FLOOR, QUESTIONS = 0.05, 0.6, 100
+FAILING = FLOOR - 1 / QUESTIONS
+
+
+def one_loop(number: int, attempts: int) -> tuple[bool, bool, bool]:
+    """(ever passed on the loop's questions, promoted, the naive loop promoted)."""
+    recipe = recipe_of([{"task": "medqa", "at_least": FLOOR}], attempts=attempts).model_copy(update={"seed": number})
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        trainings = MadeUpTrainings([[FAILING]] * attempts)
+        loop = world(Path(folder), recipe, trainings, start=FAILING, n=QUESTIONS, exact=True)
+        with loop.journal:
+            loop.run()
+        events = loop.journal.events
+        passed = any(isinstance(event, Gated) and event.verdict.overall == "pass" for event in events)
+        promoted = any(isinstance(event, Promoted) for event in events)
+        confirmations = sum(isinstance(event, Confirmed) for event in events)
+        assert promoted <= passed == (confirmations > 0)
+        return passed, promoted, naive(Path(folder), recipe, trainings, attempts)
+
+
+def naive(folder: Path, recipe, trainings: MadeUpTrainings, attempts: int) -> bool:
+    """Whether one of the same attempts' checkpoints, or those that would have followed, passes with the whole alpha."""
+    judge = MadeUpJudge(folder, QUESTIONS, exact=True)
+    stage = recipe.stages[0]
+    for number in range(1, attempts + 1):
+        attempt = folder / "1-stage1" / f"attempt-{number}"
+        checkpoint = attempt / "step-000010"
+        if not checkpoint.exists():  # the real loop was over before
+            attempt.mkdir(parents=True, exist_ok=True)
+            trainings(stage, {}, start=folder / "start", folder=attempt, seed=recipe.seed * 1000 + number)
+        rules = stage.gates.model_copy(update={"partition": "gate"})
+        seed = recipe.seed * 1000 + number
+        ruling = judge.judge(checkpoint, rules, name=f"{number}", seed=seed, baseline=None, alpha_fail=ALPHA)
+        if ruling.verdict is not None and ruling.verdict.overall == "pass":
+            return True
+    return False
+
+
+def share(found: list[bool]) -> str:
+    test = binomtest(sum(found), len(found))
+    low, high = test.proportion_ci(method="wilson")
+    return f"{sum(found)} of {len(found)}: {test.statistic:.2%} ({low:.2%} to {high:.2%})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--loops", type=int, default=2000)
+    parser.add_argument("--attempts", type=int, default=10)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(one_loop, range(asked.loops), [asked.attempts] * asked.loops, chunksize=20))
+    print(f"{asked.loops} loops of up to {asked.attempts} attempts at a model that truly fails, alpha {ALPHA}")
+    print(f"a checkpoint passes while training:  {share([passed for passed, _, _ in found])}")
+    print(f"and is confirmed and promoted:       {share([promoted for _, promoted, _ in found])}")
+    print(f"the naive loop lets one through:     {share([wrong for _, _, wrong in found])}")
+    print(f"{time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
