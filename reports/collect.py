@@ -1,8 +1,9 @@
-"""Run folders -> what the pages show of them: the records that everything else in `reports` works on.
+"""Run and training folders -> what the pages show of them: the records that everything else in `reports` works on.
 
     python -c "from pathlib import Path; from medbench.reports.collect import collect; print(collect([Path('runs')]))"
 
-A run that cannot be read is listed with its reason and never stops a build.
+What cannot be read is listed with its reason and never stops a build. Runs inside a training's folder count only where
+they are named themselves.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from medbench.reports.folders import (
 )
 from medbench.reports.pairs import choose_pairs, kind_of_record
 from medbench.reports.scores import Scores
+from medbench.reports.trainings import TrainingView, read_trainings
 
 LARGE = re.compile(rb"[:\[,]\s*-?\d[\d.]*[eE]\+?\d{3}")
 """Matches every JSON text with a number too large for one."""
@@ -69,10 +71,10 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A run, or a file of one, that cannot be shown."""
+    """A run or training, or a file of one, that cannot be shown."""
 
     name: str
-    """"<run folder>", or "<run folder>: <file>" where the rest of the run is shown."""
+    """"<folder>", or "<folder>: <file>" where the rest is shown."""
     reason: str
 
 
@@ -85,10 +87,12 @@ class Collection:
     broken: tuple[Broken, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     """Ids (A, B) of the pairs that have a page of their own, at pairs.page_name(A, B)."""
+    trainings: tuple[TrainingView, ...] = ()
+    """By id, in natural order."""
 
 
 def collect(paths: Sequence[Path]) -> Collection:
-    """Each path is a run folder or a folder of run folders. Raises MedbenchError for a path that is no folder."""
+    """Each path is a run or training folder, or a folder of such. Raises MedbenchError for a path that is no folder."""
     read: list[_Read] = []
     broken: list[Broken] = []
     for folder, fault in run_folders(paths):
@@ -104,10 +108,12 @@ def collect(paths: Sequence[Path]) -> Collection:
     ids = unique_slugs(one.folder.name for one in read)
     runs = [one.view(id) for id, one in zip(ids, read, strict=True)]
     runs.sort(key=lambda run: natural(run.id))
+    trainings, faults = read_trainings(paths)
+    broken += [Broken(name, reason) for name, reason in faults]
     # a folder's name may be no Unicode, which no page could hold
     broken = [Broken(as_unicode(one.name), as_unicode(one.reason)) for one in broken]
     broken.sort(key=lambda one: (natural(one.name), one.reason))
-    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)))
+    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)), tuple(trainings))
 
 
 def state_of(run: RunView) -> str:

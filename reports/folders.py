@@ -1,4 +1,4 @@
-"""Run folders on disk: finding them, seeing that they changed, and never reading outside them.
+"""Folders of runs and trainings on disk: finding them, seeing that they changed, and never reading outside them.
 
 python -c "from pathlib import Path; from medbench.reports.folders import run_folders as f; print(*f([Path('runs')]))"
 """
@@ -14,7 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.handover import METRICS
+from medbench.harness.journal import JOURNAL, TRAINING
 from medbench.harness.store import slug
+
+RUN = "run.json"
 
 MOST_BYTES = 16 * 2**20
 """A run.json, result or verdict larger than this was not written by medbench."""
@@ -27,18 +31,35 @@ def run_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
     Raises MedbenchError for a path that is no folder.
     """
+    yield from _folders_with(RUN, paths)
+
+
+def training_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The same for trainings: a path may be one, or hold some beside its runs."""
+    yield from _folders_with(TRAINING, paths)
+
+
+def metrics_files(training: Path) -> list[Path]:
+    """metrics.jsonl of each attempt of a training, where there is one."""
+    return sorted(training.glob(f"*/attempt-*/{METRICS}"))
+
+
+def _folders_with(name: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    def is_one(folder: Path) -> bool:
+        return (folder / name).is_file()
+
     seen: set[Path] = set()
     for path in paths:
         if not path.is_dir():
-            raise MedbenchError(f"{path}: no such folder: name a run folder, or a folder of run folders")
+            raise MedbenchError(f"{path}: no such folder: name a run or training folder, or a folder of such folders")
         root = path.resolve()
-        for folder in [root] if _is_run(root) else sorted(filter(_is_run, _children(root))):
+        for folder in [root] if is_one(root) else sorted(filter(is_one, _children(root))):
             real = folder.resolve()
             if real in seen:
                 continue
             seen.add(real)
             leaves = folder != root and root not in real.parents
-            yield folder, "a link that leads out of its folder: name that run itself" if leaves else ""
+            yield folder, "a link that leads out of its folder: name that folder itself" if leaves else ""
 
 
 def signature(paths: Sequence[Path]) -> str:
@@ -46,8 +67,11 @@ def signature(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for folder, fault in run_folders(paths):
         parts = () if fault else (folder / "results", folder / "samples")
-        files = [folder / "run.json", folder / "verdict.json", *(file for part in parts for file in _children(part))]
+        files = [folder / RUN, folder / "verdict.json", *(file for part in parts for file in _children(part))]
         for file in sorted(files):
+            digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
+    for folder, fault in training_folders(paths):
+        for file in [folder / TRAINING, folder / JOURNAL, *([] if fault else metrics_files(folder))]:
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
@@ -61,20 +85,20 @@ def times_of(file: Path | str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def read_checked(folder: Path, name: str) -> bytes | None:
-    """A file of a run folder, None if there is none. Raises MedbenchError as `inside`, and for a very large one."""
+def read_checked(folder: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
+    """A file of such a folder, None if there is none. Raises MedbenchError as `inside`, and for a very large one."""
     path = inside(folder, name)
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as in times_of
             content = file.read(USUAL_BYTES)
             if len(content) == USUAL_BYTES:
-                content += file.read(MOST_BYTES)
+                content += file.read(most)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > MOST_BYTES:
-        raise MedbenchError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no file of medbench's is")
+    if len(content) > most:
+        raise MedbenchError(f"{path}: larger than {most >> 20} MiB, which no file of medbench's is")
     return content
 
 
@@ -89,7 +113,7 @@ def inside(folder: Path, name: str) -> str:
     except OSError:
         return path  # whoever opens it learns that it is not there
     if any(map(stat.S_ISLNK, modes)) and folder.resolve() not in Path(path).resolve().parents:
-        raise MedbenchError(f"{path}: a link that leads out of the run folder")
+        raise MedbenchError(f"{path}: a link that leads out of its folder")
     if not stat.S_ISREG(modes[1]) and not os.path.isfile(path):  # noqa: PTH113 - a pipe would never end
         raise MedbenchError(f"{path}: not a plain file")
     return path
@@ -133,10 +157,6 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
         taken.add(chosen.casefold())
         slugs.append(chosen)
     return slugs
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file()
 
 
 def _children(folder: Path) -> list[Path]:

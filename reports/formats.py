@@ -99,6 +99,13 @@ def significant(value: float | None) -> str:
     return f"{value:.{1 if abs(value) >= 1 else min(6, 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def logged(value: float | None) -> str:
+    """Four digits of a metric of any size: 0.00002 -> "2e-05", 1234.5 -> "1,234"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return number(value) if 1000 <= abs(value) < 1e6 else f"{MINUS * (value < 0)}{abs(value):.4g}"
+
+
 def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 

@@ -1,4 +1,4 @@
-"""Run records in, HTML out: the four kinds of page and the files that they load.
+"""Records in, HTML out: the five kinds of page and the files that they load.
 
     python -c "from medbench.reports.pages import ASSETS; print(*ASSETS)"
 
@@ -8,6 +8,8 @@ reports.site calls these and writes what they return:
     runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
     runs/<id>/viewer.html         viewer_page(run)
     compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault)
+    trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
+    trainings/<id>/charts.js      trajectory_charts.script(page.stages)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
     assets/<name>                 ASSETS[name] -> bytes; a name may have a folder in it ("vendor/uplot.js")
@@ -27,7 +29,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.compare import TaskComparison
-from medbench.reports import compare_view, formats, leaderboard, run_view
+from medbench.reports import compare_view, formats, leaderboard, run_view, trajectory_charts, trajectory_page
 from medbench.reports.collect import Collection, RunView, state_of
 from medbench.reports.pairs import Flip
 from medbench.reports.references import Reference
@@ -64,7 +66,9 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
     names = [*leaderboard.CORE, *sorted({task for one in references for task in one.scores} - set(leaderboard.CORE))]
     tasks = [(task, leaderboard.label_of(task)) for task in names]
     reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
-    return _render("index.html.j2", tables=tables, broken=collection.broken, references=reported, tasks=tasks)
+    trainings = list(map(trajectory_page.index_row, collection.trainings))
+    return _render("index.html.j2", tables=tables, trainings=trainings, broken=collection.broken, references=reported,
+                   tasks=tasks)  # fmt: skip
 
 
 def run_page(collection: Collection, run: RunView) -> str:
@@ -87,6 +91,11 @@ def compare_page(
 ) -> str:
     """Run B against run A; `fault` says why there is no comparison."""
     return _render("compare.html.j2", page=compare_view.view_of(a, b, comparisons, flips or {}, fault))
+
+
+def training_page(page: trajectory_page.TrajectoryPage) -> str:
+    """The page of one training; its charts are drawn from trajectory_charts.script."""
+    return _render("training.html.j2", page=page)
 
 
 def runs_script(collection: Collection) -> bytes:
@@ -121,8 +130,12 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     for name in ("percent", "rate", "interval", "points", "points_interval", "number", "significant", "p_value",
-                 "parameters", "url", "duration", "published"):  # fmt: skip
+                 "parameters", "url", "duration", "published", "logged"):  # fmt: skip
         environment.filters[name] = getattr(formats, name)
     environment.filters["size_class"] = leaderboard.size_class
     environment.globals["winner"] = compare_view.winner
+    environment.globals["label"] = trajectory_page.label
+    environment.globals["gate_label"] = trajectory_page.gate_label
+    environment.globals["alarms"] = trajectory_charts.alarms
+    environment.globals["metrics"] = trajectory_charts.metrics
     return environment

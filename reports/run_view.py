@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medbench.harness.gate_file import SHARES
+from medbench.harness.gate_output import PAIRED
 from medbench.harness.gates import GateResult
 from medbench.harness.intervals import wilson_interval
+from medbench.harness.journal import Training
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord, TaskRecord, asked_how_often
 from medbench.reports.axis import Axis, axis_around_zero, axis_over
@@ -124,13 +126,13 @@ def gate_line(gate: GateResult) -> GateLine:
     if gate.metric not in SHARES:
         spread = f"{number(seen[0][0], 1)}–{number(seen[0][1], 1)}" if seen else ""
         return GateLine(gate, number(gate.estimate, 1), spread, number(gate.threshold, 1), None)
-    if "baseline" in gate.rule:
+    if PAIRED.search(gate.rule):
         spread = points_interval(seen[0]) if seen else ""
         return GateLine(gate, points(gate.estimate), spread, points(gate.threshold), axis_around_zero(drawn))
     return GateLine(gate, percent(gate.estimate), interval(gate.interval), percent(gate.threshold), axis_over(drawn))
 
 
-def command_of(record: RunRecord) -> str:
+def command_of(record: RunRecord | Training) -> str:
     """What was typed, ready for a shell; the program by its name alone."""
     if not record.command:
         return ""

@@ -10,6 +10,8 @@ SITE/
   runs/<id>/viewer.html           pages.viewer_page(run)
   runs/<id>/data/<task slug>/     see viewer_data; scores.json is scores.Scores
   compare/<a>--<b>.html           pages.compare_page(a, b, comparisons, flips, fault): see pairs.Compared
+  trainings/<id>/index.html       pages.training_page(trajectory_page.view_of(training, runs))
+  trainings/<id>/charts.js        trajectory_charts.script(stages)
   assets/<name>                   pages.ASSETS
   leaderboard.json .csv .md       exports.leaderboard
   badges/<id>--<gate>.svg         exports.badges
@@ -32,7 +34,7 @@ from typing import Any
 
 import msgspec
 
-from medbench.reports import exports, pages
+from medbench.reports import exports, pages, trajectory_charts, trajectory_page
 from medbench.reports.collect import Collection, RunView
 from medbench.reports.folders import is_file_name, times_of
 from medbench.reports.output import Manifest, Writer
@@ -56,6 +58,7 @@ class BuildReport:
     """What a build did."""
 
     runs: int
+    trainings: int
     broken: int
     written: int
     """Files."""
@@ -76,9 +79,18 @@ def build(collection: Collection, site: Path, *, references: Path | None = None)
         runs = _build_runs(collection, manifest, workers)
         scored = replace(collection, runs=runs)
         _build_pairs(scored, manifest, workers)
+        _build_trainings(scored, manifest)
         _build_index(scored, manifest, known)
     seconds = round(time.perf_counter() - started, 3)
-    return BuildReport(len(runs), len(collection.broken), manifest.written, manifest.skipped, manifest.removed, seconds)
+    return BuildReport(
+        runs=len(runs),
+        trainings=len(collection.trainings),
+        broken=len(collection.broken),
+        written=manifest.written,
+        skipped=manifest.skipped,
+        removed=manifest.removed,
+        seconds=seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +200,28 @@ def _pair(job: _PairJob) -> str:
     return name
 
 
+def _build_trainings(collection: Collection, manifest: Manifest) -> None:
+    runs = [(run.folder.resolve(), run.id) for run in collection.runs] if collection.trainings else []
+    for training in collection.trainings:
+        root = training.folder.resolve()
+        own = {folder.relative_to(root).as_posix(): id for folder, id in runs if root in folder.parents}
+        stamp = _hash(code(), training.id, training.stamp, own)
+        if manifest.fresh(f"training {training.id}", stamp):
+            continue
+        page = trajectory_page.view_of(training, own)
+        written = _Written(Writer(manifest.site), f"trainings/{training.id}")
+        written.put("index.html", _html(pages.training_page(page)))
+        written.put("charts.js", trajectory_charts.script(page.stages))
+        manifest.record(f"training {training.id}", stamp, written.names)
+
+
 def _build_index(collection: Collection, manifest: Manifest, references: Sequence[Reference]) -> None:
     """What shows all runs, and what belongs to none."""
     known = [(run.id, run.stamp) for run in collection.runs]
     broken = [(one.name, one.reason) for one in collection.broken]
-    stamp = _hash(code(), known, broken, collection.pairs, [one.model_dump(mode="json") for one in references])
+    trainings = [(one.id, one.contents) for one in collection.trainings]
+    reported = [one.model_dump(mode="json") for one in references]
+    stamp = _hash(code(), known, broken, collection.pairs, trainings, reported)
     if not manifest.fresh("index", stamp):
         written = _Written(Writer(manifest.site), "")
         written.put("index.html", _html(pages.index_page(collection, references)))

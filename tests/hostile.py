@@ -1,6 +1,6 @@
-"""Strings that try to run, to escape, to mislead or to break, and run folders with them in every field.
+"""Strings that try to run, to escape, to mislead or to break; run and training folders with them in every field.
 
-from hostile import HOSTILE, hostile_runs
+from hostile import HOSTILE, hostile_runs, hostile_training
 
 Whatever runs sets `window.hacked` or opens a dialog; what reaches outside asks for `evil.invalid`.
 """
@@ -14,9 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from gate_runs import a_record, a_task, answer
+from made_trainings import a_gate, a_training, a_verdict
 
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.handover import append_metrics
+from medbench.harness.journal import (
+    AlarmRaised,
+    AttemptEnded,
+    AttemptStarted,
+    Confirmed,
+    Event,
+    Gated,
+    Measured,
+    Promoted,
+    StageStarted,
+    TrainingEnded,
+)
 from medbench.harness.scoring import CategoryResult, summarize
 from medbench.harness.store import ModelRecord, create_run, samples_path, write_atomically
 
@@ -267,6 +281,52 @@ def _flipping(right: int) -> Iterator[tuple[str, list[Sample]]]:
     for start in range(0, len(HOSTILE), 20):
         some = enumerate(HOSTILE[start : start + 20], start)
         yield f"flips{start}", [replace(hostile_sample(n, text), score=float((n + right) % 2)) for n, text in some]
+
+
+def hostile_training(root: Path, name: str, texts: Sequence[str]) -> Path:
+    """A training with a stage for each text, which stands in every field of it; the first is in its record's too."""
+    folder = a_training(
+        root,
+        file_name(name),
+        [event for number, text in enumerate(texts) for event in _stage(number, utf8(text))],
+        **_record(utf8(texts[0])),
+    )
+    for number, text in enumerate(texts, 1):
+        attempt = folder / f"{number}-{utf8(text)}" / "attempt-1"
+        try:
+            attempt.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError):
+            continue  # no folder can be called so, or only one elsewhere
+        if folder in attempt.resolve().parents:
+            append_metrics(attempt, 1, {"loss": 1.0, f"rewards/{text[:60]}/mean": 0.5, text: 1.0, "reward": text})
+            append_metrics(attempt, 9, {"loss": float("nan")})
+    return folder
+
+
+def _record(text: str) -> dict[str, Any]:
+    return {
+        "name": text, "created": text, "command": ["medbench", text],
+        "recipe": {text: text, "stages": [{"trainer": text}]}, "recipe_sha256": text, "start": text,
+        "fingerprint": text, "packages": {text: text}, "git_commit": text,
+    }  # fmt: skip
+
+
+def _stage(number: int, text: str) -> Iterator[Event]:
+    gate = a_gate(text, "fail", 0.5, task=text, metric=text, why=text, controls={text: 0.5}, saved=3)
+    share = a_gate(f"{text}: accuracy at least 0.5", "pass", 0.5, task=text, metric="accuracy", why=text)
+    verdict = a_verdict("fail", gate, share, why=text, baseline=text, warnings=[text], candidate=text)
+    of: dict[str, Any] = {"stage": text, "attempt": 1}
+    judged = {**of, "verdict": verdict, "alpha": 0.01, "run": text, "seconds": 1.0, "questions": 5}
+    yield StageStarted(stage=text, start=text, fingerprint=text, prepared=[text, text])
+    yield Measured(stage=text, partition="gate", verdict=verdict, run=text, whole=True, questions=3)
+    yield AttemptStarted(**of, seed=number, start=f"x{text}", config={text: text, "deep": {text: [text]}}, alpha=0.03)
+    yield AlarmRaised(**of, step=4, kind=text, reason=text, stop=False)
+    yield Gated(**judged, step=5, checkpoint=text)
+    yield Confirmed(**judged, step=5)
+    yield AttemptEnded(**of, outcome="failed", reason=text, step=5)
+    yield AttemptStarted(**(of | {"attempt": 2}), seed=number, start=text, config={text: text + "."}, alpha=0.01)
+    yield Promoted(**(of | {"attempt": 2}), step=5, checkpoint=text, fingerprint=text)
+    yield TrainingEnded(outcome="failed", reason=text, checkpoint=text)
 
 
 def file_name(text: str) -> str:

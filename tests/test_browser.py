@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 from gate_runs import answer, stored_run
+from made_trainings import two_stages
 
 from medbench.harness.contracts import Sample
 from medbench.harness.protocol import load_protocol
@@ -158,6 +160,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seal(folder, read_result(folder, "medqa").model_copy(update={"calibration": summarize_calibration(likelihoods())}))
     (root / "torn").mkdir()
     (root / "torn" / "run.json").write_text('{"schema_version": 1, "run_')
+    two_stages(root, "train-smollm2")
     return root
 
 
@@ -203,6 +206,7 @@ PAGES = [
     "runs/direct/index.html",
     "runs/alpha-32B/viewer.html#task=medqa&with=beta-7B",
     "compare/beta-7B--alpha-32B.html",
+    "trainings/train-smollm2/index.html",
 ]
 
 
@@ -369,6 +373,60 @@ def test_charts_are_drawn_beside_their_tables(watch: Any, home: str) -> None:
         assert figure.query_selector("canvas").evaluate(INK) > 500
 
 
+# --- a training ---
+
+CENTRE = "canvas => { const box = canvas.getBoundingClientRect(); return [box.x + box.width / 2, box.y + 100]; }"
+TRAINING = "trainings/train-smollm2/index.html"
+
+
+def test_the_charts_of_a_training_are_drawn_and_drawn_again(watch: Any, home: str) -> None:
+    page = watch(home, color_scheme="light").open(TRAINING)
+    page.wait_for_selector("figure.trace canvas")
+    figures = page.query_selector_all("figure.trace")
+    assert len(figures) == 2 * 3 + 3 + 10  # three gates a stage; what each stage's trainer logged
+    for figure in figures:
+        assert figure.query_selector("[role=img]").get_attribute("aria-label").startswith("Chart of ")
+        assert figure.query_selector("canvas").evaluate(INK) > 500
+    shot = page.query_selector("figure.trace canvas").evaluate("canvas => canvas.toDataURL()")
+    page.click("button.theme")
+    dark = page.query_selector("figure.trace canvas").evaluate("canvas => canvas.toDataURL()")
+    assert dark != shot
+    page.set_viewport_size(PHONE)
+    deadline = time.monotonic() + 10
+    while page.query_selector("figure.trace canvas").bounding_box()["width"] > 390 and time.monotonic() < deadline:
+        page.wait_for_timeout(50)  # it is drawn again a moment after the window stops changing
+    assert page.query_selector("figure.trace canvas").bounding_box()["width"] <= 390
+    assert len(page.query_selector_all("figure.trace canvas")) == len(figures)
+
+
+def test_pointing_at_a_chart_says_its_value(watch: Any, home: str) -> None:
+    page = watch(home).open(TRAINING)
+    page.wait_for_selector("figure.trace canvas")
+    gate = page.locator("figure[data-gate]").first
+    gate.scroll_into_view_if_needed()
+    page.mouse.move(*gate.locator("canvas").evaluate(CENTRE))
+    assert re.fullmatch(r"attempt 2, step \d+: [\d.]+ \([\d.]+ to [\d.]+\)", gate.locator("output").inner_text())
+    loss = page.locator("figure[data-metric]").first
+    assert re.fullmatch(r"attempt 2, step \d+: [\d.]+", loss.locator("output").inner_text())  # the same step
+
+
+def test_a_training_is_one_click_from_the_first_page(watch: Any, home: str) -> None:
+    page = watch(home).open("index.html")
+    page.locator("section", has_text="Trainings").locator("a", has_text="smollm2").click()
+    page.wait_for_selector("figure.trace canvas")
+    assert page.inner_text("h1") == "smollm2 passed"
+    page.locator("summary", has_text="What the trainer logged").first.click()
+    assert page.locator("caption", has_text="What the trainer logged").first.is_visible()
+
+
+def test_without_javascript_a_training_is_its_tables(watch: Any, home: str) -> None:
+    page = watch(home, java_script_enabled=False).open(TRAINING)
+    assert not page.query_selector("figure.trace").is_visible()
+    table = page.locator("table", has_text="Checkpoints judged while training").first
+    assert "Attempt 3, step 80" in table.inner_text()
+    assert table.locator("svg.ci").first.is_visible()
+
+
 # --- the viewer ---
 
 
@@ -410,6 +468,7 @@ def test_the_viewer_shows_an_answer_with_its_thought_folded_and_the_reading_mark
     assert "wrong" in detail.inner_text()
     assert "has a fever" not in detail.inner_text()
     detail.locator("summary", has_text="Thought").click()
+    detail.get_by_text("The patient of case 9 has a fever.").first.wait_for(state="visible")
     assert "The patient of case 9 has a fever." in detail.inner_text()
     assert "Which metal is number 9?" in detail.inner_text()
     facts = dict(zip(shown(page, "#v-detail dt"), shown(page, "#v-detail dd"), strict=True))
@@ -577,6 +636,8 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = pytest.importorskip("hostile")
     root = tmp_path_factory.mktemp("hostile-runs")
     hostile.hostile_runs(root)
+    for number in range(4):
+        hostile.hostile_training(root, f"train-{number}", hostile.HOSTILE[number::4])
     return build(root, tmp_path_factory.mktemp("hostile") / "site")
 
 

@@ -2,22 +2,9 @@
 "use strict";
 (() => {
   const SIZE = { width: 384, height: 260 };
-  const colour = (name) => {
-    const probe = document.createElement("span");
-    probe.style.color = `var(--${name})`;
-    document.body.append(probe);
-    const value = getComputedStyle(probe).color;
-    probe.remove();
-    return value;
-  };
+  const { axes, colour } = medbench.plot;
   const column = (rows, name) => rows.map((row) => Number(row.dataset[name]));
   const asPercent = (values) => values.map((value) => value * 100);
-
-  function axes(x, y, extra = {}) {
-    const common = { stroke: colour("muted"), font: "12px system-ui", labelFont: "12px system-ui", labelSize: 22,
-      grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1, size: 4 } };
-    return [{ ...common, label: x, size: 34, ...extra }, { ...common, label: y, size: 44 }];
-  }
 
   const series = (name, options = {}) => ({ label: name, stroke: colour("blue"), width: 2, ...options });
   const dots = { show: true, size: 7 };
