@@ -181,34 +181,33 @@ def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
         return Measure(index, "report") if paired and "report" not in stage.measured else Confirm(index)
     if "gate" not in stage.measured:
         return Measure(index, "gate")
-    spent = _spent(recipe.budget, events)
     if attempt is not None:
         return Train(index)  # which ends the attempt where the budget is spent
+    spent = spent_budget(recipe.budget, events, events[-1].elapsed)
     if spent is None and len(stage.attempts) >= recipe.budget.attempts:
         spent = f"{len(stage.attempts)} attempts failed"
     if spent is not None:
         failed = stage.attempts[-1].ended if stage.attempts else None
         why = f"; the last: {failed.reason}" if failed is not None else ""
         return End("failed", f"stage {stage.started.stage}: {spent}{why}", best_checkpoint(stages))
-    best = stage.attempts[-1] if stage.attempts and stage.attempts[-1].ended else None
-    go_on = best.ended.step if best is not None and best.ended is not None and best.ended.improving else None
-    start = next((one.checkpoint for one in best.gated if one.step == go_on), None) if best is not None else None
-    return BeginAttempt(index, len(stage.attempts) + 1, start)
+    return BeginAttempt(index, len(stage.attempts) + 1, _to_go_on_from(stage))
 
 
-def _spent(budget: Budget, events: Sequence[Event]) -> str | None:
-    """Which part of the budget is used up; None while there is some of each."""
-    if budget.hours is not None and seconds_left(budget, events) <= 0:
+def _to_go_on_from(stage: StageState) -> str | None:
+    """The last attempt's best checkpoint, where it was still improving."""
+    last = stage.attempts[-1] if stage.attempts else None
+    if last is None or last.ended is None or not last.ended.improving:
+        return None
+    return next((one.checkpoint for one in last.gated if one.step == last.ended.step), None)
+
+
+def spent_budget(budget: Budget, events: Sequence[Event], elapsed: float) -> str | None:
+    """Which part of the budget is used up after `elapsed` seconds of work; None while there is some of each."""
+    if budget.hours is not None and elapsed >= budget.hours * 3600:
         return f"the {budget.hours:g} hours are spent"
     if budget.questions is not None and questions_left(budget, events) <= 0:
         return f"the {budget.questions} questions are spent"
     return None
-
-
-def seconds_left(budget: Budget, events: Sequence[Event]) -> float:
-    if budget.hours is None:
-        return math.inf
-    return budget.hours * 3600 - (events[-1].elapsed if events else 0.0)
 
 
 def questions_left(budget: Budget, events: Sequence[Event]) -> float:

@@ -72,11 +72,12 @@ class Loop:
         while not isinstance(action := attempts.next_action(self.recipe, self.journal.events), attempts.End):
             self._perform(action)
         wanted = TrainingEnded(outcome=action.outcome, reason=action.reason, checkpoint=action.checkpoint)
-        last = self.journal.events[-1]
-        if isinstance(last, TrainingEnded) and (last.outcome, last.reason) == (wanted.outcome, wanted.reason):
-            return last
-        self._append(wanted)
-        return wanted.model_copy(update={"elapsed": self.journal.events[-1].elapsed})
+        last = attempts.ended(self.journal.events)
+        if last is None or (last.outcome, last.reason) != (wanted.outcome, wanted.reason):
+            self._append(wanted)
+        ended = attempts.ended(self.journal.events)
+        assert ended is not None
+        return ended
 
     def _perform(self, action: attempts.Action) -> None:
         match action:
@@ -191,7 +192,7 @@ class Loop:
                 elif reason is None and code is not None:
                     reason = self._came_to_end(folder, code)
                 if reason is None:
-                    reason = self._out_of_budget()
+                    reason = attempts.spent_budget(self.recipe.budget, self.journal.events, self._elapsed)
                 if reason is not None:
                     crashed = code not in (None, 0) and found is None
                     self._end_attempt("failed", reason, crashed=crashed)
@@ -235,17 +236,10 @@ class Loop:
 
     def _gate(self, index: int, found: Published, watch: AttemptWatch) -> str | None:
         """Judge a checkpoint on the gate questions; why the attempt must stop, or None."""
-        stage, state, attempt = self.recipe.stages[index], self._stage, self._attempt
+        stage, attempt = self.recipe.stages[index], self._attempt
         alpha = attempts.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
         left = attempts.questions_left(self.recipe.budget, self.journal.events)
-        ruling = self.judge.judge(
-            found.path,
-            self._rules(index, "gate", alpha, left),
-            name=_run_name(attempt.started, found.step, "gate"),
-            seed=attempt.started.seed,
-            baseline=self._baseline(state, "gate"),
-            alpha_fail=stage.gates.alpha,
-        )
+        ruling = self._ask(found.path, found.step, "gate", self._rules(index, "gate", alpha, left), stage.gates.alpha)
         self.judge.rest()
         verdict = _verdict(ruling)
         self._append(
@@ -268,6 +262,17 @@ class Loop:
         rule = attempts.regressed(verdict, stage)
         return f"step {found.step} surely fails '{rule}'" if rule is not None else reason
 
+    def _ask(self, checkpoint: Path, step: int, partition: str, rules: GateFile, alpha_fail: float) -> Ruling:
+        started, measured = self._attempt.started, self._stage.measured.get(partition)
+        return self.judge.judge(
+            checkpoint,
+            rules,
+            name=f"{started.stage}-a{started.attempt}-step-{step:06d}-{partition}",
+            seed=started.seed,
+            baseline=self.folder / measured.run if measured is not None and measured.whole else None,
+            alpha_fail=alpha_fail,
+        )
+
     def _came_to_end(self, folder: Path, code: int) -> str:
         attempt = self._attempt
         if code != 0:
@@ -277,14 +282,6 @@ class Loop:
         best = attempts.best_of(attempt.gated)
         assert best is not None
         return f"no checkpoint passed; the best, step {best.step}: {best.verdict.why}"
-
-    def _out_of_budget(self) -> str | None:
-        budget, events = self.recipe.budget, self.journal.events
-        if budget.hours is not None and self._elapsed >= budget.hours * 3600:
-            return f"the {budget.hours:g} hours are spent"
-        if attempts.questions_left(budget, events) <= 0:
-            return f"the {budget.questions} questions are spent"
-        return None
 
     def _end_attempt(self, outcome: Literal["passed", "failed"], reason: str, *, crashed: bool = False) -> None:
         attempt = self._attempt
@@ -311,14 +308,8 @@ class Loop:
         passed = attempt.passed
         assert passed is not None
         alpha = attempts.spent_alpha(stage.gates.alpha, state.confirmations + 1)
-        ruling = self.judge.judge(
-            self.folder / passed.checkpoint,
-            self._rules(index, "report", alpha),
-            name=_run_name(attempt.started, passed.step, "report"),
-            seed=attempt.started.seed,
-            baseline=self._baseline(state, "report"),
-            alpha_fail=stage.gates.alpha,
-        )
+        rules = self._rules(index, "report", alpha)
+        ruling = self._ask(self.folder / passed.checkpoint, passed.step, "report", rules, stage.gates.alpha)
         verdict = _verdict(ruling)
         self._append(
             Confirmed(
@@ -359,10 +350,6 @@ class Loop:
         changes = {"partition": partition, "alpha": alpha, "budget": None if math.isinf(budget) else int(budget)}
         return gates.model_copy(update=changes)
 
-    def _baseline(self, state: attempts.StageState, partition: str) -> Path | None:
-        measured = state.measured.get(partition)
-        return self.folder / measured.run if measured is not None and measured.whole else None
-
 
 class Finished:
     """A training that ended in an earlier session."""
@@ -377,10 +364,6 @@ class Finished:
 def stage_folder(folder: Path, recipe: Recipe, index: int) -> Path:
     """Where a stage's attempts lie."""
     return folder / f"{index + 1}-{recipe.stages[index].name}"
-
-
-def _run_name(started: AttemptStarted, step: int, partition: str) -> str:
-    return f"{started.stage}-a{started.attempt}-step-{step:06d}-{partition}"
 
 
 def _verdict(ruling: Ruling) -> Verdict:
