@@ -82,14 +82,14 @@ def forget_merge(checkpoint: Checkpoint) -> None:
 def copy_weights(folder: Path, target: Path) -> str:
     """Leave a full checkpoint in `target`; its weights' fingerprint."""
     if not target.exists():
-        _install(target, lambda aside: shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True))
+        _install(target, lambda aside: shutil.copytree(folder, aside, copy_function=link_or_copy, dirs_exist_ok=True))
     return fingerprint(weight_files(target))
 
 
-def _link(file: str, target: str) -> None:
+def link_or_copy(file: str | Path, target: str | Path) -> None:
     try:
-        os.link(file, target)  # weights are large
-    except OSError:
+        os.link(Path(file).resolve(), target)  # weights are large
+    except OSError:  # another disk, or one without links
         shutil.copy2(file, target)
 
 

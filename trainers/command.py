@@ -34,6 +34,7 @@ from medbench.harness.checkpoints import (
     FOREIGN_WEIGHTS,
     TOKENIZER_FILES,
     check_safetensors,
+    link_or_copy,
     weight_files,
 )
 from medbench.harness.config import Record, did_you_mean
@@ -217,20 +218,13 @@ def _publish(path: Path, start: Path, folder: Path) -> None:
     def fill(target: Path) -> None:
         for file in sorted(path.iterdir()):
             if file.is_file() and not any(file.match(pattern) for pattern in FOREIGN_WEIGHTS):
-                _link_or_copy(file, target / file.name)
+                link_or_copy(file, target / file.name)
         if not any((target / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
             for pattern in TOKENIZER_FILES:
                 for file in start.glob(pattern):
                     shutil.copy(file, target)
 
     handover.publish(folder, step, fill)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
 
 
 def _part_from_the_programs_files(folder: Path) -> None:

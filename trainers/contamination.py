@@ -19,6 +19,9 @@ from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.store import write_atomically
 from medbench.trainers.overlaps import Overlap, OverlapConfig, TrainingText, find_overlaps
 
+CONTAMINATION = "contamination.json"
+"""In a stage's folder: what `screen` found, written before any attempt and read by each."""
+
 
 class ContaminationConfig(OverlapConfig):
     """The `contamination:` section of a recipe."""

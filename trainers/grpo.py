@@ -28,7 +28,7 @@ from medbench.harness.plugins import FailedAttempt
 from medbench.harness.prompting import Tokenizer, load_tokenizer
 from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
 from medbench.trainers.adaptation import adapt_training
-from medbench.trainers.contamination import ContaminationConfig, dropped_rows, screen
+from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.grpo_data import Asker, Prompt, load_questions, prompt_order
 from medbench.trainers.lora import LoraSettings, peft_config, refuse_unmatched
 from medbench.trainers.memory import training_memory
@@ -37,8 +37,6 @@ from medbench.trainers.rewards import RewardConfig
 from medbench.trainers.sft_data import DECISIONS, Row, Source
 from medbench.trainers.trl_rewards import reward_functions
 from medbench.trainers.trl_training import TrainingSettings, common_arguments, load_model, quiet, reporting_fault, run
-
-CONTAMINATION = "contamination.json"
 
 
 class RolloutSettings(Record):

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.prompting import Tokenizer, encode, has_template, plain_text, render_chat
+from medbench.harness.prompting import Tokenizer, encode
 from medbench.harness.protocol import Protocol
+from medbench.trainers.rendering import is_templated, prompt_text
 from medbench.trainers.sft_data import Row, Source, load_rows
 
 
@@ -54,16 +55,12 @@ class Asker:
     """Turns questions into the prompts that the evaluation sends to a local engine (evaluate.build_request)."""
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
-        self.templated = protocol.chat == "auto" and has_template(tokenizer)
+        self.templated = is_templated(protocol, tokenizer)
         self._protocol = protocol
         self._tokenizer = tokenizer
 
     def prompt(self, question: Question) -> Prompt:
-        messages = self._protocol.messages(question)
-        if self.templated:
-            text = render_chat(self._tokenizer, messages, self._protocol.thinking)
-        else:
-            text = plain_text(messages)
+        text = prompt_text(self._protocol, self._tokenizer, self._protocol.messages(question))
         return Prompt(question, text, len(self.ids(text)))
 
     def ids(self, text: str) -> list[int]:

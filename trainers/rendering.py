@@ -8,7 +8,7 @@ Prompt and reply are encoded apart, as they come at generation: encoded in one p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ class Renderer:
     def render(self, row: Row) -> Rendered:
         """Raises MedbenchError where the reply would teach something else than the row's answer."""
         turns = messages(self.protocol, row.question)
-        templated = self.protocol.chat == "auto" and has_template(self.tokenizer)
-        prompt = render_chat(self.tokenizer, turns, self.protocol.thinking) if templated else plain_text(turns)
+        templated = is_templated(self.protocol, self.tokenizer)
+        prompt = prompt_text(self.protocol, self.tokenizer, turns)
         reply = reply_text(row, self.protocol, prompt)
         _refuse_misread(row, reply, self.protocol, opened=opens_thought(prompt))
         if not templated:
@@ -69,6 +69,16 @@ class Renderer:
         rendered = [self.render(row) for row in rows]
         kept = [one for one in rendered if one.length <= max_length]
         return kept, len(rendered) - len(kept)
+
+
+def is_templated(protocol: Protocol, tokenizer: Tokenizer) -> bool:
+    """Whether prompts come out of the model's chat template, as evaluate.build_request decides it."""
+    return protocol.chat == "auto" and has_template(tokenizer)
+
+
+def prompt_text(protocol: Protocol, tokenizer: Tokenizer, turns: Sequence[Message]) -> str:
+    """What the evaluation sends to a local engine."""
+    return render_chat(tokenizer, turns, protocol.thinking) if is_templated(protocol, tokenizer) else plain_text(turns)
 
 
 def messages(protocol: Protocol, question: Question) -> tuple[Message, ...]:

@@ -22,7 +22,7 @@ from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
 from medbench.trainers import trl_training
 from medbench.trainers.adaptation import adapt_training
-from medbench.trainers.contamination import ContaminationConfig, dropped_rows, screen
+from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.lora import LoraSettings, peft_config, refuse_unmatched
 from medbench.trainers.memory import training_memory
 from medbench.trainers.optimizers import optimizer_fault
@@ -30,7 +30,6 @@ from medbench.trainers.rendering import Rendered, Renderer
 from medbench.trainers.sft_data import Row, Source, load_rows
 from medbench.trainers.trl_training import TrainingSettings
 
-CONTAMINATION = "contamination.json"
 POOL = 16
 """Batches whose rows are sorted by length together: few enough to stay random, enough to waste little on padding."""
 
