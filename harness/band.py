@@ -21,8 +21,9 @@ from medbench.harness.replies import Replies, refuse_unreadable
 from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to
 from medbench.harness.scoring import Summary
 from medbench.harness.session import Say
-from medbench.harness.tables import percent, rendered, shown
+from medbench.harness.tables import rendered, shown
 from medbench.harness.task_loader import TaskLoader
+from medbench.harness.text import percent
 
 
 @dataclass(frozen=True, slots=True)

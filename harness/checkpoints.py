@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import Checkpoint, MedbenchError
-from medbench.harness.store import slug, write_atomically
+from medbench.harness.files import slug, write_atomically
+from medbench.harness.text import did_you_mean
 
 SMOLLM2 = "smollm2-135m"
 """A real language model that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of the PyPI package below."""

@@ -196,8 +196,9 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
     """List tasks and protocols, or show one task with a rendered prompt."""
     from medbench.harness.data import SAMPLE
     from medbench.harness.protocol import built_in_names, load_protocol
-    from medbench.harness.tables import printable, task_page, task_table
+    from medbench.harness.tables import task_page, task_table
     from medbench.harness.task_loader import TaskLoader
+    from medbench.harness.text import printable
 
     loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     if name is None:

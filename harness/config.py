@@ -5,7 +5,6 @@ python -c "from medbench.harness.config import read_yaml, EvalConfig; print(Eval
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import one_line, did_you_mean
 
 EngineName = Literal["vllm", "hf", "openai", "fake"]
 
@@ -105,9 +105,9 @@ def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
     except FileNotFoundError:
         return {}, [f"{path}: no such file"]
     except (OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: cannot be read ({_one_line(error)})"]
+        return {}, [f"{path}: cannot be read ({one_line(error)})"]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
-        return {}, [f"{path}: not YAML ({_one_line(error)})"]
+        return {}, [f"{path}: not YAML ({one_line(error)})"]
     if not isinstance(content, dict):
         return {}, [f"{path}: expected keys and values, found {type(content).__name__}"]
     return content, []
@@ -119,12 +119,6 @@ def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[
         return model.model_validate(content), []
     except ValidationError as error:
         return None, [_fault_line(fault, model, where) for fault in error.errors(include_url=False)]
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ " (did you mean X or Y?)", or the known names when nothing is near."""
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:20])}"
 
 
 def _fault_line(fault: Any, model: type[BaseModel], where: str) -> str:
@@ -155,7 +149,3 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Say = Callable[[str], None]
+
 FinishReason = Literal["stop", "length", "error"]
 Outcome = Literal["answered", "unparsed", "ambiguous", "truncated", "empty", "refused", "error"]
 

@@ -26,7 +26,6 @@ ROWS = "rows"
 """The table of a task's rows of all splits (see `benchmark`)."""
 EXAMPLE_SPLITS = ("train", "validation", "test")
 """Worked examples are drawn from the first of these that has rows."""
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Row(Protocol):

@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medbench.harness.config import Record, did_you_mean, read_yaml
+from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import did_you_mean
 
 Metric = Literal["accuracy", "unparsed", "truncated", "errors", "tokens_per_answer", "seconds_per_question"]
 SHARES = ("accuracy", "unparsed", "truncated", "errors")

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from medbench.harness.compare import TaskComparison
 from medbench.harness.gates import GateResult, Verdict
-from medbench.harness.tables import percent, printable, rendered, shown
+from medbench.harness.tables import rendered, shown
+from medbench.harness.text import percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 FLIPS_SHOWN = 20

@@ -16,6 +16,7 @@ from medbench.harness.compare import TaskComparison, compare_task, refuse_incomp
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.evaluate import permuted
+from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
 from medbench.harness.judging import Asked, EngineKeeper, Judged, judge_checkpoint, read_baseline, written
@@ -26,13 +27,7 @@ from medbench.harness.live_gate import (
     verdict_of,
 )
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.store import (
-    RunRecord,
-    read_run,
-    read_samples,
-    samples_path,
-    write_atomically,
-)
+from medbench.harness.store import RunRecord, read_run, read_samples, samples_path
 
 Say = Callable[[str], None]
 EVAL_ONLY = (

@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.files import write_atomically
 from medbench.harness.gates import Verdict
-from medbench.harness.store import write_atomically
 
 SCHEMA_VERSION = 1
 TRAINING, JOURNAL = "training.json", "journal.jsonl"

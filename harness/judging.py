@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints import refuse_nan
-from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Task
+from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
 from medbench.harness.evaluate import evaluate
+from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
 from medbench.harness.live_gate import (
@@ -33,19 +34,9 @@ from medbench.harness.noise import measure
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import Protocol
 from medbench.harness.session import EvalOptions, describe_engine, example_notes, model_record, new_record, start_engine
-from medbench.harness.store import (
-    ModelRecord,
-    Run,
-    RunRecord,
-    create_run,
-    read_run,
-    read_samples,
-    reopen_run,
-    write_atomically,
-)
+from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, read_samples, reopen_run
 from medbench.harness.warm import WarmEngine
 
-Say = Callable[[str], None]
 MOST_CONTROLS = 8
 """Stored runs tried as controls, the newest first."""
 

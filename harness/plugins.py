@@ -27,9 +27,9 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.gates import Verdict
+from medbench.harness.text import did_you_mean
 
 GROUP = "medbench.trainers"
 

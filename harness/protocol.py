@@ -15,9 +15,10 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, ValidationInfo, field_validator
 
-from medbench.harness.config import Record, did_you_mean, read_yaml
+from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
 from medbench.harness.readers import READERS
+from medbench.harness.text import did_you_mean
 
 DEFAULT = "cot-v1"
 FOREIGN = "lm-eval"

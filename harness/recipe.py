@@ -18,9 +18,9 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from medbench.harness.config import EngineConfig, Record, check_mapping, parse_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import slug
 from medbench.harness.gate_file import GateFile
 from medbench.harness.plugins import find_trainer
-from medbench.harness.store import slug
 
 
 def _folder_name(name: str) -> str:

@@ -15,20 +15,12 @@ from pathlib import Path
 from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, seal
+from medbench.harness.files import write_atomically
 from medbench.harness.protocol import Protocol
 from medbench.harness.replies import Replies, Reply, check_replies, refuse_unreadable
 from medbench.harness.scoring import score_completion
 from medbench.harness.session import EvalOptions, Outcome, Say, new_record, protocol_for, refuse_bad_name
-from medbench.harness.store import (
-    ModelRecord,
-    Run,
-    RunRecord,
-    create_run,
-    read_run,
-    reopen_run,
-    samples_path,
-    write_atomically,
-)
+from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, reopen_run, samples_path
 from medbench.harness.task_loader import TaskLoader
 
 ENGINE = "stored"

@@ -21,20 +21,12 @@ from medbench.harness.contracts import Engine, MedbenchError, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import askings_of, evaluate
+from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.shuffling import can_shuffle
-from medbench.harness.store import (
-    ModelRecord,
-    Run,
-    RunRecord,
-    TaskRecord,
-    create_run,
-    reopen_run,
-    results_of,
-    slug,
-)
+from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
 from medbench.harness.task_loader import TaskLoader
 
 Say = Callable[[str], None]

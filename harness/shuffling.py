@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
-from medbench.harness.contracts import Question, Sample
-from medbench.harness.data import LETTERS
+from medbench.harness.contracts import LETTERS, Question, Sample
 from medbench.harness.sampling import answer_of, mean_over_questions
 
 _ONE = r"\(?[A-Z]\)?"

@@ -15,23 +15,22 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from medbench.harness.contracts import Interrupted, MedbenchError, Sample
+from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.files import cannot_write, is_torn, locked, write_atomically
 from medbench.harness.scoring import TaskResult
 
 SCHEMA_VERSION = 1
 SYNC_SECONDS = 1.0
 """Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
@@ -136,7 +135,7 @@ class Run:
             return set()
         samples = list(_read_samples(path, torn_tail_ok=True))
         answered = [sample for sample in samples if sample.error is None]
-        if len(answered) < len(samples) or _is_torn(path):
+        if len(answered) < len(samples) or is_torn(path):
             write_atomically(path, b"".join(map(_line, answered)))
         return {sample.key for sample in answered}
 
@@ -176,14 +175,14 @@ def create_run(root: Path, record: RunRecord) -> Run:
         (folder / "results").mkdir(exist_ok=True)
     except OSError as error:
         raise MedbenchError(f"{folder}: cannot be made ({error.strerror}): correct --runs") from None
-    run = Run(folder, record, _locked(folder))
+    run = Run(folder, record, locked(folder))
     run.update()
     return run
 
 
 def reopen_run(folder: Path, wanted: RunRecord) -> Run:
     """Open for more questions. Raises MedbenchError naming what differs from `wanted`, if anything that matters."""
-    lock = _locked(folder)
+    lock = locked(folder)
     try:
         record = read_run(folder)
         differences = describe_differences(record, wanted)
@@ -255,25 +254,6 @@ def samples_path(folder: Path, task: str) -> Path:
     return folder / "samples" / f"{task}.jsonl"
 
 
-def slug(text: str, limit: int = 60) -> str:
-    """A file name's worth of `text`: letters, digits, dot, dash, underscore; never empty, never a dot file."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[-limit:].strip("-.") or "run"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Aside, synced, renamed: readers see the old file or the new one, never a part. Raises Interrupted if full."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
-
-
 class _SampleLog:
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -282,7 +262,7 @@ class _SampleLog:
             # unbuffered: a line is with the kernel, so safe from kill -9, as soon as append returns
             self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
 
     def append(self, sample: Sample) -> None:
         line = _line(sample)
@@ -294,14 +274,14 @@ class _SampleLog:
                 self._sync()
         except OSError as error:
             self._file.truncate(start)
-            raise _cannot_write(self._path, error) from None
+            raise cannot_write(self._path, error) from None
 
     def close(self) -> None:
         if not self._file.closed:
             try:
                 self._sync()
             except OSError as error:
-                raise _cannot_write(self._path, error) from None
+                raise cannot_write(self._path, error) from None
             finally:
                 self._file.close()
 
@@ -329,14 +309,6 @@ def _read_samples(path: Path, *, torn_tail_ok: bool) -> Iterator[Sample]:
                 yield _sample.validate_python(content)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise MedbenchError(f"{path}:{number}: not a sample of medbench's; delete the run folder") from None
-
-
-def _is_torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
 
 
 def _read_json(path: Path, model: type[R]) -> R:
@@ -367,22 +339,6 @@ def _check_version(version: object, where: str) -> None:
 def _json_bytes(record: BaseModel) -> bytes:
     content = record.model_dump(mode="json")
     return json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise MedbenchError(f"{folder} is being written by another process: wait for it, or use --name") from None
-    except OSError as error:
-        raise MedbenchError(f"{folder}: cannot be locked ({error.strerror})") from None
-    return lock
-
-
-def _cannot_write(path: Path, error: OSError) -> Interrupted:
-    mend = "make room" if error.errno in FULL else "mend that"
-    return Interrupted(f"{path}: cannot be written ({error.strerror}): {mend}, then run again with --resume")
 
 
 def results_of(folder: Path, tasks: Iterable[str]) -> dict[str, TaskResult]:

@@ -1,13 +1,12 @@
 """Results as text for a terminal.
 
-python -c "from medbench.harness.tables import percent; print(percent(0.871))"
+python -c "from medbench.harness.text import percent; print(percent(0.871))"
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +22,10 @@ from medbench.harness.protocol import Protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord
 from medbench.harness.task_loader import TaskCard
+from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
@@ -89,18 +88,9 @@ def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
     }
 
 
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
 def shown(text: str) -> Text:
     """Text as it is: markup means nothing, and control characters, which could drive a terminal, become visible."""
     return Text(printable(text))
-
-
-def printable(text: str) -> str:
-    """Each control character but new line and tab as U+FFFD."""
-    return CONTROL.sub("\ufffd", text)
 
 
 def rendered(*parts: RenderableType) -> str:

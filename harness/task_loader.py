@@ -16,17 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import Data, Examples, MedbenchError, Message, Question, Task
-from medbench.harness.data import (
-    HUB,
-    SAMPLE,
-    cluster_id,
-    content_id,
-    example_split,
-    question_of,
-    rows_sha256,
-)
+from medbench.harness.data import HUB, SAMPLE, cluster_id, content_id, example_split, question_of, rows_sha256
+from medbench.harness.text import did_you_mean
 
 SEED = 1234
 """lm-eval's own default: a question gets the same examples as under the lm_eval command."""

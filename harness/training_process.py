@@ -31,9 +31,9 @@ from pydantic import BaseModel
 
 from medbench.harness import handover
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import write_atomically
 from medbench.harness.plugins import find_trainer
 from medbench.harness.recipe import Launch, read_config
-from medbench.harness.store import write_atomically
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
 MARK = "MEDBENCH_TRAINING"

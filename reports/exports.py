@@ -19,7 +19,7 @@ import msgspec
 
 from medbench.harness.gates import GateResult
 from medbench.harness.scoring import TaskResult
-from medbench.harness.tables import percent, printable
+from medbench.harness.text import percent, printable
 from medbench.reports.collect import Collection, RunView, state_of
 from medbench.reports.folders import unique_slugs
 from medbench.reports.pairs import mean_accuracy

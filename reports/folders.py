@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import slug
 from medbench.harness.handover import METRICS
 from medbench.harness.journal import JOURNAL, TRAINING
-from medbench.harness.store import slug
 
 RUN = "run.json"
 

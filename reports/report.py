@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.tables import printable
+from medbench.harness.text import printable
 from medbench.reports.collect import Collection, collect
 from medbench.reports.folders import signature
 from medbench.reports.site import build

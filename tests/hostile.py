@@ -17,6 +17,7 @@ from gate_runs import a_record, a_task, answer
 from made_trainings import a_gate, a_training, a_verdict
 
 from medbench.harness.contracts import Sample
+from medbench.harness.files import write_atomically
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
 from medbench.harness.handover import append_metrics
 from medbench.harness.journal import (
@@ -32,7 +33,7 @@ from medbench.harness.journal import (
     TrainingEnded,
 )
 from medbench.harness.scoring import CategoryResult, summarize
-from medbench.harness.store import ModelRecord, create_run, samples_path, write_atomically
+from medbench.harness.store import ModelRecord, create_run, samples_path
 
 RUN = "window.hacked=1;alert(1)"
 

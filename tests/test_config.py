@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from medbench.harness.config import EvalConfig, check_yaml, did_you_mean, read_yaml
+from medbench.harness.config import EvalConfig, check_yaml, read_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import did_you_mean
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medbench.harness.contracts import MedbenchError
-from medbench.harness.data import LETTERS
+from medbench.harness.contracts import LETTERS, MedbenchError
 from medbench.trainers.sft_data import COLUMNS, Source, expand, load_rows
 
 MCQ = {"question": "Which metal?", "options": {"A": "Iron", "B": "Zinc"}, "answer_idx": "B"}

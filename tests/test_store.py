@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Interrupted, MedbenchError, Sample
+from medbench.harness.files import slug, write_atomically
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import (
     SCHEMA_VERSION,
@@ -37,8 +38,6 @@ from medbench.harness.store import (
     reopen_run,
     results_of,
     samples_path,
-    slug,
-    write_atomically,
 )
 
 MEDQA = TaskRecord(version="1", split="test", source="local", sha256="a" * 64, official=True, n=1273)

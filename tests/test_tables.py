@@ -12,8 +12,9 @@ from rich.text import Text
 from medbench.harness.protocol import load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, RunRecord, Totals
-from medbench.harness.tables import percent, rendered, result_table, task_table
+from medbench.harness.tables import rendered, result_table, task_table
 from medbench.harness.task_loader import TaskCard
+from medbench.harness.text import percent
 
 ESC = "\x1b"
 HOSTILE = ["[red]evil[/red]", "[/]", "[link=https://example.org]click[/link]", ":boom:", "[bold"]

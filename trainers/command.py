@@ -37,9 +37,10 @@ from medbench.harness.checkpoints import (
     link_or_copy,
     weight_files,
 )
-from medbench.harness.config import Record, did_you_mean
+from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
+from medbench.harness.text import did_you_mean
 from medbench.harness.training_process import JOB
 from medbench.harness.watch import SETTLED_SECONDS
 

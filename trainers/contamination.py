@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.store import write_atomically
+from medbench.harness.files import write_atomically
 from medbench.trainers.overlaps import Overlap, OverlapConfig, TrainingText, find_overlaps
 
 CONTAMINATION = "contamination.json"

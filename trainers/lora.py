@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from medbench.harness.checkpoints import check_safetensors, weight_files
-from medbench.harness.config import Record, did_you_mean
+from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import did_you_mean
 
 ALL = "all-linear"
 """peft's name for every linear layer but the output head."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import did_you_mean
 
 MARK = "medbench_optimizer="
 """What TrainingArguments.optim_args begins with where the optimizer is one of the package's: TrainingArguments takes

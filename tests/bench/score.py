@@ -17,8 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from medbench.harness.contracts import Data, Question, Task
-from medbench.harness.data import LETTERS
+from medbench.harness.contracts import LETTERS, Data, Question, Task
 from medbench.harness.rescoring import ScoreOptions, score_task
 
 QUESTIONS = 1000
