@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.text import one_line, did_you_mean
+from medbench.harness.text import did_you_mean, one_line
 
 EngineName = Literal["vllm", "hf", "openai", "fake"]
 

@@ -15,6 +15,7 @@ from typing import Protocol as TypingProtocol
 
 from medbench.harness.calibration import summarize_calibration
 from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
+from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.prompting import plain_text
 from medbench.harness.protocol import Protocol
 from medbench.harness.provenance import peak_memory_gib
@@ -23,7 +24,6 @@ from medbench.harness.sampling import summarize_sampling
 from medbench.harness.scoring import TaskResult, score_completion, summarize
 from medbench.harness.shuffling import can_shuffle, shuffled, summarize_shuffling
 from medbench.harness.store import Run, RunRecord, read_samples
-from medbench.harness.thoughts import opens_thought, split_thought
 
 
 class Progress(TypingProtocol):

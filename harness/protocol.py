@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
-from medbench.harness.readers import READERS
+from medbench.harness.extraction.published import READERS
 from medbench.harness.text import did_you_mean
 
 DEFAULT = "cot-v1"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Question, Sample
-from medbench.harness.readers import READERS, huatuo_o1_output
+from medbench.harness.extraction.published import READERS, huatuo_o1_output
 
 if TYPE_CHECKING:
     from medbench.harness.protocol import Protocol

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.calibration import Calibration
 from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
+from medbench.harness.extraction.published import READERS
+from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
 from medbench.harness.intervals import clustered_interval, wilson_interval
 from medbench.harness.published import Published
-from medbench.harness.readers import READERS
 from medbench.harness.sampling import Sampling
 from medbench.harness.shuffling import Shuffling
-from medbench.harness.thoughts import cut_at_stop, opens_thought
 
 
 class CategoryResult(BaseModel):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness.extraction import extract
+from medbench.harness.extraction.answer import extract
 
 LABELLED = [json.loads(line) for line in (Path(__file__).parent / "data" / "extraction.jsonl").open(encoding="utf-8")]
 FOUR = tuple("ABCD")

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Extraction
-from medbench.harness.extraction import extract
-from medbench.harness.readers import GUESS_CHARACTERS, LETTERS, READERS, huatuo_o1_output
+from medbench.harness.extraction.answer import extract
+from medbench.harness.extraction.published import GUESS_CHARACTERS, LETTERS, READERS, huatuo_o1_output
 
 FOUR = tuple("ABCD")
 TEN = tuple("ABCDEFGHIJ")

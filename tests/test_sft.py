@@ -24,7 +24,7 @@ from medbench.harness import handover
 from medbench.harness.checkpoints import check_safetensors, resolve
 from medbench.harness.contracts import MedbenchError, Question, Request
 from medbench.harness.engines.hf import HFEngine
-from medbench.harness.extraction import extract
+from medbench.harness.extraction.answer import extract
 from medbench.harness.plugins import FailedAttempt, _faults
 from medbench.harness.protocol import load_protocol
 from medbench.trainers import sft

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness.thoughts import cut_at_stop, opens_thought, split_thought
+from medbench.harness.extraction.thinking import cut_at_stop, opens_thought, split_thought
 
 
 @pytest.mark.parametrize("tags", [("<think>", "</think>"), ("<thinking>", "</thinking>"),

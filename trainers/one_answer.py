@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from medbench.harness.contracts import Question
-from medbench.harness.extraction import extract
+from medbench.harness.extraction.answer import extract
 
 READ_CHARACTERS = 2_400
 MOST_STATEMENTS = 2

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from medbench.harness.contracts import Question
-from medbench.harness.extraction import extract
+from medbench.harness.extraction.answer import extract
 from medbench.trainers.plain_words import GRAMMAR, content_stem
 
 STEP_WORDS = 5

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Message, Question
+from medbench.harness.extraction.published import READERS
+from medbench.harness.extraction.thinking import opens_thought
 from medbench.harness.prompting import Tokenizer, encode, has_template, load_tokenizer, plain_text, render_chat
 from medbench.harness.protocol import Protocol
-from medbench.harness.readers import READERS
-from medbench.harness.thoughts import opens_thought
 from medbench.trainers.sft_data import Row
 
 OPEN, CLOSE = "<think>", "</think>"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from medbench.harness.contracts import Extraction, Question
-from medbench.harness.extraction import READ_CHARACTERS
+from medbench.harness.extraction.answer import READ_CHARACTERS
+from medbench.harness.extraction.thinking import THOUGHT_TAGS
 from medbench.harness.scoring import score_reply
-from medbench.harness.thoughts import THOUGHT_TAGS
 from medbench.trainers.one_answer import names_another
 
 Fault = Literal[

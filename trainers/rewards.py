@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.extraction import READ_CHARACTERS
+from medbench.harness.extraction.answer import READ_CHARACTERS
 from medbench.trainers.reasoning import Reasoning, reasoning_of
 from medbench.trainers.reply_format import FAULTS, Fault, Reply, read_reply
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.thoughts import opens_thought
+from medbench.harness.extraction.thinking import opens_thought
 from medbench.trainers.rewards import COMPONENTS, RewardConfig, Rewards, fault_shares, rewards_of
 
 COLUMNS = ("question", "options", "labels", "gold")

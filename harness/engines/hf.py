@@ -16,8 +16,8 @@ from itertools import groupby, islice
 from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
 from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
-from medbench.harness.thoughts import cut_at_stop, opens_thought
 
 WINDOW = 8
 """Batches read ahead and sorted by length: neighbours then need little padding."""

@@ -1,7 +1,5 @@
 """Who reads a reply: medbench's own reader, and those of published scorers, each as its source reads.
 
-    python -c "from medbench.harness.readers import READERS as r; print(r['mmlu-pro']('Answer: B', labels=('A', 'B')))"
-
 A published reader looks for letters and takes them by place: the first label is A, also where the labels are words
 (HuatuoGPT-o1, m1 and MedHELM ask PubMedQA as A. yes, B. no, C. maybe). A letter beyond the labels is an answer too, and
 a wrong one, as it is to the sources: only there is `answer` none of `labels`. None of these readers looks for the end
@@ -20,7 +18,7 @@ from typing import NamedTuple
 from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Extraction
-from medbench.harness.extraction import extract
+from medbench.harness.extraction.answer import extract
 
 HUATUO_LETTERS = 14
 """HuatuoGPT-o1's scorer knows the letters A to N."""

@@ -1,6 +1,6 @@
 """A reply cut into its thought and its answer; stop strings count only outside the thought.
 
-python -c "from medbench.harness.thoughts import split_thought; print(split_thought('<think>hm</think> B'))"
+python -c "from medbench.harness.extraction.thinking import split_thought; print(split_thought('<think>hm</think> B'))"
 """
 
 from __future__ import annotations
