@@ -17,11 +17,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from scipy.special import ndtr, ndtri
 
-from medbench.harness.compare import invert, score_test
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.gate_file import MEAN, Gate
 from medbench.harness.noise import Noise
-from medbench.harness.sequential import Control, Evidence, SequentialTest, lowest_total
+from medbench.harness.stats.score_test import invert, score_test
+from medbench.harness.stats.sequential import Control, Evidence, SequentialTest, lowest_total
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
 

@@ -32,7 +32,7 @@ from medbench.harness.gates import (
 )
 from medbench.harness.noise import Noise, warnings_of
 from medbench.harness.protocol import Protocol
-from medbench.harness.sequential import Control
+from medbench.harness.stats.sequential import Control
 from medbench.harness.store import Run, RunRecord, asked_how_often, read_samples
 
 BLOCK = 32

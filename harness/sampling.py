@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import LETTERS, MedbenchError, Sample
-from medbench.harness.intervals import clustered_interval
+from medbench.harness.stats.intervals import clustered_interval
 
 _PLACES = {letter: place for place, letter in enumerate(LETTERS)}
 

@@ -15,10 +15,10 @@ from medbench.harness.calibration import Calibration
 from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
 from medbench.harness.extraction.published import READERS
 from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
-from medbench.harness.intervals import clustered_interval, wilson_interval
 from medbench.harness.published import Published
 from medbench.harness.sampling import Sampling
 from medbench.harness.shuffling import Shuffling
+from medbench.harness.stats.intervals import clustered_interval, wilson_interval
 
 
 class CategoryResult(BaseModel):

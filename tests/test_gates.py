@@ -21,12 +21,12 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, multinomial, norm
 from statsmodels.stats.proportion import proportion_confint
 
-from medbench.harness.compare import invert, score_test
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.data import keep_partition, partition_of
 from medbench.harness.gate_file import Gate, GateFile
 from medbench.harness.gates import GateResult, GateTest, Verdict, mean_result
 from medbench.harness.gating import gate_finished_run
+from medbench.harness.stats.score_test import invert, score_test
 
 
 def judge(

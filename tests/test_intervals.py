@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.intervals import clustered_interval, clustered_mean, wilson_interval
+from medbench.harness.stats.intervals import clustered_interval, clustered_mean, wilson_interval
 
 Clusters = list[tuple[int, float]]
 

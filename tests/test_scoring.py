@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
-from medbench.harness.intervals import wilson_interval
 from medbench.harness.scoring import (
     TaskResult,
     lm_eval_results,
@@ -19,6 +18,7 @@ from medbench.harness.scoring import (
     score_reply,
     summarize,
 )
+from medbench.harness.stats.intervals import wilson_interval
 
 Clusters = list[tuple[int, float]]
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness import sequential
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.sequential import Control, Evidence, Forecaster, SequentialTest, Wealth, lowest_total
+from medbench.harness.stats import sequential
+from medbench.harness.stats.sequential import Control, Evidence, Forecaster, SequentialTest, Wealth, lowest_total
 
 ALPHA = 0.05
 HOSTILE = {

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from medbench.harness.contracts import MedbenchError, Question, Sample
-from medbench.harness.intervals import wilson_interval
 from medbench.harness.shuffling import Shuffling, can_shuffle, permutation, shuffled, summarize_shuffling
+from medbench.harness.stats.intervals import wilson_interval
 
 LETTERS = "ABCDEFGHIJ"
 Order = tuple[int, ...]

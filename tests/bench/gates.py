@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.special import betaln, gammaln
 from scipy.stats import beta
 
-from medbench.harness.sequential import BLOCK, Control, Forecaster, SequentialTest, Wealth, lowest_total
+from medbench.harness.stats.sequential import BLOCK, Control, Forecaster, SequentialTest, Wealth, lowest_total
 
 ALPHA, MARGIN = 0.05, 0.02
 LIMIT = -np.log(ALPHA)

@@ -1,6 +1,6 @@
 """Intervals of shares and means over questions, some of which are duplicates of each other.
 
-python -c "from medbench.harness.intervals import wilson_interval; print(wilson_interval(870, 1000))"
+python -c "from medbench.harness.stats.intervals import wilson_interval; print(wilson_interval(870, 1000))"
 """
 
 from __future__ import annotations
