@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
 from medbench.harness.published import published
@@ -22,7 +23,6 @@ from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, repl
 from medbench.harness.scoring import Summary
 from medbench.harness.session import Say
 from medbench.harness.tables import rendered, shown
-from medbench.harness.task_loader import TaskLoader
 from medbench.harness.text import percent
 
 

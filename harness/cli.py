@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness import __version__
+from medbench.harness.benchmarks.catalog import tasks_folder
 from medbench.harness.cli_gates import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.places import tasks_folder
 from medbench.harness.stdout import clean_stdout, say
 
 if TYPE_CHECKING:
@@ -194,10 +194,10 @@ def report_command(runs: tuple[Path, ...], output: Path, form: str, references: 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
     """List tasks and protocols, or show one task with a rendered prompt."""
-    from medbench.harness.data import SAMPLE
+    from medbench.harness.benchmarks.catalog import TaskLoader
+    from medbench.harness.benchmarks.rows import SAMPLE
     from medbench.harness.protocol import built_in_names, load_protocol
     from medbench.harness.tables import task_page, task_table
-    from medbench.harness.task_loader import TaskLoader
     from medbench.harness.text import printable
 
     loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)

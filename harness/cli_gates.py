@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from medbench.harness.places import tasks_folder
+from medbench.harness.benchmarks.catalog import tasks_folder
 from medbench.harness.stdout import clean_stdout, say
 
 EXIT_NOT_SCORED = 3

@@ -20,8 +20,9 @@ from typing import Protocol as TypingProtocol
 from rich.table import Table
 from rich.text import Text
 
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Task
-from medbench.harness.data import SAMPLE
 from medbench.harness.engines.vllm import Probe
 from medbench.harness.evaluate import build_request, permuted
 from medbench.harness.noise import Noise, answered_pairs, answers_to, compare, reply_text
@@ -29,7 +30,6 @@ from medbench.harness.prompting import encode, load_tokenizer
 from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
 from medbench.harness.session import DEFAULT_TASKS, EvalOptions, describe_engine, model_record, start_engine
 from medbench.harness.tables import rendered, shown
-from medbench.harness.task_loader import TaskLoader
 
 QUESTIONS = 32
 NEW_TOKENS = 128

@@ -20,12 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from medbench.harness import provenance
+from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
+from medbench.harness.benchmarks.rows import HUB, SAMPLE
 from medbench.harness.checkpoints import SMOLLM2, cache_dir
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.data import HUB, SAMPLE
 from medbench.harness.engines import vllm
 from medbench.harness.tables import rendered
-from medbench.harness.task_loader import TaskCard, TaskLoader
 
 GB = 10**9
 LEAST_DISK = 5 * GB

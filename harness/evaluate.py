@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
+from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
 from medbench.harness.calibration import summarize_calibration
 from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
 from medbench.harness.extraction.thinking import opens_thought, split_thought
@@ -22,7 +23,7 @@ from medbench.harness.provenance import peak_memory_gib
 from medbench.harness.published import published
 from medbench.harness.sampling import summarize_sampling
 from medbench.harness.scoring import TaskResult, score_completion, summarize
-from medbench.harness.shuffling import can_shuffle, shuffled, summarize_shuffling
+from medbench.harness.shuffling import summarize_shuffling
 from medbench.harness.store import Run, RunRecord, read_samples
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.compare import TaskComparison, compare_task, refuse_incomplete
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
-from medbench.harness.data import keep_partition
 from medbench.harness.evaluate import permuted
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
@@ -152,8 +152,8 @@ class Gatekeeper:
     def __init__(
         self, gates: Path, baseline: Path | None, given: Mapping[str, Any], tasks_folder: Path, say: Say
     ) -> None:
+        from medbench.harness.benchmarks.catalog import TaskLoader
         from medbench.harness.session import options_of
-        from medbench.harness.task_loader import TaskLoader
 
         self._options = options_of({**dict.fromkeys(EVAL_ONLY), "model": "", "resume": True, **given})
         self._rules, self._baseline, self._say = read_gate_file(gates), baseline, say

@@ -161,14 +161,14 @@ def built_in_names() -> list[str]:
 
 def lm_eval_text(doc: Mapping[str, Any]) -> str:
     """`doc_to_text` of our lm-eval YAML: the default protocol's user turn, so that both tools ask the same."""
-    from medbench.harness.data import question_of
+    from medbench.harness.benchmarks.rows import question_of
 
     return _default().text(question_of(doc))
 
 
 def lm_eval_target(doc: Mapping[str, Any]) -> str:
     """`doc_to_target` of our lm-eval YAML: the reply that a worked example shows. Scoring does not look at it."""
-    from medbench.harness.data import question_of
+    from medbench.harness.benchmarks.rows import question_of
 
     return _default().reply(question_of(doc))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, seal
@@ -21,7 +22,6 @@ from medbench.harness.replies import Replies, Reply, check_replies, refuse_unrea
 from medbench.harness.scoring import score_completion
 from medbench.harness.session import EvalOptions, Outcome, Say, new_record, protocol_for, refuse_bad_name
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, reopen_run, samples_path
-from medbench.harness.task_loader import TaskLoader
 
 ENGINE = "stored"
 """Named in run.json where an evaluation names its engine."""

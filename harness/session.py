@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness import provenance
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.option_order import can_shuffle
+from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints import resolve
 from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
 from medbench.harness.contracts import Engine, MedbenchError, Task
-from medbench.harness.data import keep_partition
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import askings_of, evaluate
 from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
-from medbench.harness.shuffling import can_shuffle
 from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
-from medbench.harness.task_loader import TaskLoader
 
 Say = Callable[[str], None]
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")

@@ -16,12 +16,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from medbench.harness.benchmarks.catalog import TaskCard
+from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Task
-from medbench.harness.data import SAMPLE
 from medbench.harness.protocol import Protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord
-from medbench.harness.task_loader import TaskCard
 from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140

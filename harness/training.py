@@ -21,9 +21,10 @@ from typing import Any
 
 from medbench.harness import provenance
 from medbench.harness.attempts import stages_of
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints import copy_weights, fingerprint, forget_merge, resolve, weight_files
 from medbench.harness.contracts import MedbenchError, Question, Sample, Task
-from medbench.harness.data import keep_partition
 from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
 from medbench.harness.gating import gate_finished_run, protocol_of
 from medbench.harness.journal import (
@@ -44,7 +45,6 @@ from medbench.harness.plugins import find_trainer, prepare
 from medbench.harness.recipe import Recipe, Stage, config_of
 from medbench.harness.session import EvalOptions, example_notes
 from medbench.harness.store import read_samples
-from medbench.harness.task_loader import TaskLoader
 from medbench.harness.training_process import TrainingProcess
 
 Say = Callable[[str], None]

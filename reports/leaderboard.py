@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.harness.data import SAMPLE
+from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import TaskRecord
 from medbench.reports.axis import Axis, axis_over

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medbench.harness.benchmarks.rows import content_id
 from medbench.harness.contracts import Data, Question, Sample, Task
-from medbench.harness.data import content_id
 from medbench.harness.evaluate import permuted
 from medbench.harness.protocol import load_protocol
 from medbench.harness.scoring import summarize

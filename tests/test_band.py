@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from medbench.harness import band as module
 from medbench.harness.band import band_of, band_over, band_table, generating_protocols
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli import run, tasks_folder
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.rescoring import ScoreOptions, replies_to, score_task
 from medbench.harness.store import read_samples
-from medbench.harness.task_loader import TaskLoader
 
 TEXTS = (
     "The answer is (A).", "B", "Final answer: \\boxed{B}", "I cannot tell.", "", "answer is A", "Zinc, for it is one.",

@@ -22,7 +22,7 @@ EVAL = ["eval", "stored", "--data", "sample", "--tasks", "medqa", "--quiet"]
 
 @pytest.fixture
 def replies(tmp_path: Path) -> Path:
-    from medbench.harness.data import content_id
+    from medbench.harness.benchmarks.rows import content_id
 
     path = tmp_path / "replies.jsonl"
     with path.open("w") as file:

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.data import (
+from medbench.harness.benchmarks.rows import (
     ROWS,
     ExampleRow,
     asked_rows,
@@ -26,6 +25,7 @@ from medbench.harness.data import (
     read_jsonl,
     rows_sha256,
 )
+from medbench.harness.contracts import MedbenchError, Question
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa

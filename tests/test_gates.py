@@ -21,8 +21,8 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, multinomial, norm
 from statsmodels.stats.proportion import proportion_confint
 
+from medbench.harness.benchmarks.partition import keep_partition, partition_of
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.data import keep_partition, partition_of
 from medbench.harness.gate_file import Gate, GateFile
 from medbench.harness.gates import GateResult, GateTest, Verdict, mean_result
 from medbench.harness.gating import gate_finished_run

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from gate_runs import answer, answers, stored_run, write_gates, write_medqa, write_replies
 
+from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli import run
-from medbench.harness.data import partition_of
 from medbench.harness.protocol import load_protocol
 from medbench.harness.store import ModelRecord, read_result, read_run, read_samples
 

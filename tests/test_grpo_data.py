@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medbench.harness.benchmarks.rows import read_jsonl
 from medbench.harness.contracts import Data, MedbenchError, Task
-from medbench.harness.data import read_jsonl
 from medbench.harness.evaluate import build_request
 from medbench.harness.prompting import load_tokenizer
 from medbench.harness.protocol import load_protocol

@@ -18,16 +18,17 @@ from typing import Any
 
 import pytest
 
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
+from medbench.harness.benchmarks.rows import SAMPLE, question_of, read_jsonl
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Completion, Message, Question, Request, Sample, Task
-from medbench.harness.data import SAMPLE, question_of, read_jsonl
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate
 from medbench.harness.prompting import load_tokenizer, render_chat
 from medbench.harness.protocol import load_protocol
 from medbench.harness.scoring import TaskResult, score_completion, score_reply
 from medbench.harness.store import ModelRecord, RunRecord, create_run, read_samples
-from medbench.harness.task_loader import TaskLoader, foreign_task
 
 TASKS = ("medqa", "mmlu_pro_health", "mmlu_pro_medical", "pubmedqa", "pubmedqa_1k")
 N = 50

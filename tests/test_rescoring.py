@@ -22,6 +22,7 @@ from gate_runs import a_task, write_gates, write_medqa, write_replies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli import run, tasks_folder
 from medbench.harness.compare import compare_runs
 from medbench.harness.contracts import MedbenchError, Task
@@ -29,7 +30,6 @@ from medbench.harness.judging import read_controls
 from medbench.harness.rescoring import ScoreOptions, score_task
 from medbench.harness.session import Outcome
 from medbench.harness.store import read_result, read_run, read_samples
-from medbench.harness.task_loader import TaskLoader
 
 N = 40
 TEXTS = (

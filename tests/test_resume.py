@@ -100,7 +100,8 @@ def _kill_forks(model: str, root: Path) -> list[Path]:
     import transformers  # noqa: F401
     import vllm  # noqa: F401
 
-    from medbench.harness import session, task_loader  # noqa: F401
+    from medbench.harness import session  # noqa: F401
+    from medbench.harness.benchmarks import catalog  # noqa: F401
     from medbench.harness.cli import run
 
     def start(folder: Path) -> int:

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from medbench.harness.benchmarks.option_order import can_shuffle, permutation, shuffled
 from medbench.harness.contracts import MedbenchError, Question, Sample
-from medbench.harness.shuffling import Shuffling, can_shuffle, permutation, shuffled, summarize_shuffling
+from medbench.harness.shuffling import Shuffling, summarize_shuffling
 from medbench.harness.stats.intervals import wilson_interval
 
 LETTERS = "ABCDEFGHIJ"

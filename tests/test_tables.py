@@ -9,11 +9,11 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.protocol import load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, RunRecord, Totals
 from medbench.harness.tables import rendered, result_table, task_table
-from medbench.harness.task_loader import TaskCard
 from medbench.harness.text import percent
 
 ESC = "\x1b"

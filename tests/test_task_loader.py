@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
+from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
-from medbench.harness.data import SAMPLE
 from medbench.harness.session import EvalOptions, example_notes, protocol_for
-from medbench.harness.task_loader import TaskLoader, foreign_task
 
 TRIVIA = [
     {

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
+from medbench.harness.benchmarks.rows import HUB, SAMPLE, question_of, rows_sha256
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Question, Task
-from medbench.harness.data import HUB, SAMPLE, question_of, rows_sha256
 from medbench.harness.protocol import load_protocol
 from medbench.harness.scoring import score_reply
-from medbench.harness.task_loader import TaskCard, TaskLoader
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa

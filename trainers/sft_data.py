@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from medbench.harness.benchmarks.rows import cluster_id, content_id, read_jsonl
 from medbench.harness.config import Record
 from medbench.harness.contracts import LETTERS, MedbenchError, Question
-from medbench.harness.data import cluster_id, content_id, read_jsonl
 from medbench.trainers.overlaps import TrainingText
 
 Format = Literal["auto", "structured_medical", "huatuo_o1", "pubmedqa", "multiple_choice"]

@@ -5,8 +5,8 @@ medbench tasks medqa
 
 from pydantic import BaseModel
 
+from medbench.harness.benchmarks.rows import benchmark, cluster_id, content_id
 from medbench.harness.contracts import LETTERS, Question
-from medbench.harness.data import benchmark, cluster_id, content_id
 
 
 class Row(BaseModel):

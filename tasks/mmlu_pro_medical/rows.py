@@ -5,8 +5,8 @@ medbench tasks mmlu_pro_medical
 
 from pydantic import BaseModel, Field
 
+from medbench.harness.benchmarks.rows import benchmark, cluster_id
 from medbench.harness.contracts import LETTERS, Question
-from medbench.harness.data import benchmark, cluster_id
 
 
 class Row(BaseModel):

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from medbench.harness.benchmarks.rows import benchmark, cluster_id
 from medbench.harness.contracts import Question
-from medbench.harness.data import benchmark, cluster_id
 
 LABELS = ("yes", "no", "maybe")
 

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from lm_eval_command import cpu_environment, timed_lm_eval
 
+from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.checkpoints import resolve
 from medbench.harness.cli import tasks_folder
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Request, Sample, Task
-from medbench.harness.data import SAMPLE
 from medbench.harness.engines.vllm import VLLMEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted
 from medbench.harness.protocol import load_protocol
 from medbench.harness.store import ModelRecord, RunRecord, create_run
-from medbench.harness.task_loader import TaskLoader
 
 QUESTIONS, NEW_TOKENS, TURNS = 64, 64, 3
 DATA = os.environ.get("MEDBENCH_DATA", SAMPLE)

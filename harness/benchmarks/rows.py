@@ -3,7 +3,7 @@
 A task's YAML names `custom_dataset: !function rows.dataset`, made by `benchmark()` here, so that lm-eval's own
 command and medbench read the same rows:
 
-    python -c "from medbench.harness.data import read_jsonl; print(next(read_jsonl('rows.jsonl')))"
+    python -c "from medbench.harness.benchmarks.rows import read_jsonl; print(next(read_jsonl('rows.jsonl')))"
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from medbench.harness.contracts import MedbenchError, Question, Task
+from medbench.harness.contracts import MedbenchError, Question
 
 SAMPLE = "sample"
 HUB = "hub"
@@ -117,18 +117,6 @@ def cluster_id(question: str, options: Iterable[str]) -> str:
     """Equal for questions that differ only in case, white space or the order of their options."""
     text, *choices = (" ".join(text.lower().split()) for text in (question, *options))
     return content_id(text, *sorted(choices))
-
-
-def partition_of(cluster: str) -> Literal["gate", "report"]:
-    """The half that a question belongs to; duplicates stay together. Loops look at `gate`, results are on `report`."""
-    return "gate" if hashlib.sha256(f"partition\0{cluster}".encode()).digest()[0] % 2 else "report"
-
-
-def keep_partition(task: Task, partition: str) -> Task:
-    """`task` with the questions of one partition; all of them for "all"."""
-    if partition == "all":
-        return task
-    return replace(task, questions=tuple(q for q in task.questions if partition_of(q.cluster) == partition))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,149 @@
+"""lm-eval's own tasks, asked and scored as lm-eval does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from medbench.harness.benchmarks.rows import cluster_id, content_id, rows_sha256
+from medbench.harness.contracts import Data, MedbenchError, Message, Question, Task
+
+SEED = 1234
+"""lm-eval's own default: a question gets the same examples as under the lm_eval command."""
+
+
+def foreign_task(name: str, loaded: Any) -> Task:
+    """One of lm-eval's own tasks as a Task. Raises MedbenchError if it is not scored question by question."""
+    if loaded.OUTPUT_TYPE not in ("multiple_choice", "generate_until") or loaded.multiple_input:
+        raise MedbenchError(f"lm-eval task {name} is of type {loaded.OUTPUT_TYPE}: only generate_until and "
+                            f"multiple_choice with one context can be evaluated")  # fmt: skip
+    docs = list(loaded.eval_docs)
+    questions = tuple(_foreign_question(index, doc, loaded) for index, doc in enumerate(docs))
+    source = f"hub:{loaded.DATASET_PATH}@main" if loaded.DATASET_PATH else "lm-eval"
+    data = Data(source=source, sha256=rows_sha256(questions), official=False)
+    chance = sum(1 / len(q.labels) if q.labels else 0.0 for q in questions) / len(questions)
+    split = loaded.config.test_split or loaded.config.validation_split
+    version = str((loaded.config.metadata or {}).get("version", "unversioned"))
+    by_id = {question.id: doc for question, doc in zip(questions, docs, strict=True)}
+    return Task(name, version, split, round(chance, 4), questions, data, foreign=_Foreign(loaded, by_id))
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """contracts.ForeignTask over an lm-eval ConfigurableTask."""
+
+    task: Any
+    docs: Mapping[str, Any]
+
+    def text(self, id: str, chat: Callable[[Sequence[Message]], str] | None) -> str:
+        def template(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            assert chat is not None
+            # a reply that the task begins itself (gen_prefix) comes as a last turn, to be gone on with, not ended
+            asked, begun = (turns, "") if add_generation_prompt else (turns[:-1], turns[-1]["content"])
+            return chat([Message(turn["role"], turn["content"]) for turn in asked]) + begun  # type: ignore[arg-type]
+
+        doc = self.docs[id]
+        if self._examples:
+            self.task.sampler = _Drawn(self._examples[id])
+        return self.task.fewshot_context(  # type: ignore[no-any-return]
+            doc,
+            num_fewshot=self.task.config.num_fewshot or 0,
+            apply_chat_template=chat is not None,
+            fewshot_as_multiturn=chat is not None,
+            chat_template=template if chat else None,
+            gen_prefix=self.task.doc_to_prefix(doc),
+        )
+
+    @cached_property
+    def _examples(self) -> Mapping[str, Sequence[Any]]:
+        n = self.task.config.num_fewshot or 0
+        return draw_examples(self.task, self.docs, n) if n else {}
+
+    def continuations(self, id: str) -> tuple[str, ...] | None:
+        if self.task.OUTPUT_TYPE != "multiple_choice":
+            return None
+        delimiter = self.task.config.target_delimiter
+        return tuple(f"{delimiter}{choice}" for choice in self.task.doc_to_choice(self.docs[id]))
+
+    def generation(self) -> Mapping[str, Any]:
+        settings = self.task.config.generation_kwargs or {}
+        until = settings.get("until") or []
+        return {
+            "stop": (until,) if isinstance(until, str) else tuple(until),
+            "max_new_tokens": int(settings.get("max_gen_toks", 256)),
+            "temperature": float(settings.get("temperature", 0.0)) if settings.get("do_sample", True) else 0.0,
+        }
+
+    def score(self, id: str, output: str, logprobs: Mapping[str, float] | None) -> tuple[str | None, float]:
+        doc = self.docs[id]
+        if logprobs is not None:
+            best = max(logprobs, key=lambda choice: logprobs[choice])
+            values = self.task.process_results(doc, [(logprobs[c], c == best) for c in self.continuations(id) or ()])
+            return best.strip(), _metric(self.task, values)
+        extracted: Any = output
+        nothing = []
+        for ensemble in self.task._filters[:1]:
+            responses: Any = [[output]]
+            for step in ensemble.filters:
+                applied = step()
+                responses = applied.apply(responses, [doc])
+                nothing += [applied.fallback] if hasattr(applied, "fallback") else []
+            extracted = next(iter(responses))
+        score = _metric(self.task, self.task.process_results(doc, [extracted]))
+        return (None if extracted in nothing else str(extracted)), score
+
+
+def draw_examples(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Sequence[Any]]:
+    """The n worked examples before each of `docs`: as lm-eval does, document by document from one generator.
+
+    Drawn when a question is asked, they would change with the order of questions and with every resumption.
+    """
+    task.set_fewshot_seed(SEED)
+    own_split = task.fewshot_cfg.split == task.config.test_split
+    return {id: task.sampler.sample(n, eval_doc=doc if own_split else None) for id, doc in docs.items()}
+
+
+class _Drawn:
+    """An lm-eval sampler of examples that are drawn already."""
+
+    def __init__(self, examples: Sequence[Any]) -> None:
+        self._examples = examples
+
+    def sample(self, n: int, **_: Any) -> Sequence[Any]:
+        return self._examples[:n]
+
+
+def _metric(task: Any, values: Mapping[str, Any]) -> float:
+    """The task's first metric that is a number for one question."""
+    for value in values.values():
+        if isinstance(value, bool | int | float):
+            return float(value)
+    raise MedbenchError(f"lm-eval task {task.config.task}: none of its metrics is a number for one question")
+
+
+def _foreign_question(index: int, doc: Any, task: Any) -> Question:
+    target = task.doc_to_target(doc)
+    labels: tuple[str, ...] = ()
+    if task.OUTPUT_TYPE == "multiple_choice":
+        labels = tuple(str(choice).strip() for choice in task.doc_to_choice(doc))
+        target = labels[target] if isinstance(target, int) else target
+    text = str(task.doc_to_text(doc))
+    return Question(
+        id=f"{index}-{content_id(text)}",
+        cluster=cluster_id(text, labels),  # some tasks put all of a question into its choices
+        question=text,
+        options=labels,
+        labels=labels,
+        gold=str(target).strip(),
+    )
+
+
+def seed_lm_eval() -> None:
+    # some tasks shuffle their options as they load (GPQA), with the global generators; the seeds are lm-eval's own
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(SEED)
