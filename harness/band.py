@@ -16,7 +16,7 @@ from rich.table import Table
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Task
-from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
 from medbench.harness.published import published
 from medbench.harness.replies import Replies, refuse_unreadable
 from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to

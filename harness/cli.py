@@ -196,7 +196,7 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
     """List tasks and protocols, or show one task with a rendered prompt."""
     from medbench.harness.benchmarks.catalog import TaskLoader
     from medbench.harness.benchmarks.rows import SAMPLE
-    from medbench.harness.protocol import built_in_names, load_protocol
+    from medbench.harness.protocols.protocol import built_in_names, load_protocol
     from medbench.harness.tables import task_page, task_table
     from medbench.harness.text import printable
 

@@ -26,8 +26,8 @@ from medbench.harness.contracts import Engine, MedbenchError, Question, Request,
 from medbench.harness.engines.vllm import Probe
 from medbench.harness.evaluate import build_request, permuted
 from medbench.harness.noise import Noise, answered_pairs, answers_to, compare, reply_text
-from medbench.harness.prompting import encode, load_tokenizer
-from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.protocols.chat import encode, load_tokenizer
+from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
 from medbench.harness.session import DEFAULT_TASKS, EvalOptions, describe_engine, model_record, start_engine
 from medbench.harness.tables import rendered, shown
 

@@ -17,8 +17,8 @@ from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
 from medbench.harness.calibration import summarize_calibration
 from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
 from medbench.harness.extraction.thinking import opens_thought, split_thought
-from medbench.harness.prompting import plain_text
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.chat import plain_text
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.provenance import peak_memory_gib
 from medbench.harness.published import published
 from medbench.harness.sampling import summarize_sampling

@@ -26,7 +26,7 @@ from medbench.harness.live_gate import (
     refuse_repeats,
     verdict_of,
 )
-from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.store import RunRecord, read_run, read_samples, samples_path
 
 Say = Callable[[str], None]

@@ -32,7 +32,7 @@ from medbench.harness.live_gate import (
 )
 from medbench.harness.noise import measure
 from medbench.harness.progress import progress_for
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.session import EvalOptions, describe_engine, example_notes, model_record, new_record, start_engine
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, read_samples, reopen_run
 from medbench.harness.warm import WarmEngine

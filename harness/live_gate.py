@@ -31,7 +31,7 @@ from medbench.harness.gates import (
     value_of,
 )
 from medbench.harness.noise import Noise, warnings_of
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.stats.sequential import Control
 from medbench.harness.store import Run, RunRecord, asked_how_often, read_samples
 

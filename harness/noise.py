@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from medbench.harness.contracts import Engine, Question, Sample, Task
 from medbench.harness.evaluate import build_request, completions, permuted
 from medbench.harness.gate_file import GateFile
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.scoring import score_completion
 
 

@@ -16,7 +16,7 @@ from medbench.harness.contracts import Question, Sample
 from medbench.harness.extraction.published import READERS, huatuo_o1_output
 
 if TYPE_CHECKING:
-    from medbench.harness.protocol import Protocol
+    from medbench.harness.protocols.protocol import Protocol
 
 
 class Published(BaseModel):

@@ -17,7 +17,7 @@ from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Q
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, seal
 from medbench.harness.files import write_atomically
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.replies import Replies, Reply, check_replies, refuse_unreadable
 from medbench.harness.scoring import score_completion
 from medbench.harness.session import EvalOptions, Outcome, Say, new_record, protocol_for, refuse_bad_name

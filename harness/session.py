@@ -25,7 +25,7 @@ from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import askings_of, evaluate
 from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
-from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Task
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import RunRecord
 from medbench.harness.text import percent, printable

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from medbench.harness.config import EvalConfig, Record, check_mapping, parse_yaml
 from medbench.harness.gate_file import GateFile
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.recipe import check_recipe
 
 

@@ -25,7 +25,7 @@ from made_trainings import two_stages
 
 from medbench.harness.contracts import Sample
 from medbench.harness.files import write_atomically
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, read_result
 from medbench.reports.formats import HIDDEN

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted, sampling_seed
-from medbench.harness.protocol import Continuation, load_protocol
+from medbench.harness.protocols.protocol import Continuation, load_protocol
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_result, read_run, read_samples
 
 COT = load_protocol("cot-v1")

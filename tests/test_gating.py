@@ -22,7 +22,7 @@ from gate_runs import answer, answers, stored_run, write_gates, write_medqa, wri
 
 from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli import run
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.store import ModelRecord, read_result, read_run, read_samples
 
 N = 160

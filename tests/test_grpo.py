@@ -24,8 +24,8 @@ from medbench.harness.checkpoints import resolve
 from medbench.harness.config import check_mapping
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
-from medbench.harness.prompting import load_tokenizer
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.chat import load_tokenizer
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers import grpo
 from medbench.trainers.grpo_data import Asker, load_questions, prompt_order
 from medbench.trainers.rewards import COMPONENTS

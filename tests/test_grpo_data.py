@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from medbench.harness.benchmarks.rows import read_jsonl
 from medbench.harness.contracts import Data, MedbenchError, Task
 from medbench.harness.evaluate import build_request
-from medbench.harness.prompting import load_tokenizer
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.chat import load_tokenizer
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.pubmedqa import rows as pubmedqa
 from medbench.trainers.grpo_data import Asker, load_questions, prompt_order

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.compare import compare_task
 from medbench.harness.contracts import Sample
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, read_samples
 from medbench.reports.collect import RunView, collect

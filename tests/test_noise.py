@@ -10,7 +10,7 @@ from medbench.harness.contracts import Completion, Request
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.gate_file import GateFile
 from medbench.harness.noise import Noise, answers_to, compare, measure, warnings_of
-from medbench.harness.protocol import Continuation
+from medbench.harness.protocols.protocol import Continuation
 
 
 class Wavering(FakeEngine):

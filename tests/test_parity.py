@@ -25,8 +25,8 @@ from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Completion, Message, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate
-from medbench.harness.prompting import load_tokenizer, render_chat
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.chat import load_tokenizer, render_chat
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.scoring import TaskResult, score_completion, score_reply
 from medbench.harness.store import ModelRecord, RunRecord, create_run, read_samples
 

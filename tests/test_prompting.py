@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import MedbenchError, Message
-from medbench.harness.prompting import encode, has_template, load_tokenizer, plain_text, render_chat, split_choice
+from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, plain_text, render_chat, split_choice
 
 TURNS = (Message("system", "Be brief."), Message("user", "Is aspirin a drug?"))
 OPENED = """<|im_start|>system

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.protocol import (
+from medbench.harness.protocols.protocol import (
     DEFAULT,
     FOREIGN,
     Protocol,
@@ -133,7 +133,7 @@ def test_decoding_readers_and_examples_are_those_of_the_sources() -> None:
 def test_mmlu_pro_is_asked_as_its_script_asks() -> None:
     from dataclasses import replace
 
-    from medbench.harness.prompting import plain_text
+    from medbench.harness.protocols.chat import plain_text
 
     health = replace(TEN_OPTIONS, question="Which?", options=("Iron", "Zinc"), labels=("A", "B"), gold="B")
     health = replace(health, category={"category": "health"})

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Question, Sample
-from medbench.harness.protocol import Protocol, built_in_names, load_protocol
+from medbench.harness.protocols.protocol import Protocol, built_in_names, load_protocol
 from medbench.harness.published import Published, published
 
 QUESTIONS = [

@@ -18,8 +18,8 @@ from medbench.harness.engines.hf import HFEngine
 from medbench.harness.evaluate import build_request
 from medbench.harness.extraction.answer import extract
 from medbench.harness.extraction.thinking import split_thought
-from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers.rendering import Rendered, Renderer, end_of_turn
 from medbench.trainers.sft_data import Row, Source, load_rows
 

@@ -26,7 +26,7 @@ from medbench.harness.contracts import MedbenchError, Question, Request
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.extraction.answer import extract
 from medbench.harness.plugins import FailedAttempt, _faults
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers import sft
 from medbench.trainers.rendering import Renderer
 from medbench.trainers.sft_data import load_rows
@@ -250,7 +250,7 @@ def test_prepare_refuses_before_any_training(tmp_path, tiny_model, rows, change:
 
 
 def test_protocols_without_a_reply_to_train_are_refused(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
-    from medbench.harness.protocol import built_in_names
+    from medbench.harness.protocols.protocol import built_in_names
 
     for name in built_in_names():
         protocol = load_protocol(name)

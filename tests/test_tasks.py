@@ -16,7 +16,7 @@ from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
 from medbench.harness.benchmarks.rows import HUB, SAMPLE, question_of, rows_sha256
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Question, Task
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.scoring import score_reply
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro

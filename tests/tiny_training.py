@@ -31,7 +31,7 @@ from medbench.harness.attempts import stages_of
 from medbench.harness.checkpoints import fingerprint, weight_files
 from medbench.harness.handover import METRICS, checkpoints, read_metrics
 from medbench.harness.journal import Confirmed, Gated, Measured, read_events
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.store import read_samples
 from medbench.trainers.sft_data import Source, load_rows
 

@@ -25,8 +25,8 @@ from pydantic import Field, model_validator
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
-from medbench.harness.prompting import Tokenizer, load_tokenizer
-from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
+from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
 from medbench.trainers.adaptation import adapt_training
 from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.grpo_data import Asker, Prompt, load_questions, prompt_order

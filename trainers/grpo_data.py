@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.prompting import Tokenizer, encode
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.chat import Tokenizer, encode
+from medbench.harness.protocols.protocol import Protocol
 from medbench.trainers.rendering import is_templated, prompt_text
 from medbench.trainers.sft_data import Row, Source, load_rows
 

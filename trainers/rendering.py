@@ -16,8 +16,8 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Message, Question
 from medbench.harness.extraction.published import READERS
 from medbench.harness.extraction.thinking import opens_thought
-from medbench.harness.prompting import Tokenizer, encode, has_template, load_tokenizer, plain_text, render_chat
-from medbench.harness.protocol import Protocol
+from medbench.harness.protocols.chat import Tokenizer, encode, has_template, load_tokenizer, plain_text, render_chat
+from medbench.harness.protocols.protocol import Protocol
 from medbench.trainers.sft_data import Row
 
 OPEN, CLOSE = "<think>", "</think>"

@@ -19,7 +19,7 @@ from pydantic import Field
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
-from medbench.harness.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
 from medbench.trainers import trl_training
 from medbench.trainers.adaptation import adapt_training
 from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen

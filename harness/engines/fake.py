@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, Message, Request, sample_key
-from medbench.harness.prompting import plain_text
+from medbench.harness.protocols.chat import plain_text
 from medbench.harness.replies import check_replies
 
 

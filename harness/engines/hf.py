@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
 from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
-from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 8
 """Batches read ahead and sorted by length: neighbours then need little padding."""

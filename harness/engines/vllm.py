@@ -17,7 +17,7 @@ from typing import Any, Literal
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
 from medbench.harness.extraction.thinking import opens_thought, split_thought
-from medbench.harness.prompting import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 2
 """Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under

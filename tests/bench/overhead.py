@@ -28,7 +28,7 @@ from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Request, Sample, Task
 from medbench.harness.engines.vllm import VLLMEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted
-from medbench.harness.protocol import load_protocol
+from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.store import ModelRecord, RunRecord, create_run
 
 QUESTIONS, NEW_TOKENS, TURNS = 64, 64, 3

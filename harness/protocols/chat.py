@@ -1,6 +1,6 @@
 """From chat turns to the tokens that a local model sees.
 
-    python -c "from medbench.harness.prompting import load_tokenizer; print(load_tokenizer('checkpoints/mine'))"
+    python -c "from medbench.harness.protocols.chat import load_tokenizer; print(load_tokenizer('checkpoints/mine'))"
 
 The vLLM and the transformers engine share every step, so that they cannot ask different things.
 """

@@ -1,6 +1,6 @@
 """How a question is asked and a reply read: protocols are data (YAML), and named in every result.
 
-python -c "from medbench.harness.protocol import load_protocol; print(load_protocol('cot-v1').prompt)"
+python -c "from medbench.harness.protocols.protocol import load_protocol; print(load_protocol('cot-v1').prompt)"
 """
 
 from __future__ import annotations
