@@ -91,9 +91,9 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
     Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
     watch (4).
     """
+    from medbench.harness.checkpoints.watch_folder import checkpoints_in
     from medbench.harness.gate_output import verdict_table
     from medbench.harness.gating import Gatekeeper, exit_status
-    from medbench.harness.watch import checkpoints_in
 
     judged = []
     given = {**options, "base_url": None, "replies": None, "seed": None}

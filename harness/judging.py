@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints import refuse_nan
+from medbench.harness.checkpoints.weights import refuse_nan
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
 from medbench.harness.evaluate import evaluate
 from medbench.harness.files import write_atomically

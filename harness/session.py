@@ -18,7 +18,7 @@ from medbench.harness import provenance
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.option_order import can_shuffle
 from medbench.harness.benchmarks.partition import keep_partition
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
 from medbench.harness.contracts import Engine, MedbenchError, Task
 from medbench.harness.engines.fake import FakeEngine, read_replies

@@ -23,7 +23,10 @@ from medbench.harness import provenance
 from medbench.harness.attempts import stages_of
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.partition import keep_partition
-from medbench.harness.checkpoints import copy_weights, fingerprint, forget_merge, resolve, weight_files
+from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.merge import forget_merge
+from medbench.harness.checkpoints.resolve import copy_weights, resolve
+from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import MedbenchError, Question, Sample, Task
 from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
 from medbench.harness.gating import gate_finished_run, protocol_of

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints import check_safetensors, fingerprint, weight_files
+from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, MedbenchError
 from medbench.harness.engines.vllm import Probe, VLLMEngine

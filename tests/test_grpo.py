@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness import handover
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import check_mapping
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt

@@ -22,7 +22,7 @@ ONLY_IN = {
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
     "openai": ("harness/engines/openai.py",),
     "trl": ("trainers/",),
-    "peft": ("harness/checkpoints.py", "trainers/"),
+    "peft": ("harness/checkpoints/merge.py", "trainers/"),
 }
 MOST_LINES = 400
 

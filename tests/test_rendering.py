@@ -12,7 +12,8 @@ from typing import Literal
 
 import pytest
 
-from medbench.harness.checkpoints import SMOLLM2, cache_dir
+from medbench.harness.checkpoints.cache import cache_dir
+from medbench.harness.checkpoints.resolve import SMOLLM2
 from medbench.harness.contracts import Data, MedbenchError, Question, Task
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.evaluate import build_request

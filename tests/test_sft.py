@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness import handover
-from medbench.harness.checkpoints import check_safetensors, resolve
+from medbench.harness.checkpoints.resolve import resolve
+from medbench.harness.checkpoints.weights import check_safetensors
 from medbench.harness.contracts import MedbenchError, Question, Request
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.extraction.answer import extract

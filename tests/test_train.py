@@ -16,7 +16,7 @@ import pytest
 import tiny_training
 from tiny_training import NAME, RECIPE, TASK, command, differences, kill_when, left_behind
 
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import run
 from medbench.harness.handover import read_metrics
 from medbench.harness.journal import (

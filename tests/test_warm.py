@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import build_tiny_lora, build_tiny_model
 
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, Engine, Message, Request
 from medbench.harness.engines.hf import HFEngine

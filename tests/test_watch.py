@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from medbench.harness.checkpoints.watch_folder import checkpoints_in
 from medbench.harness.cli import run
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.watch import checkpoints_in
 
 
 class Clock:

@@ -28,7 +28,8 @@ import yaml
 from tiny import build_tiny_model
 
 from medbench.harness.attempts import stages_of
-from medbench.harness.checkpoints import fingerprint, weight_files
+from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.handover import METRICS, checkpoints, read_metrics
 from medbench.harness.journal import Confirmed, Gated, Measured, read_events
 from medbench.harness.protocols.protocol import load_protocol

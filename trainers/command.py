@@ -29,20 +29,16 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from medbench.harness import handover
-from medbench.harness.checkpoints import (
-    ADAPTER_WEIGHTS,
-    FOREIGN_WEIGHTS,
-    TOKENIZER_FILES,
-    check_safetensors,
-    link_or_copy,
-    weight_files,
-)
+from medbench.harness.checkpoints.cache import link_or_copy
+from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
+from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS
+from medbench.harness.checkpoints.watch_folder import SETTLED_SECONDS
+from medbench.harness.checkpoints.weights import FOREIGN_WEIGHTS, check_safetensors, weight_files
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
 from medbench.harness.text import did_you_mean
 from medbench.harness.training_process import JOB
-from medbench.harness.watch import SETTLED_SECONDS
 
 RESUME = "MEDBENCH_RESUME"
 OWN = ("start", "folder", "seed", "here")

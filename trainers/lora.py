@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from medbench.harness.checkpoints import check_safetensors, weight_files
+from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import did_you_mean

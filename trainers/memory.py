@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints import check_safetensors, weight_files
+from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.trainers import lora
 from medbench.trainers.trl_training import TrainingSettings, is_bfloat16
 

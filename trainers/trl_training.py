@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from medbench.harness import handover
-from medbench.harness.checkpoints import TOKENIZER_FILES
+from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.trainers.optimizers import optimizer_arguments, optimizer_class

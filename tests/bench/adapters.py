@@ -20,7 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from tiny import build_tiny_model
 
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Message, Request
 from medbench.harness.warm import WarmEngine

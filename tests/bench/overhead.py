@@ -22,7 +22,7 @@ from lm_eval_command import cpu_environment, timed_lm_eval
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import tasks_folder
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Request, Sample, Task

@@ -20,7 +20,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import psutil
 
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Engine, Message, Request
 from medbench.harness.warm import WarmEngine

@@ -21,7 +21,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lm_eval_command import timed_lm_eval
 
-from medbench.harness.checkpoints import resolve
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import run, say, tasks_folder
 from medbench.harness.gating import Gatekeeper
 from medbench.harness.store import read_result

@@ -1,0 +1,1 @@
+"""Which weights are these, and can they be used: model names to verified folders."""

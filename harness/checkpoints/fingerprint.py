@@ -1,0 +1,66 @@
+"""sha256 over weights and over tokenizer files, remembered by file stat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from medbench.harness.checkpoints.cache import cache_dir, make_cache_dir
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import write_atomically
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+CHUNK = 1 << 22
+
+
+def fingerprint(files: list[Path]) -> str:
+    """sha256 over names and contents; each file's hash is remembered by path, size, mtime and inode."""
+    memory = cache_dir() / "fingerprints.json"
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    keys = {path: _stat_key(path) for path in files}
+    unknown = [path for path in files if not isinstance(known.get(keys[path]), str)]
+    with ThreadPoolExecutor(max_workers=min(8, max(1, len(unknown)))) as pool:
+        hashes = dict(zip(unknown, pool.map(_sha256_of, unknown), strict=True))
+    if unknown:
+        known.update({keys[path]: digest for path, digest in hashes.items()})
+        make_cache_dir()
+        write_atomically(memory, json.dumps(dict(list(known.items())[-10_000:]), indent=0).encode())
+    lines = [f"{path.name} {hashes.get(path) or known[keys[path]]}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
+def sha256_of_tokenizer(folder: Path) -> str:
+    files = tokenizer_files(folder)
+    if not files:
+        raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")
+    return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _stat_key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"

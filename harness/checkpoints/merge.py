@@ -1,0 +1,70 @@
+"""PEFT adapters merged into their base in float32, checked on a fixed probe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.checkpoints.cache import install
+from medbench.harness.checkpoints.fingerprint import tokenizer_files
+from medbench.harness.checkpoints.weights import check_safetensors, read_json_file
+from medbench.harness.contracts import Checkpoint, MedbenchError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MERGE_FILE = "medbench_merge.json"
+MERGE_PROBE_TOKENS = 64
+
+
+def forget_merge(checkpoint: Checkpoint) -> None:
+    """Remove an adapter's merged form, a whole model, from the cache; it is made again when it is needed."""
+    if checkpoint.kind == "adapter":
+        shutil.rmtree(checkpoint.path, ignore_errors=True)
+
+
+def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
+    # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
+    try:
+        import peft
+    except ImportError:
+        raise MedbenchError(f"adapter {adapter}: merging needs peft: pip install 'medbench[train]'") from None
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter))
+        # peft only warns of layers that it has no weights for, and says nothing of weights that it has no layer for
+        taken = {key for key in peft.get_peft_model_state_dict(adapted, save_embedding_layers=False) if "lora_" in key}
+        saved = {key for key in check_safetensors(adapter / ADAPTER_WEIGHTS) if "lora_" in key}
+        if taken != saved:
+            odd = min(taken ^ saved)
+            raise ValueError(f"{len(taken - saved)} tensors missing, {len(saved - taken)} too many, such as {odd}")
+        unmerged = _log_probabilities(adapted)
+        model = adapted.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedbenchError(f"adapter {adapter} does not fit its base {base}: {reason}") from None
+    config = read_json_file(base / "config.json")
+    own_type = config.get("dtype") or config.get("torch_dtype") or "float32"  # the older transformers' name
+    model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
+
+    deviation = float((_log_probabilities(model) - unmerged).abs().max())
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
+        for path in tokenizer_files(tokenizer):
+            shutil.copy(path, folder)  # as they are: saved anew they would count as another tokenizer
+
+    install(target, fill)
+
+
+def _log_probabilities(model: Any) -> Any:
+    """Of every token after each of some fixed ones, in float32: what a merge and the cast after it may not move."""
+    import torch
+
+    tokens = torch.arange(MERGE_PROBE_TOKENS)[None] * 7 % model.config.vocab_size
+    with torch.inference_mode():
+        return torch.log_softmax(model(input_ids=tokens).logits.float(), dim=-1)

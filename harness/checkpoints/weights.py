@@ -1,0 +1,105 @@
+"""Weight files: safetensors headers, shards, finite values, parameter counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.contracts import MedbenchError
+
+FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
+
+
+def count_parameters(folder: Path) -> int:
+    headers = [check_safetensors(file) for file in weight_files(folder)]
+    return sum(math.prod(one["shape"]) for header in headers for key, one in header.items() if key != "__metadata__")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a full checkpoint, checked to be whole. Raises MedbenchError."""
+    if not folder.is_dir():
+        raise MedbenchError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
+    if not any(folder.iterdir()):
+        raise MedbenchError(f"{folder}: the folder is empty; a checkpoint has config.json and *.safetensors")
+    if not (folder / "config.json").exists():
+        raise MedbenchError(f"{folder}: no config.json; save the model with save_pretrained()")
+    read_json_file(folder / "config.json")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = _shards(index)
+        missing = [shard for shard in shards if not (folder / shard).exists()]
+        if missing:
+            raise MedbenchError(f"{folder}: shard {missing[0]} of {len(shards)} is missing: copy the checkpoint again")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        foreign = [path.name for pattern in FOREIGN_WEIGHTS for path in folder.glob(pattern)]
+        found = f"found {foreign[0]}, which is not loaded" if foreign else "no weight file at all"
+        raise MedbenchError(f"{folder}: no *.safetensors ({found}): save with save_pretrained(safe_serialization=True)")
+    for path in files:
+        check_safetensors(path)
+    return files
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, after checking that every tensor it names is inside the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        header = _header(path)
+        with safe_open(path, framework="np"):  # types, shapes and gaps: what the engine's own loader looks at
+            return header
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror}): copy the checkpoint again") from None
+    except SafetensorError as error:
+        raise MedbenchError(f"{path}: its safetensors header is damaged ({error}): copy the checkpoint again") from None
+
+
+def _header(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if len(head) < 8 or length > min(size - 8, 100_000_000):
+            raise MedbenchError(f"{path}: not a safetensors file, or cut off in its header: copy the checkpoint again")
+        try:
+            header = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for key, t in header.items() if key != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise MedbenchError(f"{path}: its safetensors header is damaged: copy the checkpoint again") from None
+    if end != size - 8 - length:
+        raise MedbenchError(f"{path}: {size - 8 - length} bytes of tensors where its header says {end}: the file is "
+                            f"truncated, copy the checkpoint again")  # fmt: skip
+    return header  # type: ignore[no-any-return]
+
+
+def refuse_nan(folder: Path) -> None:
+    """Raises MedbenchError naming the first tensor that holds a NaN or an infinity."""
+    import torch
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  not a dict
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise MedbenchError(f"{path}: {name} holds NaN or infinity: the training diverged")
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = read_json_file(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise MedbenchError(f"{index}: no weight_map of tensor names to files: the file is damaged")
+    return sorted(set(weight_map.values()))
+
+
+def read_json_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise MedbenchError(f"{path}: not JSON: the file is damaged") from None
+    if not isinstance(content, dict):
+        raise MedbenchError(f"{path}: expected a JSON object")
+    return content
