@@ -15,13 +15,12 @@ from typing import Any
 from rich.table import Table
 
 from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.contracts import MedbenchError, Task
+from medbench.harness.contracts import MedbenchError, Say, Task
+from medbench.harness.engines.stored_replies import Replies, refuse_unreadable
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
 from medbench.harness.published import published
-from medbench.harness.replies import Replies, refuse_unreadable
 from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to
 from medbench.harness.scoring import Summary
-from medbench.harness.session import Say
 from medbench.harness.tables import rendered, shown
 from medbench.harness.text import percent
 

@@ -251,12 +251,14 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
         click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
         return
     from medbench.harness import determinism
-    from medbench.harness.config import EvalConfig, read_yaml
+    from medbench.harness.config import read_yaml
+    from medbench.harness.engines.settings import EngineChoice
+    from medbench.harness.evaluation.options import EvalConfig
     from medbench.harness.session import EvalOptions
 
     config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
-    chosen = engine or config.engine or "vllm"
-    options = EvalOptions(model, engine=chosen, data=data, engine_config=config.engine_config)
+    chosen: Any = engine or config.engine or "vllm"  # click has checked the name
+    options = EvalOptions(model, engine=EngineChoice(chosen, config.engine_config), data=data)
     with clean_stdout() as stdout:
         found = determinism.diagnose(options, questions or determinism.QUESTIONS, tasks_folder(), say)
         stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism.report(found))

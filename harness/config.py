@@ -6,15 +6,13 @@ python -c "from medbench.harness.config import read_yaml, EvalConfig; print(Eval
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import did_you_mean, one_line
-
-EngineName = Literal["vllm", "hf", "openai", "fake"]
 
 
 class Record(BaseModel):
@@ -35,50 +33,6 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 UniqueKeyLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore
-
-
-class EngineConfig(Record):
-    """Settings of the engine; each is passed on only when set."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    tensor_parallel_size: int = Field(1, ge=1)
-    data_parallel_size: int = Field(1, ge=1)
-    max_model_len: int | None = Field(None, ge=1)
-    """Context length in tokens, prompt and reply together; None is the model's own."""
-    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
-    max_num_seqs: int | None = Field(None, ge=1)
-    kv_cache_gib: int | None = Field(None, ge=1)
-    """Key-value cache on a CPU, in GiB."""
-    batch_invariant: bool = False
-    """vLLM's mode in which a reply does not depend on its batch; GPUs of compute capability 8.0 or higher, slower."""
-    batch_size: int = Field(8, ge=1)
-    """For the hf engine."""
-    concurrency: int = Field(16, ge=1)
-    """Requests under way at once, for the openai engine."""
-    timeout: float = Field(600, gt=0)
-    """Seconds for one request, for the openai engine."""
-    delay: float = Field(0, ge=0)
-    """Seconds a reply takes, for the fake engine."""
-    vllm_args: dict[str, Any] = {}
-    """Anything else that vLLM's EngineArgs takes, passed through as it is."""
-
-
-class EvalConfig(Record):
-    """The file behind `medbench eval --config`; options on the command line win over it."""
-
-    tasks: list[str] | None = None
-    protocol: str | None = None
-    engine: EngineName | None = None
-    base_url: str | None = None
-    max_new_tokens: int | None = Field(None, ge=1)
-    thinking: bool | None = None
-    temperature: float | None = Field(None, ge=0, le=10)
-    shots: int | None = Field(None, ge=0)
-    samples: int | None = Field(None, ge=1)
-    shuffle_options: int | None = Field(None, ge=2)
-    limit: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0)
-    engine_config: EngineConfig = EngineConfig()
 
 
 R = TypeVar("R", bound=BaseModel)

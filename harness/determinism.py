@@ -22,13 +22,14 @@ from rich.text import Text
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
-from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Task
+from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
+from medbench.harness.engines.pool import describe_engine, start_engine
 from medbench.harness.engines.vllm import Probe
 from medbench.harness.evaluate import build_request, permuted
 from medbench.harness.noise import Noise, answered_pairs, answers_to, compare, reply_text
 from medbench.harness.protocols.chat import encode, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.harness.session import DEFAULT_TASKS, EvalOptions, describe_engine, model_record, start_engine
+from medbench.harness.session import DEFAULT_TASKS, EvalOptions, checkpoint_of, model_record
 from medbench.harness.tables import rendered, shown
 
 QUESTIONS = 32
@@ -37,7 +38,6 @@ SEED = 0
 
 BATCH, ORDER, AGAIN = "batch size", "the order of questions", "asking again"
 
-Say = Callable[[str], None]
 Tokens = Callable[[str], Sequence[Any]]
 
 
@@ -135,12 +135,14 @@ def diagnose(options: EvalOptions, questions: int, tasks_folder: Path, say: Say)
 
     Raises MedbenchError when the model or no task can be had, or no question can be answered.
     """
-    if options.engine not in ("vllm", "hf"):
-        raise MedbenchError(f"--determinism asks an engine in this process: --engine vllm or hf, not {options.engine}")
+    if options.engine.name not in ("vllm", "hf"):
+        raise MedbenchError(
+            f"--determinism asks an engine in this process: --engine vllm or hf, not {options.engine.name}"
+        )
     task = _first_task(tasks_folder, options.data, say)
     protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
     model = model_record(options, say)
-    engine = start_engine(options, model)
+    engine = start_engine(options.engine, options.model, checkpoint_of(model))
     try:
         reference, passes = ask_all(task, protocol, engine, questions=questions, say=say)
         described = describe_engine(engine)

@@ -6,7 +6,7 @@ medbench gate checkpoints/step-800 checkpoints/step-1600 --gates gates.yaml --ba
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.compare import TaskComparison, compare_task, refuse_incomplete
-from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
+from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Say, Task
+from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluate import permuted
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
-from medbench.harness.judging import Asked, EngineKeeper, Judged, judge_checkpoint, read_baseline, written
+from medbench.harness.judging import Asked, Judged, judge_checkpoint, read_baseline, written
 from medbench.harness.live_gate import (
     LiveGate,
     Reference,
@@ -29,7 +30,6 @@ from medbench.harness.live_gate import (
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.store import RunRecord, read_run, read_samples, samples_path
 
-Say = Callable[[str], None]
 EVAL_ONLY = (
     "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",
     "shuffle_options", "name",

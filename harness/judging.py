@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.weights import refuse_nan
-from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
+from medbench.harness.contracts import Engine, MedbenchError, Say, Task
+from medbench.harness.engines.pool import EngineKeeper, describe_engine
 from medbench.harness.evaluate import evaluate
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile
@@ -33,9 +34,8 @@ from medbench.harness.live_gate import (
 from medbench.harness.noise import measure
 from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.session import EvalOptions, describe_engine, example_notes, model_record, new_record, start_engine
+from medbench.harness.session import EvalOptions, checkpoint_of, example_notes, model_record, new_record
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, read_samples, reopen_run
-from medbench.harness.warm import WarmEngine
 
 MOST_CONTROLS = 8
 """Stored runs tried as controls, the newest first."""
@@ -84,7 +84,7 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
         if model.path is not None:
             refuse_nan(Path(model.path))
     except MedbenchError as error:
-        if options.engine in ("vllm", "hf") and Path(options.model).is_dir():
+        if options.engine.name in ("vllm", "hf") and Path(options.model).is_dir():
             return invalid_checkpoint(options.model, rules, str(error))
         raise
     wanted = new_record(options, model, tasks, protocol, example_notes(tasks, protocol))
@@ -124,7 +124,7 @@ def opened_run(
     options: EvalOptions, model: ModelRecord, wanted: RunRecord, keeper: EngineKeeper
 ) -> Iterator[tuple[Run, Engine]]:
     """The run of `wanted`, new or as it was left, and the engine with `model` in it."""
-    engine = keeper.serve(options, model)
+    engine = keeper.serve(options.engine, options.model, checkpoint_of(model))
     folder = options.runs / wanted.run_id
     if (folder / "run.json").exists():
         run = reopen_run(folder, wanted)
@@ -132,45 +132,6 @@ def opened_run(
         run = create_run(options.runs, wanted.model_copy(update={"engine": describe_engine(engine)}))
     with run:
         yield run, engine
-
-
-class EngineKeeper:
-    """One engine for many checkpoints: vLLM stays warm and swaps, any other is started anew for each."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._warm: WarmEngine | None = None
-        self._plain: Engine | None = None
-
-    def serve(self, options: EvalOptions, model: ModelRecord) -> Engine:
-        """The engine, with `model` in it."""
-        if options.engine != "vllm":
-            if self._plain is not None:
-                self._plain.close()
-            self._plain = start_engine(options, model)
-            return self._plain
-        checkpoint = Checkpoint(**model.model_dump())
-        if self._warm is None:
-            self._warm = WarmEngine(checkpoint, options.engine_config, self._say)
-            return self._warm.engine
-        self._warm.engine.wake()
-        report = self._warm.swap(checkpoint)
-        how = "engine started anew" if report.restarted else "swapped in"
-        self._say(f"{model.name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
-        return self._warm.engine
-
-    def rest(self) -> None:
-        """Give the device back until the next `serve`: vLLM sleeps where it was started so, any other is closed."""
-        if self._warm is not None:
-            self._warm.engine.sleep()
-        if self._plain is not None:
-            self._plain.close()
-            self._plain = None
-
-    def close(self) -> None:
-        for engine in (self._warm, self._plain):
-            if engine is not None:
-                engine.close()
 
 
 def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:

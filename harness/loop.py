@@ -18,6 +18,7 @@ from typing import Literal
 
 from medbench.harness import attempts
 from medbench.harness.attempt_watch import AttemptWatch
+from medbench.harness.contracts import Say
 from medbench.harness.gate_file import GateFile
 from medbench.harness.gates import Verdict
 from medbench.harness.handover import LOG, Published, checkpoints, last_lines, mark_judged, read_metrics
@@ -38,7 +39,6 @@ from medbench.harness.loop_contracts import Alarm, Judge, Launcher, Process, Rul
 from medbench.harness.plugins import FailedAttempt, adapt, find_trainer
 from medbench.harness.recipe import Recipe, Stage, read_config
 
-Say = Callable[[str], None]
 POLL_SECONDS = 0.5
 FINISHED = ".finished"
 """In an attempt's folder: its training has come to its own end."""

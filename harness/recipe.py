@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from medbench.harness.config import EngineConfig, Record, check_mapping, parse_yaml
+from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gate_file import GateFile
 from medbench.harness.plugins import find_trainer

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Question, Request, Sample, Say, Task
 from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.engines.stored_replies import Replies, Reply, check_replies, refuse_unreadable
 from medbench.harness.evaluate import build_request, seal
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.replies import Replies, Reply, check_replies, refuse_unreadable
 from medbench.harness.scoring import score_completion
-from medbench.harness.session import EvalOptions, Outcome, Say, new_record, protocol_for, refuse_bad_name
+from medbench.harness.session import EvalOptions, Outcome, new_record, protocol_for, refuse_bad_name
 from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, reopen_run, samples_path
 
 ENGINE = "stored"
@@ -51,7 +52,7 @@ class ScoreOptions:
             model=self.model_name,
             tasks=(self.task,),
             protocol=self.protocol,
-            engine=ENGINE,
+            engine=EngineChoice("fake", replies=self.file),
             data=self.data,
             runs=self.runs,
             name=self.name,
@@ -84,7 +85,9 @@ def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callab
     model = ModelRecord(name=options.model_name, kind="replies", fingerprint=replies.sha256)
     record = new_record(replace(as_eval, samples=replies.samples), model, [task], protocol, notes)
     # until all replies are scored all questions lack theirs: what kill -9 leaves compares with nothing
-    with _opened(options.runs, record.model_copy(update={"incomplete": len(task.questions)})) as run:
+    with _opened(
+        options.runs, record.model_copy(update={"engine": {"name": ENGINE}, "incomplete": len(task.questions)})
+    ) as run:
         try:
             for reply in replies.read():
                 run.append(task.name, scorer.sample(reply))

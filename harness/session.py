@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +19,19 @@ from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.option_order import can_shuffle
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.config import EngineConfig, EvalConfig, read_yaml
-from medbench.harness.contracts import Engine, MedbenchError, Task
-from medbench.harness.engines.fake import FakeEngine, read_replies
+from medbench.harness.config import read_yaml
+from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
+from medbench.harness.engines.fake import read_replies
+from medbench.harness.engines.pool import describe_engine, start_engine
+from medbench.harness.engines.settings import EngineChoice, EngineName
 from medbench.harness.evaluate import askings_of, evaluate
+from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
 from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
 
-Say = Callable[[str], None]
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
 
 
@@ -40,9 +42,7 @@ class EvalOptions:
     model: str
     tasks: tuple[str, ...] = DEFAULT_TASKS
     protocol: str | None = None
-    engine: str = "vllm"
-    base_url: str | None = None
-    replies: Path | None = None
+    engine: EngineChoice = field(default_factory=EngineChoice)
     data: str | None = None
     partition: str = "all"
     limit: int | None = None
@@ -57,7 +57,6 @@ class EvalOptions:
     seed: int = 0
     resume: bool = False
     quiet: bool = False
-    engine_config: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         raise MedbenchError("--tasks names no task: give one or more, separated by commas")
     refuse_bad_name(given["name"])
     base_url, replies = chosen("base_url"), given["replies"]
-    engine = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
+    engine: EngineName = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
     if (engine == "openai") != (base_url is not None):
         raise MedbenchError("--engine openai and --base-url belong together: give both, or neither")
     if (engine == "fake") != (replies is not None):
@@ -102,9 +101,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         model=given["model"],
         tasks=names,
         protocol=chosen("protocol"),
-        engine=engine,
-        base_url=base_url,
-        replies=replies,
+        engine=EngineChoice(engine, config.engine_config, base_url, replies),
         data=given["data"],
         partition=given["partition"],
         limit=chosen("limit"),
@@ -119,7 +116,6 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         seed=chosen("seed") or 0,
         resume=given["resume"],
         quiet=given["quiet"],
-        engine_config=config.engine_config,
     )
 
 
@@ -149,12 +145,12 @@ def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcom
         with reopen_run(folder, wanted) as run:
             if _covered(run, tasks, options.limit):
                 return Outcome(folder, run.record, results_of(folder, options.tasks))
-            engine = start_engine(options, model)
+            engine = start_engine(options.engine, options.model, checkpoint_of(model))
             run.update(limit=options.limit, status="running")
             return _answer(run, tasks, protocol, engine, options)
     if (folder / "run.json").exists():
         raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or --name for a new run")
-    engine = start_engine(options, model)
+    engine = start_engine(options.engine, options.model, checkpoint_of(model))
     if protocol.chat == "auto" and engine.chat_template == "none" and engine.name != "fake":
         warn(f"{model.name} has no chat template: questions are asked as plain text")
     record = wanted.model_copy(update={"engine": describe_engine(engine), "notes": list(dict.fromkeys(notes))})
@@ -204,7 +200,7 @@ def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:
 def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOptions) -> None:
     """Raises MedbenchError for repeats that could not differ, and for a continuation that an engine cannot give."""
     sampled = protocol.method == "generate" and protocol.decoding.temperature > 0
-    if options.samples > 1 and not sampled and options.engine != "fake":
+    if options.samples > 1 and not sampled and options.engine.name != "fake":
         raise MedbenchError(f"--samples {options.samples}: protocol {protocol.name} is not sampled, all replies would "
                             f"be equal: add --temperature 0.7")  # fmt: skip
     if options.samples > 1 and any(task.foreign is not None for task in tasks):
@@ -213,38 +209,9 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
         fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
         if fixed:
             raise MedbenchError(f"--shuffle-options: {', '.join(fixed)} has no lettered options: leave it out")
-    if protocol.continuation is not None and options.engine == "openai":
+    if protocol.continuation is not None and options.engine.name == "openai":
         raise MedbenchError(f"protocol {protocol.name} goes on with cut-off replies, which a chat server cannot: use "
                             f"--engine vllm or hf")  # fmt: skip
-
-
-def describe_engine(engine: Engine) -> dict[str, Any]:
-    """What run.json keeps of the engine."""
-    return {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
-
-
-def start_engine(options: EvalOptions, model: ModelRecord) -> Engine:
-    """The engine that `options` name; heavy imports happen here."""
-    config = options.engine_config
-    if config.batch_invariant and options.engine != "vllm":
-        raise MedbenchError(f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine "
-                            f"{options.engine}")  # fmt: skip
-    if options.engine == "fake":
-        assert options.replies is not None
-        return FakeEngine(read_replies(options.replies)[0], config.delay)
-    if options.engine == "openai":
-        from medbench.harness.engines.openai import OpenAIEngine
-
-        assert options.base_url is not None
-        return OpenAIEngine(options.base_url, options.model, concurrency=config.concurrency, timeout=config.timeout)
-    assert model.path is not None
-    if options.engine == "hf":
-        from medbench.harness.engines.hf import HFEngine
-
-        return HFEngine(model.path, dtype=config.dtype, batch_size=config.batch_size)
-    from medbench.harness.engines.vllm import VLLMEngine
-
-    return VLLMEngine(model.path, config)
 
 
 def _answer(run: Run, tasks: Sequence[Task], protocol: Protocol, engine: Engine, options: EvalOptions) -> Outcome:
@@ -266,14 +233,19 @@ def _covered(run: Run, tasks: Sequence[Task], limit: int | None) -> bool:
 
 def model_record(options: EvalOptions, say: Say) -> ModelRecord:
     """Who answers. Raises MedbenchError for a checkpoint that cannot be used."""
-    if options.engine == "fake":
-        assert options.replies is not None
-        return ModelRecord(name=options.model, kind="replies", fingerprint=read_replies(options.replies)[1])
-    if options.engine == "openai":
+    if options.engine.name == "fake":
+        assert options.engine.replies is not None
+        return ModelRecord(name=options.model, kind="replies", fingerprint=read_replies(options.engine.replies)[1])
+    if options.engine.name == "openai":
         # the weights behind a server cannot be seen: its address and model name stand for them
-        identity = hashlib.sha256(f"{options.base_url} {options.model}".encode()).hexdigest()
+        identity = hashlib.sha256(f"{options.engine.base_url} {options.model}".encode()).hexdigest()
         return ModelRecord(name=options.model, kind="served", fingerprint=identity)
     return ModelRecord(**asdict(resolve(options.model, say)))
+
+
+def checkpoint_of(model: ModelRecord) -> Checkpoint | None:
+    """The checkpoint behind `model`; None for a server and for stored replies."""
+    return Checkpoint(**model.model_dump()) if model.path is not None else None
 
 
 def new_record(
@@ -308,7 +280,7 @@ def new_record(
         limit=options.limit,
         samples=options.samples,
         shuffle_options=options.shuffle_options,
-        engine={"name": options.engine},
+        engine={"name": options.engine.name},
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),
         notes=notes,

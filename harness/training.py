@@ -27,7 +27,9 @@ from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.merge import forget_merge
 from medbench.harness.checkpoints.resolve import copy_weights, resolve
 from medbench.harness.checkpoints.weights import weight_files
-from medbench.harness.contracts import MedbenchError, Question, Sample, Task
+from medbench.harness.contracts import MedbenchError, Question, Sample, Say, Task
+from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
 from medbench.harness.gating import gate_finished_run, protocol_of
 from medbench.harness.journal import (
@@ -41,7 +43,7 @@ from medbench.harness.journal import (
     create_training,
     read_training,
 )
-from medbench.harness.judging import Asked, EngineKeeper, answer_whole, judge_checkpoint
+from medbench.harness.judging import Asked, answer_whole, judge_checkpoint
 from medbench.harness.loop import Loop, stage_folder
 from medbench.harness.loop_contracts import Ruling, Watch
 from medbench.harness.plugins import find_trainer, prepare
@@ -49,8 +51,6 @@ from medbench.harness.recipe import Recipe, Stage, config_of
 from medbench.harness.session import EvalOptions, example_notes
 from medbench.harness.store import read_samples
 from medbench.harness.training_process import TrainingProcess
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watch], tas
             create_training(folder, _described(recipe, digest, prepared))
         engine = EvalOptions(
             model="", data=prepared.data, runs=folder / "runs", resume=True, quiet=options.quiet,
-            engine_config=_sleeping(recipe),
+            engine=EngineChoice(config=_sleeping(recipe)),
         )  # fmt: skip
         keeper = EngineKeeper(say)
         try:

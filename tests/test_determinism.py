@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from test_evaluate import COT, a_task, right
 
 from medbench.harness.cli import run
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample
 from medbench.harness.determinism import (
     AGAIN,
@@ -37,10 +36,10 @@ from medbench.harness.determinism import (
 )
 from medbench.harness.engines import vllm
 from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.engines.pool import start_engine
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.engines.vllm import Probe
 from medbench.harness.noise import Noise
-from medbench.harness.session import EvalOptions, start_engine
-from medbench.harness.store import ModelRecord
 
 only_cpu = pytest.mark.skipif(not vllm.runs_on_cpu(), reason="a GPU build of vLLM takes batch_invariant")
 
@@ -328,9 +327,9 @@ def test_the_variable_is_refused_as_the_setting_is(tiny_model: Path, monkeypatch
 
 @pytest.mark.parametrize("engine", ["hf", "openai", "fake"])
 def test_another_engine_does_not_take_batch_invariant_silently(engine: str) -> None:
-    options = EvalOptions("m", engine=engine, engine_config=EngineConfig(batch_invariant=True))
+    choice = EngineChoice(engine, EngineConfig(batch_invariant=True))
     with pytest.raises(MedbenchError, match=f"leave it out with --engine {engine}"):
-        start_engine(options, ModelRecord(name="m", kind="full", fingerprint="f"))
+        start_engine(choice, "m", None)
 
 
 @pytest.mark.engine

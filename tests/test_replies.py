@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness import replies as module
 from medbench.harness.contracts import MedbenchError, Request
+from medbench.harness.engines import stored_replies as module
 from medbench.harness.engines.fake import FakeEngine, read_replies
-from medbench.harness.replies import FAULTS_SHOWN, MOST_SAMPLES, Reply, check_replies
+from medbench.harness.engines.stored_replies import FAULTS_SHOWN, MOST_SAMPLES, Reply, check_replies
 
 SOUND = b'{"id": "a", "output": "B"}'
 FAULTY = {

@@ -11,10 +11,10 @@ import pytest
 from tiny import build_tiny_lora, build_tiny_model
 
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, Engine, Message, Request
 from medbench.harness.engines.hf import HFEngine
-from medbench.harness.warm import StaleSwapError, WarmEngine
+from medbench.harness.engines.hot_swap import StaleSwapError, WarmEngine
+from medbench.harness.engines.settings import EngineConfig
 
 pytestmark = pytest.mark.engine
 

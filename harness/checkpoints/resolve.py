@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
 from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_tokenizer, tokenizer_files
 from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
 from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
-from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.contracts import Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
 from medbench.harness.text import did_you_mean
 
@@ -28,8 +27,6 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
 """An adapter with one of these brings its own tokenizer; with less, the base's is used."""
-
-Say = Callable[[str], None]
 
 
 def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medbench.harness.contracts import Completion, Message, Request, sample_key
+from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.protocols.chat import plain_text
-from medbench.harness.replies import check_replies
 
 
 class FakeEngine:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 

@@ -21,9 +21,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from tiny import build_tiny_model
 
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Message, Request
-from medbench.harness.warm import WarmEngine
+from medbench.harness.engines.hot_swap import WarmEngine
+from medbench.harness.engines.settings import EngineConfig
 
 REPLIES, NEW_TOKENS, STEPS = 64, 16, 4
 TEXTS = [

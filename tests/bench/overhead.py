@@ -24,8 +24,8 @@ from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import tasks_folder
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Request, Sample, Task
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import VLLMEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted
 from medbench.harness.protocols.protocol import load_protocol

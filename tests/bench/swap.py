@@ -21,9 +21,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import psutil
 
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Engine, Message, Request
-from medbench.harness.warm import WarmEngine
+from medbench.harness.engines.hot_swap import WarmEngine
+from medbench.harness.engines.settings import EngineConfig
 
 SWAPS, PROMPTS, NEW_TOKENS = 20, 32, 32
 CONFIG = EngineConfig(kv_cache_gib=2)

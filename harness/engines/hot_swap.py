@@ -19,8 +19,8 @@ from typing import Any
 
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
-from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import Probe, VLLMEngine
 
 SAME = 1e-3

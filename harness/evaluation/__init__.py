@@ -1,0 +1,1 @@
+"""Ask everything, keep everything."""
