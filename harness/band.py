@@ -18,9 +18,9 @@ from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Say, Task
 from medbench.harness.engines.stored_replies import Replies, refuse_unreadable
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
-from medbench.harness.published import published
 from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to
-from medbench.harness.scoring import Summary
+from medbench.harness.scoring.published_accuracy import published
+from medbench.harness.scoring.summary import Summary
 from medbench.harness.tables import rendered, shown
 from medbench.harness.text import percent
 
@@ -108,7 +108,7 @@ def band_over(task: Task, replies: Replies, *, incomplete: bool = False) -> Band
         result = summary.result()
         assert result.accuracy is not None  # there is a reply, and a stored one cannot fail
         assert result.interval is not None
-        as_published = published(protocol, task.questions, map(scorer.sample, replies.read()))
+        as_published = published(protocol.extraction, task.questions, map(scorer.sample, replies.read()))
         rows.append(
             Row(
                 protocol=protocol.name,

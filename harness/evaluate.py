@@ -14,16 +14,17 @@ from typing import Any
 from typing import Protocol as TypingProtocol
 
 from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
-from medbench.harness.calibration import summarize_calibration
 from medbench.harness.contracts import Completion, Engine, Message, Question, Request, Sample, Task, sample_key
 from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.chat import plain_text
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.provenance import peak_memory_gib
-from medbench.harness.published import published
-from medbench.harness.sampling import summarize_sampling
-from medbench.harness.scoring import TaskResult, score_completion, summarize
-from medbench.harness.shuffling import summarize_shuffling
+from medbench.harness.scoring.calibration import summarize_calibration
+from medbench.harness.scoring.option_order_bias import summarize_shuffling
+from medbench.harness.scoring.published_accuracy import published
+from medbench.harness.scoring.repeated_samples import summarize_sampling
+from medbench.harness.scoring.score import score_completion
+from medbench.harness.scoring.summary import TaskResult, summarize
 from medbench.harness.store import Run, RunRecord, read_samples
 
 
@@ -208,7 +209,7 @@ def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
     if run.record.shuffle_options:
         extras["shuffling"] = summarize_shuffling(samples())
     elif task.foreign is None:
-        extras["published"] = published(protocol, task.questions, samples())
+        extras["published"] = published(protocol.extraction, task.questions, samples())
     if protocol.method == "loglikelihood":
         extras["calibration"] = summarize_calibration(samples())
     return summarize(task, protocol.name, samples()).model_copy(update=extras)

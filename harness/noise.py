@@ -13,7 +13,7 @@ from medbench.harness.contracts import Engine, Question, Sample, Task
 from medbench.harness.evaluate import build_request, completions, permuted
 from medbench.harness.gate_file import GateFile
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.scoring import score_completion
+from medbench.harness.scoring.score import score_completion
 
 
 class Noise(BaseModel):

@@ -29,7 +29,7 @@ from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
 
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.files import cannot_write, is_torn, locked, write_atomically
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 
 SCHEMA_VERSION = 1
 SYNC_SECONDS = 1.0

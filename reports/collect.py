@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates import Verdict
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import SCHEMA_VERSION, RunRecord, asked_how_often, read_result, read_run
 from medbench.reports.folders import (
     as_unicode,

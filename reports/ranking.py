@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.scores import Scores
 
 Z = 1.959964

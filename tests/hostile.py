@@ -32,7 +32,7 @@ from medbench.harness.journal import (
     StageStarted,
     TrainingEnded,
 )
-from medbench.harness.scoring import CategoryResult, summarize
+from medbench.harness.scoring.summary import CategoryResult, summarize
 from medbench.harness.store import ModelRecord, create_run, samples_path
 
 RUN = "window.hacked=1;alert(1)"

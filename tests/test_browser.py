@@ -26,7 +26,7 @@ from made_trainings import two_stages
 from medbench.harness.contracts import Sample
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import ModelRecord, read_result
 from medbench.reports.formats import HIDDEN
 
@@ -143,7 +143,7 @@ def seal(folder: Path, result: TaskResult) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of one protocol, one of another; paging, flips, thoughts, failures of each kind, calibration."""
-    from medbench.harness.calibration import summarize_calibration
+    from medbench.harness.scoring.calibration import summarize_calibration
 
     root = tmp_path_factory.mktemp("runs")
     tasks = ("medqa", "mmlu_pro_medical", "pubmedqa")

@@ -18,8 +18,8 @@ from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from medbench.harness.calibration import Calibration, log_softmax, summarize_calibration
 from medbench.harness.contracts import Sample
+from medbench.harness.scoring.calibration import Calibration, log_softmax, summarize_calibration
 
 LABELS = "ABCD"
 INF, NAN = math.inf, math.nan

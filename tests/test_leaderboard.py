@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from medbench.harness.compare import compare_task
 from medbench.harness.contracts import Sample
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import ModelRecord, read_samples
 from medbench.reports.collect import RunView, collect
 from medbench.reports.leaderboard import Table, mean_score, size_class, size_of, tables_of
@@ -273,7 +273,7 @@ def test_size_classes() -> None:
 def _result(some: Sequence[Sample]) -> TaskResult:
     from gate_runs import a_task
 
-    from medbench.harness.scoring import summarize
+    from medbench.harness.scoring.summary import summarize
 
     return summarize(a_task([], "t"), "cot-v1", some)
 

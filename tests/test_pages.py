@@ -15,7 +15,7 @@ from lxml import html
 
 from medbench.harness.compare import compare_task
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import ModelRecord, read_samples
 from medbench.reports.collect import Broken, Collection, RunView, collect
 from medbench.reports.formats import HIDDEN, finalize, visible

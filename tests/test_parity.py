@@ -27,7 +27,8 @@ from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate
 from medbench.harness.protocols.chat import load_tokenizer, render_chat
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.scoring import TaskResult, score_completion, score_reply
+from medbench.harness.scoring.score import score_completion, score_reply
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import ModelRecord, RunRecord, create_run, read_samples
 
 TASKS = ("medqa", "mmlu_pro_health", "mmlu_pro_medical", "pubmedqa", "pubmedqa_1k")
@@ -372,7 +373,7 @@ def test_lm_eval_cuts_inside_a_thought_and_medbench_does_not() -> None:
 
 def test_a_thought_that_the_prompt_opened_is_known_to_medbench_alone() -> None:
     """`process_results` is not shown the prompt, so under lm_eval a template that opens the thought hides that."""
-    from medbench.harness.scoring import lm_eval_results
+    from medbench.harness.scoring.score import lm_eval_results
 
     reply = UNFINISHED.removeprefix("<think>")
     options = ("A", "B"), ("Transferrin", "Ferritin"), "B"

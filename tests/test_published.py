@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Question, Sample
 from medbench.harness.protocols.protocol import Protocol, built_in_names, load_protocol
-from medbench.harness.published import Published, published
+from medbench.harness.scoring.published_accuracy import Published, published
 
 QUESTIONS = [
     Question(f"q{number}", f"c{number}", "Which?", tuple("wxyzuv"[:number]), tuple("ABCDEF"[:number]), "B")
@@ -45,7 +45,7 @@ def sample(options: int, output: str = "", extracted: str | None = None, **chang
 
 
 def of(name: str, *samples: Sample) -> Published | None:
-    return published(load_protocol(name), QUESTIONS, iter(samples))
+    return published(load_protocol(name).extraction, QUESTIONS, iter(samples))
 
 
 def test_mmlu_pro_counts_a_guess_by_its_expected_value() -> None:
@@ -105,7 +105,7 @@ def test_samples_are_read_once() -> None:
         yield sample(4, "B.", extracted="B")
 
     for name in ("mmlu-pro-official", "huatuo-o1"):
-        assert published(load_protocol(name), QUESTIONS, once()) is not None
+        assert published(load_protocol(name).extraction, QUESTIONS, once()) is not None
     assert passes == 2
 
 
@@ -116,6 +116,6 @@ def test_where_the_source_counts_as_we_do_there_is_nothing_to_say(name: str) -> 
 
 def test_the_reader_decides_so_that_a_protocol_of_ones_own_has_it_too() -> None:
     mine = Protocol(name="mine", about="mine", method="generate", prompt="?", extraction="mmlu-pro")
-    assert published(mine, QUESTIONS, [sample(2)]) == Published(
+    assert published(mine.extraction, QUESTIONS, [sample(2)]) == Published(
         accuracy=0.5, how="1 of 1 replies without an answer count 1/options, the expected value of the script's guess"
     )

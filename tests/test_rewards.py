@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.scoring import score_reply
+from medbench.harness.scoring.score import score_reply
 from medbench.trainers.reply_format import FAULTS, read_reply
 from medbench.trainers.rewards import (
     COMPONENTS,

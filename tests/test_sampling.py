@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scipy.stats import f_oneway, hypergeom
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.sampling import Sampling, answer_of, majority, pass_at_k, summarize_sampling
+from medbench.harness.scoring.repeated_samples import Sampling, answer_of, majority, pass_at_k, summarize_sampling
 from medbench.harness.stats.intervals import wilson_interval
 
 Answers = Sequence[str | None]

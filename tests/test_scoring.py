@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
-from medbench.harness.scoring import (
-    TaskResult,
-    lm_eval_results,
-    score_completion,
-    score_reply,
-    summarize,
-)
+from medbench.harness.scoring.score import lm_eval_results, score_completion, score_reply
+from medbench.harness.scoring.summary import TaskResult, summarize
 from medbench.harness.stats.intervals import wilson_interval
 
 Clusters = list[tuple[int, float]]

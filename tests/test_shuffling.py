@@ -19,7 +19,7 @@ from scipy.stats import chisquare
 
 from medbench.harness.benchmarks.option_order import can_shuffle, permutation, shuffled
 from medbench.harness.contracts import MedbenchError, Question, Sample
-from medbench.harness.shuffling import Shuffling, summarize_shuffling
+from medbench.harness.scoring.option_order_bias import Shuffling, summarize_shuffling
 from medbench.harness.stats.intervals import wilson_interval
 
 LETTERS = "ABCDEFGHIJ"

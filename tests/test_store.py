@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Interrupted, MedbenchError, Sample
 from medbench.harness.files import slug, write_atomically
-from medbench.harness.scoring import TaskResult
+from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.store import (
     SCHEMA_VERSION,
     ModelRecord,

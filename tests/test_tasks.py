@@ -17,7 +17,7 @@ from medbench.harness.benchmarks.rows import HUB, SAMPLE, question_of, rows_sha2
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Question, Task
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.scoring import score_reply
+from medbench.harness.scoring.score import score_reply
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from medbench.harness.contracts import Extraction, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
 from medbench.harness.extraction.thinking import THOUGHT_TAGS
-from medbench.harness.scoring import score_reply
+from medbench.harness.scoring.score import score_reply
 from medbench.trainers.one_answer import names_another
 
 Fault = Literal[

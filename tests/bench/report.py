@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gate_runs import a_record, answer
 
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
-from medbench.harness.scoring import CategoryResult, TaskResult
+from medbench.harness.scoring.summary import CategoryResult, TaskResult
 from medbench.harness.stats.intervals import wilson_interval
 from medbench.harness.store import ModelRecord, _line, create_run
 

@@ -1,7 +1,7 @@
 """How far a model's confidence in its answers can be trusted: ECE, Brier score, risk over coverage.
 
 For protocols that compare the choices' log-likelihoods (direct-v1):
-python -c "from medbench.harness.calibration import log_softmax; print(log_softmax({' A': -0.1, ' B': -2.3}))"
+python -c "from medbench.harness.scoring.calibration import log_softmax; print(log_softmax({' A': -0.1, ' B': -2.3}))"
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import LETTERS, Sample
-from medbench.harness.sampling import answer_of, mean_over_questions
+from medbench.harness.scoring.repeated_samples import answer_of, mean_over_questions
 
 Share = tuple[float, tuple[float, float]]
 

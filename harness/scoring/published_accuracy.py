@@ -1,22 +1,16 @@
 """What the source of a protocol would have printed for the same replies, where its arithmetic is not ours.
 
-    python -c "from medbench.harness.published import Published; print(Published(accuracy=0.5, how='as printed'))"
-
 medbench counts every question asked and takes a reply without an answer for wrong. Some published scripts do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Question, Sample
 from medbench.harness.extraction.published import READERS, huatuo_o1_output
-
-if TYPE_CHECKING:
-    from medbench.harness.protocols.protocol import Protocol
 
 
 class Published(BaseModel):
@@ -30,13 +24,13 @@ class Published(BaseModel):
     """One line for people: where it differs from ours."""
 
 
-def published(protocol: Protocol, questions: Sequence[Question], samples: Iterable[Sample]) -> Published | None:
+def published(extraction: str, questions: Sequence[Question], samples: Iterable[Sample]) -> Published | None:
     """The source's accuracy on the scored of `samples`, in one pass; None where it is ours, or nothing was scored."""
     by_id = {question.id: question for question in questions}
     scored = ((sample, by_id[sample.id]) for sample in samples if sample.score is not None)
-    if protocol.extraction == "mmlu-pro":
+    if extraction == "mmlu-pro":
         return _mmlu_pro(scored)
-    if protocol.extraction in ("huatuo-o1-first", "huatuo-o1-last"):
+    if extraction in ("huatuo-o1-first", "huatuo-o1-last"):
         return _huatuo_o1(scored)
     return None
 

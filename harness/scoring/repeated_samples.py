@@ -1,6 +1,6 @@
 """Several sampled replies a question: accuracy with the right variance, majority vote, pass@k, agreement.
 
-python -c "from medbench.harness.sampling import pass_at_k; print(pass_at_k(n=10, c=3, k=5))"
+python -c "from medbench.harness.scoring.repeated_samples import pass_at_k; print(pass_at_k(n=10, c=3, k=5))"
 """
 
 from __future__ import annotations

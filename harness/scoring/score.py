@@ -1,0 +1,89 @@
+"""Completions to samples, samples to results: one scorer for evaluation, re-scoring, lm-eval and rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
+from medbench.harness.extraction.published import READERS
+from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
+
+
+def score_completion(
+    task: Task,
+    question: Question,
+    request: Request,
+    completion: Completion,
+    order: tuple[int, ...] | None = None,
+) -> Sample:
+    """The stored record of one answered (or failed) question; `order` is that of its shuffled options."""
+    answer, score = Extraction(None, "error"), None
+    if completion.error is None:
+        answer, score = _judge(task, question, request, completion)
+    return Sample(
+        id=question.id,
+        cluster=question.cluster,
+        prompt=request.prompt,
+        output=completion.text,
+        finish_reason=completion.finish_reason,
+        extracted=answer.answer,
+        outcome=answer.outcome,
+        span=answer.span,
+        gold=question.gold,
+        score=score,
+        error=completion.error,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        category=question.category,
+        logprobs=completion.logprobs,
+        repeat=request.repeat,
+        order=order,
+    )
+
+
+def _judge(task: Task, question: Question, request: Request, completion: Completion) -> tuple[Extraction, float]:
+    if task.foreign is not None:
+        text = cut_at_stop(completion.text, request.stop, opened=opens_thought(request.prompt))
+        extracted, score = task.foreign.score(question.id, text, completion.logprobs)
+        return Extraction(extracted, "answered" if extracted is not None else "unparsed"), score
+    if completion.logprobs is not None:
+        best = max(completion.logprobs.items(), key=lambda choice: choice[1])[0].strip()
+        return Extraction(best, "answered"), float(best == question.gold)
+    return score_reply(
+        completion.text,
+        question.labels,
+        question.options,
+        question.gold,
+        finish_reason=completion.finish_reason,
+        opened=opens_thought(request.prompt),
+        stop=request.stop,
+        extraction=request.extraction,
+    )
+
+
+def score_reply(
+    reply: str,
+    labels: tuple[str, ...],
+    options: tuple[str, ...],
+    gold: str,
+    *,
+    finish_reason: str = "stop",
+    opened: bool = False,
+    stop: tuple[str, ...] = (),
+    extraction: str = "medbench",
+) -> tuple[Extraction, float]:
+    """(what the reply answers to the reader `extraction`, 1.0 if that is `gold` else 0.0)."""
+    read = cut_at_stop(reply, stop, opened=opened) if stop else reply
+    if len(read) < len(reply):
+        finish_reason = "stop"  # what came after the cut does not make the answer a truncated one
+    answer = READERS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
+    return answer, float(answer.answer == gold)
+
+
+def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+    """`process_results` of our lm-eval YAML: medbench's scorer under the lm_eval command."""
+    answer, score = score_reply(
+        results[0], tuple(doc["labels"]), tuple(doc["options"]), doc["gold"], stop=("\nQuestion:",)
+    )
+    return {"accuracy": score, "unparsed": float(answer.answer is None)}
