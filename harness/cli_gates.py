@@ -117,8 +117,8 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
     """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
-    from medbench.harness import compare
     from medbench.harness.gate_output import comparison_table
+    from medbench.harness.runs import compare
 
     a, b, comparisons = compare.compare_runs(run_a, run_b, incomplete=incomplete)
     if as_json:

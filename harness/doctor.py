@@ -19,13 +19,13 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from medbench.harness import provenance
 from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
 from medbench.harness.benchmarks.rows import HUB, SAMPLE
 from medbench.harness.checkpoints.cache import cache_dir
 from medbench.harness.checkpoints.resolve import SMOLLM2
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines import vllm
+from medbench.harness.runs import provenance
 from medbench.harness.tables import rendered
 
 GB = 10**9

@@ -18,14 +18,15 @@ from medbench.harness.contracts import Completion, Engine, Message, Question, Re
 from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.chat import plain_text
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.provenance import peak_memory_gib
+from medbench.harness.runs.provenance import peak_memory_gib
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import Run, read_samples
 from medbench.harness.scoring.calibration import summarize_calibration
 from medbench.harness.scoring.option_order_bias import summarize_shuffling
 from medbench.harness.scoring.published_accuracy import published
 from medbench.harness.scoring.repeated_samples import summarize_sampling
 from medbench.harness.scoring.score import score_completion
 from medbench.harness.scoring.summary import TaskResult, summarize
-from medbench.harness.store import Run, RunRecord, read_samples
 
 
 class Progress(TypingProtocol):

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 from rich.table import Table
 
-from medbench.harness.compare import TaskComparison
 from medbench.harness.gates import GateResult, Verdict
+from medbench.harness.runs.compare import TaskComparison
 from medbench.harness.tables import rendered, shown
 from medbench.harness.text import percent, printable
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.benchmarks.partition import keep_partition
-from medbench.harness.compare import TaskComparison, compare_task, refuse_incomplete
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluate import permuted
@@ -21,14 +20,12 @@ from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
 from medbench.harness.judging import Asked, Judged, judge_checkpoint, read_baseline, written
-from medbench.harness.live_gate import (
-    LiveGate,
-    Reference,
-    refuse_repeats,
-    verdict_of,
-)
+from medbench.harness.live_gate import LiveGate, Reference, verdict_of
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.store import RunRecord, read_run, read_samples, samples_path
+from medbench.harness.runs.comparability import refuse_incomplete, refuse_repeats
+from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import read_run, read_samples, samples_path
 
 EVAL_ONLY = (
     "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",

@@ -22,20 +22,14 @@ from medbench.harness.evaluate import evaluate
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
-from medbench.harness.live_gate import (
-    LiveGate,
-    Reference,
-    check_baseline,
-    read_reference,
-    refuse_repeats,
-    run_gate,
-    verdict_of,
-)
+from medbench.harness.live_gate import LiveGate, Reference, read_reference, run_gate, verdict_of
 from medbench.harness.noise import measure
 from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.comparability import check_baseline, refuse_repeats
+from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.run_folder import Run, create_run, read_run, read_samples, reopen_run
 from medbench.harness.session import EvalOptions, checkpoint_of, example_notes, model_record, new_record
-from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, read_samples, reopen_run
 
 MOST_CONTROLS = 8
 """Stored runs tried as controls, the newest first."""

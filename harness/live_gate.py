@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medbench.harness.compare import refuse_incomplete, refuse_unlike
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
 from medbench.harness.evaluate import Asking, Progress, ask, permuted, seal
 from medbench.harness.gate_file import MEAN, Gate, GateFile
@@ -32,8 +31,9 @@ from medbench.harness.gates import (
 )
 from medbench.harness.noise import Noise, warnings_of
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import Run, read_samples
 from medbench.harness.stats.sequential import Control
-from medbench.harness.store import Run, RunRecord, asked_how_often, read_samples
 
 BLOCK = 32
 """Questions sent at a time: enough to fill a batch, few enough that a decision wastes little."""
@@ -327,20 +327,3 @@ def verdict_of(
         noise=dict(noise or {}),
         warnings=warnings_of(dict(noise or {}), gate.rules),
     )
-
-
-def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[str]) -> None:
-    """Raises MedbenchError where the baseline cannot be compared with."""
-    missing = [task for task in tasks if task not in baseline.tasks]
-    if missing:
-        raise MedbenchError(f"baseline {baseline.run_id} has no {', '.join(missing)}: evaluate it on them first")
-    refuse_unlike(baseline, candidate, tasks)
-    refuse_repeats(baseline)
-    refuse_incomplete(baseline)
-
-
-def refuse_repeats(record: RunRecord) -> None:
-    """Raises MedbenchError for a run that asked its questions more than once: a gate's tests count each once."""
-    if record.samples > 1 or record.shuffle_options:
-        raise MedbenchError(f"{record.run_id} has {asked_how_often(record)}: gates judge runs with one sample a "
-                            f"question; evaluate without --samples and --shuffle-options")  # fmt: skip

@@ -20,9 +20,10 @@ from medbench.harness.engines.stored_replies import Replies, Reply, check_replie
 from medbench.harness.evaluate import build_request, seal
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.run_folder import Run, create_run, read_run, reopen_run, samples_path
 from medbench.harness.scoring.score import score_completion
 from medbench.harness.session import EvalOptions, Outcome, new_record, protocol_for, refuse_bad_name
-from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_run, reopen_run, samples_path
 
 ENGINE = "stored"
 """Named in run.json where an evaluation names its engine."""

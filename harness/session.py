@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medbench.harness import provenance
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.option_order import can_shuffle
 from medbench.harness.benchmarks.partition import keep_partition
@@ -29,8 +28,10 @@ from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.files import slug
 from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.runs import provenance
+from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
+from medbench.harness.runs.run_folder import Run, create_run, reopen_run, results_of
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, Run, RunRecord, TaskRecord, create_run, reopen_run, results_of
 
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
 

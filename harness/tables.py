@@ -20,8 +20,8 @@ from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Task
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import RunRecord
 from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medbench.harness import provenance
 from medbench.harness.attempts import stages_of
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.partition import keep_partition
@@ -48,8 +47,9 @@ from medbench.harness.loop import Loop, stage_folder
 from medbench.harness.loop_contracts import Ruling, Watch
 from medbench.harness.plugins import find_trainer, prepare
 from medbench.harness.recipe import Recipe, Stage, config_of
+from medbench.harness.runs import provenance
+from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.session import EvalOptions, example_notes
-from medbench.harness.store import read_samples
 from medbench.harness.training_process import TrainingProcess
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medbench.harness.compare import Difference, TaskComparison
+from medbench.harness.runs.compare import Difference, TaskComparison
 from medbench.reports.axis import Axis, axis_around_zero
 from medbench.reports.collect import RunView, state_of
 from medbench.reports.leaderboard import label_of

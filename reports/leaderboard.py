@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.runs.records import TaskRecord
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import TaskRecord
 from medbench.reports.axis import Axis, axis_over
 from medbench.reports.collect import RunView, state_of
 from medbench.reports.formats import parameters

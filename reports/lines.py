@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from medbench.harness.store import SCHEMA_VERSION
+from medbench.harness.runs.records import SCHEMA_VERSION
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 

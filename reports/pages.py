@@ -28,7 +28,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medbench.harness.compare import TaskComparison
+from medbench.harness.runs.compare import TaskComparison
 from medbench.reports import compare_view, formats, leaderboard, run_view, trajectory_charts, trajectory_page
 from medbench.reports.collect import Collection, RunView, state_of
 from medbench.reports.pairs import Flip

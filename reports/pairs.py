@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from medbench.harness.compare import TaskComparison, compare_task, refuse_unlike
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.store import RunRecord
+from medbench.harness.runs.comparability import refuse_unlike
+from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.runs.records import RunRecord
 from medbench.reports.folders import inside, without_path
 from medbench.reports.lines import Line, decode, order_of
 from medbench.reports.viewer_data import head_of

@@ -13,9 +13,10 @@ from medbench.harness.gate_file import SHARES
 from medbench.harness.gate_output import PAIRED
 from medbench.harness.gates import GateResult
 from medbench.harness.journal import Training
+from medbench.harness.runs.comparability import asked_how_often
+from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.stats.intervals import wilson_interval
-from medbench.harness.store import RunRecord, TaskRecord, asked_how_often
 from medbench.reports.axis import Axis, axis_around_zero, axis_over
 from medbench.reports.collect import RunView, state_of
 from medbench.reports.formats import duration, flat, interval, number, percent, points, points_interval

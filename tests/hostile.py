@@ -32,8 +32,9 @@ from medbench.harness.journal import (
     StageStarted,
     TrainingEnded,
 )
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import create_run, samples_path
 from medbench.harness.scoring.summary import CategoryResult, summarize
-from medbench.harness.store import ModelRecord, create_run, samples_path
 
 RUN = "window.hacked=1;alert(1)"
 

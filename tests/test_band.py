@@ -23,7 +23,7 @@ from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli import run, tasks_folder
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.rescoring import ScoreOptions, replies_to, score_task
-from medbench.harness.store import read_samples
+from medbench.harness.runs.run_folder import read_samples
 
 TEXTS = (
     "The answer is (A).", "B", "Final answer: \\boxed{B}", "I cannot tell.", "", "answer is A", "Zinc, for it is one.",

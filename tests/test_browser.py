@@ -26,8 +26,9 @@ from made_trainings import two_stages
 from medbench.harness.contracts import Sample
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import read_result
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, read_result
 from medbench.reports.formats import HIDDEN
 
 pytestmark = pytest.mark.browser

@@ -20,9 +20,9 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from medbench.harness.cli import run
-from medbench.harness.compare import TaskComparison, compare_runs, compare_task
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.compare import TaskComparison, compare_runs, compare_task
 
 Pairs = list[tuple[bool, bool, int]]
 """(right in A, right in B, cluster) of each question."""

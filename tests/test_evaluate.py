@@ -14,7 +14,8 @@ from medbench.harness.contracts import Completion, Data, Question, Request, Samp
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted, sampling_seed
 from medbench.harness.protocols.protocol import Continuation, load_protocol
-from medbench.harness.store import ModelRecord, Run, RunRecord, create_run, read_result, read_run, read_samples
+from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples
 
 COT = load_protocol("cot-v1")
 

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
-from medbench.harness.store import ModelRecord
+from medbench.harness.runs.records import ModelRecord
 from medbench.reports.collect import Collection, collect
 from medbench.reports.exports import badges, leaderboard
 from medbench.reports.lm_eval_format import export
@@ -237,7 +237,7 @@ def test_the_hub_library_loads_the_samples_as_a_data_set(tmp_path: Path) -> None
 
 def test_several_askings_are_repeats_of_one_document(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "runs", "run", {"medqa": [answer("q2", 1.0, output="first")]})
-    from medbench.harness.store import _line
+    from medbench.harness.runs.run_folder import _line
 
     with (run / "samples" / "medqa.jsonl").open("ab") as file:
         file.write(_line(answer("q2", 0.0, output="second", repeat=1)))

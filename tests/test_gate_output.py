@@ -22,9 +22,9 @@ from lxml import etree
 from markdown_it import MarkdownIt
 
 from medbench.harness.cli import run
-from medbench.harness.compare import compare_task
 from medbench.harness.gate_output import FLIPS_SHOWN, comparison_table, junit, markdown, verdict_table
 from medbench.harness.gates import GateResult, Status, Verdict
+from medbench.harness.runs.compare import compare_task
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = etree.XMLSchema(etree.parse(ROOT / "tests" / "data" / "junit-10.xsd"))

@@ -315,7 +315,7 @@ def test_replies_beyond_the_limit_are_counted_as_long_as_they_are(tmp_path: Path
 
 
 def test_seconds_per_question(tmp_path: Path) -> None:
-    from medbench.harness.store import Totals
+    from medbench.harness.runs.records import Totals
 
     run = {"totals": Totals(seconds=150.0)}
     result = one(tmp_path, {"metric": "seconds_per_question", "at_most": 1.5}, answers(100), run=run)

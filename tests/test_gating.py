@@ -23,7 +23,8 @@ from gate_runs import answer, answers, stored_run, write_gates, write_medqa, wri
 from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli import run
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.store import ModelRecord, read_result, read_run, read_samples
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import read_result, read_run, read_samples
 
 N = 160
 HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "statsmodels", "pandas"}

@@ -14,11 +14,12 @@ from gate_runs import answer, stored_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.compare import compare_task
 from medbench.harness.contracts import Sample
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.compare import compare_task
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, read_samples
 from medbench.reports.collect import RunView, collect
 from medbench.reports.leaderboard import Table, mean_score, size_class, size_of, tables_of
 from medbench.reports.ranking import ranks

@@ -21,7 +21,7 @@ from medbench.harness.gate_file import Gate, GateFile
 from medbench.harness.gates import GateResult, overall_of
 from medbench.harness.live_gate import BLOCK, LiveGate, Reference, run_gate
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.store import Run, create_run, read_samples, reopen_run
+from medbench.harness.runs.run_folder import Run, create_run, read_samples, reopen_run
 
 COT = load_protocol("cot-v1")
 Samples = Mapping[str, Mapping[str, Sample]]

@@ -13,10 +13,11 @@ from gate_runs import answer, answers, stored_run
 from hostile import HOSTILE
 from lxml import html
 
-from medbench.harness.compare import compare_task
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.runs.compare import compare_task
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, read_samples
 from medbench.reports.collect import Broken, Collection, RunView, collect
 from medbench.reports.formats import HIDDEN, finalize, visible
 from medbench.reports.pages import ASSETS, POLICY, compare_page, index_page, run_page, runs_script, viewer_page

@@ -27,9 +27,10 @@ from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluate import build_request, evaluate
 from medbench.harness.protocols.chat import load_tokenizer, render_chat
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.run_folder import create_run, read_samples
 from medbench.harness.scoring.score import score_completion, score_reply
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, RunRecord, create_run, read_samples
 
 TASKS = ("medqa", "mmlu_pro_health", "mmlu_pro_medical", "pubmedqa", "pubmedqa_1k")
 N = 50

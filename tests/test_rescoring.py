@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli import run, tasks_folder
-from medbench.harness.compare import compare_runs
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.judging import read_controls
 from medbench.harness.rescoring import ScoreOptions, score_task
+from medbench.harness.runs.compare import compare_runs
+from medbench.harness.runs.run_folder import read_result, read_run, read_samples
 from medbench.harness.session import Outcome
-from medbench.harness.store import read_result, read_run, read_samples
 
 N = 40
 TEXTS = (

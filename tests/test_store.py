@@ -22,16 +22,11 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Interrupted, MedbenchError, Sample
 from medbench.harness.files import slug, write_atomically
-from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import (
-    SCHEMA_VERSION,
-    ModelRecord,
+from medbench.harness.runs.comparability import describe_differences
+from medbench.harness.runs.records import SCHEMA_VERSION, ModelRecord, RunRecord, TaskRecord, Totals
+from medbench.harness.runs.run_folder import (
     Run,
-    RunRecord,
-    TaskRecord,
-    Totals,
     create_run,
-    describe_differences,
     read_result,
     read_run,
     read_samples,
@@ -39,6 +34,7 @@ from medbench.harness.store import (
     results_of,
     samples_path,
 )
+from medbench.harness.scoring.summary import TaskResult
 
 MEDQA = TaskRecord(version="1", split="test", source="local", sha256="a" * 64, official=True, n=1273)
 RECORD = RunRecord(
@@ -79,7 +75,7 @@ APPENDING = """
     import sys
     from pathlib import Path
     from test_store import RECORD, sample
-    from medbench.harness.store import reopen_run
+    from medbench.harness.runs.run_folder import reopen_run
     with reopen_run(Path(sys.argv[1]), RECORD) as run:
         number = len(run.done("medqa"))
         while True:
@@ -501,7 +497,7 @@ def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
         import resource, signal
         from pathlib import Path
         from test_store import RECORD, fill
-        from medbench.harness.store import reopen_run
+        from medbench.harness.runs.run_folder import reopen_run
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
         run = reopen_run(Path(sys.argv[1]), RECORD)
@@ -526,7 +522,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     code = """
         from pathlib import Path
         from test_store import RECORD
-        from medbench.harness.store import reopen_run
+        from medbench.harness.runs.run_folder import reopen_run
         with reopen_run(Path(sys.argv[1]), RECORD):
             print("open", flush=True)
             sys.stdin.readline()

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.records import ModelRecord, RunRecord, Totals
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.store import ModelRecord, RunRecord, Totals
 from medbench.harness.tables import rendered, result_table, task_table
 from medbench.harness.text import percent
 

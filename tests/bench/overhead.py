@@ -29,7 +29,8 @@ from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import VLLMEngine
 from medbench.harness.evaluate import build_request, evaluate, permuted
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.store import ModelRecord, RunRecord, create_run
+from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.run_folder import create_run
 
 QUESTIONS, NEW_TOKENS, TURNS = 64, 64, 3
 DATA = os.environ.get("MEDBENCH_DATA", SAMPLE)

@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gate_runs import a_record, answer
 
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import _line, create_run
 from medbench.harness.scoring.summary import CategoryResult, TaskResult
 from medbench.harness.stats.intervals import wilson_interval
-from medbench.harness.store import ModelRecord, _line, create_run
 
 TASKS = {"medqa": "meta_info", "mmlu_pro_medical": "subject", "pubmedqa": "decision"}
 SAMPLES = 1_000

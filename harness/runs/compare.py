@@ -16,8 +16,10 @@ from typing import Any
 from scipy.special import bdtr
 
 from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.runs.comparability import refuse_incomplete, refuse_unlike
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import read_run, read_samples
 from medbench.harness.stats.intervals import clustered_mean
-from medbench.harness.store import RunRecord, asked_how_often, read_run, read_samples
 
 FLIPS_KEPT = 1000
 """Ids of flipped questions kept each way."""
@@ -67,39 +69,6 @@ def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> tuple[RunReco
     return first, second, [
         compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared
     ]  # fmt: skip
-
-
-def refuse_incomplete(record: RunRecord) -> None:
-    """Raises MedbenchError for a run whose file of stored replies lacked some."""
-    if record.incomplete:
-        raise MedbenchError(f"{record.run_id} is incomplete: {record.incomplete} questions lack replies; only medbench "
-                            f"compare --incomplete takes it, for the questions that both runs answered")  # fmt: skip
-
-
-def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
-    """Raises MedbenchError unless `tasks` were asked alike: protocol, partition, options, version, split, data."""
-    if not tasks:
-        raise MedbenchError(
-            f"{a.run_id} has {', '.join(a.tasks)}, {b.run_id} has {', '.join(b.tasks)}: no task in common"
-        )
-    if a.protocol != b.protocol:
-        names = a.protocol["name"], b.protocol["name"]
-        which = (
-            f"protocol {names[0]} and {names[1]}" if names[0] != names[1] else f"two versions of protocol {names[0]}"
-        )
-        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {which}")
-    if a.partition != b.partition:
-        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: partition {a.partition} and {b.partition}")
-    if a.shuffle_options != b.shuffle_options:
-        raise MedbenchError(
-            f"{a.run_id} and {b.run_id} are not comparable: {asked_how_often(a)} and {asked_how_often(b)}"
-        )
-    for task in tasks:
-        for field in ("version", "split", "sha256", "examples"):
-            ours, theirs = getattr(a.tasks[task], field), getattr(b.tasks[task], field)
-            if ours != theirs:
-                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {str(ours)[:12]} "
-                                    f"and {str(theirs)[:12]}")  # fmt: skip
 
 
 def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:

@@ -1,6 +1,6 @@
 """The run folder: create, append, seal, read. Everything that evaluate, gates, the loop and pages share is here.
 
-    python -c "from medbench.harness.store import read_run; print(read_run('runs/NAME').status)"
+    python -c "from medbench.harness.runs.run_folder import read_run; print(read_run('runs/NAME').status)"
 
     runs/<run_id>/run.json              RunRecord: who, how, with what, how far
     runs/<run_id>/samples/<task>.jsonl  Sample, a line a question, appended as questions finish
@@ -19,16 +19,17 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.files import cannot_write, is_torn, locked, write_atomically
+from medbench.harness.runs.comparability import describe_differences
+from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.scoring.summary import TaskResult
 
-SCHEMA_VERSION = 1
 SYNC_SECONDS = 1.0
 """Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
 
@@ -36,82 +37,6 @@ SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
 _sample = TypeAdapter(Sample)
 R = TypeVar("R", bound=BaseModel)
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ModelRecord(_Record):
-    """The model that answered."""
-
-    name: str
-    kind: str
-    path: str | None = None
-    fingerprint: str
-    """sha256 over the weights; for a served model, over server and model name; for replies, over the file."""
-    tokenizer_sha256: str | None = None
-    base: str | None = None
-    merge_deviation: float | None = None
-    """See contracts.Checkpoint."""
-    parameters: int | None = None
-
-
-class TaskRecord(_Record):
-    """One task of the run, as it was asked."""
-
-    version: str
-    split: str
-    source: str
-    sha256: str
-    official: bool
-    n: int
-    """Questions of the task in all."""
-    examples: str | None = None
-    """sha256 over the rows that worked examples are drawn from; None where none are shown."""
-
-
-class Totals(_Record):
-    """Sums over all sessions of the run."""
-
-    seconds: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    peak_memory_gib: float | None = None
-    """The most that this process held, where the model runs in it on a CPU; None where it is not known."""
-
-
-class RunRecord(_Record):
-    """run.json."""
-
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    status: Literal["running", "complete", "failed"]
-    created: str
-    """UTC, ISO 8601."""
-    command: list[str]
-    model: ModelRecord
-    tasks: dict[str, TaskRecord]
-    protocol: dict[str, Any]
-    """The resolved protocol; "name" identifies it."""
-    seed: int
-    partition: Literal["all", "gate", "report"] = "all"
-    """Which half of the questions (see data.partition_of)."""
-    limit: int | None
-    """Most questions a task, the first of the seeded order; None is all."""
-    samples: int = 1
-    """Replies asked for each question."""
-    shuffle_options: int = 0
-    """Orders of the options in which each question is asked; 0 is the question's own order alone."""
-    incomplete: int = 0
-    """Questions that lack replies because a file of stored ones does not hold them; such a run is not comparable."""
-    engine: dict[str, Any]
-    """name, who rendered the chat template, and settings."""
-    packages: dict[str, str]
-    git_commit: str | None
-    notes: list[str] = []
-    """What a reader should know: no chat template, unofficial rows, built-in sample, ..."""
-    totals: Totals = Totals()
 
 
 class Run:
@@ -192,45 +117,6 @@ def reopen_run(folder: Path, wanted: RunRecord) -> Run:
         lock.release()
         raise
     return Run(folder, record, lock)
-
-
-def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
-    """What makes answers of `a` and `b` not one run: model, protocol, seed, task versions, data."""
-    differences = []
-    if a.model.fingerprint != b.model.fingerprint:
-        differences.append(f"model {a.model.name} {a.model.fingerprint[:12]}, not {b.model.fingerprint[:12]}")
-    if a.model.tokenizer_sha256 != b.model.tokenizer_sha256:
-        differences.append("tokenizer or chat template differ")
-    if a.protocol != b.protocol:
-        differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
-    if a.engine.get("name") != b.engine.get("name"):
-        differences.append(f"engine {a.engine.get('name')}, not {b.engine.get('name')}")
-    if a.partition != b.partition:
-        differences.append(f"partition {a.partition}, not {b.partition}")
-    if a.seed != b.seed:
-        differences.append(f"seed {a.seed}, not {b.seed}")
-    if (a.samples, a.shuffle_options) != (b.samples, b.shuffle_options):
-        differences.append(f"{asked_how_often(a)}, not {asked_how_often(b)}")
-    for task in sorted(a.tasks.keys() | b.tasks.keys()):
-        ours, theirs = a.tasks.get(task), b.tasks.get(task)
-        if ours is None or theirs is None:
-            differences.append(f"task {task} only in one of them")
-        elif ours.version != theirs.version:
-            differences.append(f"{task} version {ours.version}, not {theirs.version}")
-        elif ours.examples != theirs.examples:
-            differences.append(f"{task} worked examples come from other rows")
-        elif ours.sha256 != theirs.sha256:
-            differences.append(
-                f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
-            )
-    return differences
-
-
-def asked_how_often(record: RunRecord) -> str:
-    """For people: how often each question of the run is asked."""
-    if record.shuffle_options:
-        return f"{record.shuffle_options} orders of the options"
-    return f"{record.samples} samples a question" if record.samples > 1 else "one sample a question"
 
 
 def read_run(folder: str | Path) -> RunRecord:

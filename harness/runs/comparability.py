@@ -1,0 +1,97 @@
+"""Which runs may be compared, resumed or used as a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.runs.records import RunRecord
+
+
+def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
+    """What makes answers of `a` and `b` not one run: model, protocol, seed, task versions, data."""
+    differences = []
+    if a.model.fingerprint != b.model.fingerprint:
+        differences.append(f"model {a.model.name} {a.model.fingerprint[:12]}, not {b.model.fingerprint[:12]}")
+    if a.model.tokenizer_sha256 != b.model.tokenizer_sha256:
+        differences.append("tokenizer or chat template differ")
+    if a.protocol != b.protocol:
+        differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
+    if a.engine.get("name") != b.engine.get("name"):
+        differences.append(f"engine {a.engine.get('name')}, not {b.engine.get('name')}")
+    if a.partition != b.partition:
+        differences.append(f"partition {a.partition}, not {b.partition}")
+    if a.seed != b.seed:
+        differences.append(f"seed {a.seed}, not {b.seed}")
+    if (a.samples, a.shuffle_options) != (b.samples, b.shuffle_options):
+        differences.append(f"{asked_how_often(a)}, not {asked_how_often(b)}")
+    for task in sorted(a.tasks.keys() | b.tasks.keys()):
+        ours, theirs = a.tasks.get(task), b.tasks.get(task)
+        if ours is None or theirs is None:
+            differences.append(f"task {task} only in one of them")
+        elif ours.version != theirs.version:
+            differences.append(f"{task} version {ours.version}, not {theirs.version}")
+        elif ours.examples != theirs.examples:
+            differences.append(f"{task} worked examples come from other rows")
+        elif ours.sha256 != theirs.sha256:
+            differences.append(
+                f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
+            )
+    return differences
+
+
+def asked_how_often(record: RunRecord) -> str:
+    """For people: how often each question of the run is asked."""
+    if record.shuffle_options:
+        return f"{record.shuffle_options} orders of the options"
+    return f"{record.samples} samples a question" if record.samples > 1 else "one sample a question"
+
+
+def refuse_incomplete(record: RunRecord) -> None:
+    """Raises MedbenchError for a run whose file of stored replies lacked some."""
+    if record.incomplete:
+        raise MedbenchError(f"{record.run_id} is incomplete: {record.incomplete} questions lack replies; only medbench "
+                            f"compare --incomplete takes it, for the questions that both runs answered")  # fmt: skip
+
+
+def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
+    """Raises MedbenchError unless `tasks` were asked alike: protocol, partition, options, version, split, data."""
+    if not tasks:
+        raise MedbenchError(
+            f"{a.run_id} has {', '.join(a.tasks)}, {b.run_id} has {', '.join(b.tasks)}: no task in common"
+        )
+    if a.protocol != b.protocol:
+        names = a.protocol["name"], b.protocol["name"]
+        which = (
+            f"protocol {names[0]} and {names[1]}" if names[0] != names[1] else f"two versions of protocol {names[0]}"
+        )
+        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {which}")
+    if a.partition != b.partition:
+        raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: partition {a.partition} and {b.partition}")
+    if a.shuffle_options != b.shuffle_options:
+        raise MedbenchError(
+            f"{a.run_id} and {b.run_id} are not comparable: {asked_how_often(a)} and {asked_how_often(b)}"
+        )
+    for task in tasks:
+        for field in ("version", "split", "sha256", "examples"):
+            ours, theirs = getattr(a.tasks[task], field), getattr(b.tasks[task], field)
+            if ours != theirs:
+                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {str(ours)[:12]} "
+                                    f"and {str(theirs)[:12]}")  # fmt: skip
+
+
+def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[str]) -> None:
+    """Raises MedbenchError where the baseline cannot be compared with."""
+    missing = [task for task in tasks if task not in baseline.tasks]
+    if missing:
+        raise MedbenchError(f"baseline {baseline.run_id} has no {', '.join(missing)}: evaluate it on them first")
+    refuse_unlike(baseline, candidate, tasks)
+    refuse_repeats(baseline)
+    refuse_incomplete(baseline)
+
+
+def refuse_repeats(record: RunRecord) -> None:
+    """Raises MedbenchError for a run that asked its questions more than once: a gate's tests count each once."""
+    if record.samples > 1 or record.shuffle_options:
+        raise MedbenchError(f"{record.run_id} has {asked_how_often(record)}: gates judge runs with one sample a "
+                            f"question; evaluate without --samples and --shuffle-options")  # fmt: skip
