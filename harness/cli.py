@@ -22,7 +22,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.stdout import clean_stdout, say
 
 if TYPE_CHECKING:
-    from medbench.harness.session import Outcome
+    from medbench.harness.evaluation.evaluate import Outcome
 
 DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
 KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
@@ -85,7 +85,7 @@ def eval_command(**options: Any) -> int:
     MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
     no hub.
     """
-    from medbench.harness.session import evaluate_model, options_of
+    from medbench.harness.evaluation.evaluate import evaluate_model, options_of
 
     with clean_stdout() as stdout:
         outcome = evaluate_model(options_of(options), tasks_folder(), say)
@@ -119,12 +119,12 @@ def score_command(as_json: bool, **options: Any) -> None:
     FILE: JSON lines {"id", "output"}, and where known "finish_reason" (stop or length) and "sample" (which of several
     replies to a question, from 0). The run folder is as eval's: gate, compare and report take it.
     """
-    from medbench.harness.rescoring import ScoreOptions, score_file
+    from medbench.harness.evaluation.score_replies import ScoreOptions, score_file
 
     asked = ScoreOptions(**options)
     with clean_stdout() as stdout:
         if asked.protocol == "all":
-            from medbench.harness.band import band_of, band_table
+            from medbench.harness.evaluation.protocol_sensitivity import band_of, band_table
 
             band = band_of(asked, tasks_folder(), say)
             stdout.write(json.dumps(band.as_json()) + "\n" if as_json else band_table(band))
@@ -250,11 +250,10 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
         findings = examine(tasks_folder(), data)
         click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
         return
-    from medbench.harness import determinism
     from medbench.harness.config import read_yaml
     from medbench.harness.engines.settings import EngineChoice
-    from medbench.harness.evaluation.options import EvalConfig
-    from medbench.harness.session import EvalOptions
+    from medbench.harness.evaluation import determinism
+    from medbench.harness.evaluation.options import EvalConfig, EvalOptions
 
     config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
     chosen: Any = engine or config.engine or "vllm"  # click has checked the name

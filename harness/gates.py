@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import ndtr, ndtri
 
 from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.gate_file import MEAN, Gate
-from medbench.harness.noise import Noise
 from medbench.harness.stats.score_test import invert, score_test
 from medbench.harness.stats.sequential import Control, Evidence, SequentialTest, lowest_total
 

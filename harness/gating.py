@@ -15,7 +15,7 @@ from typing import Any
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
-from medbench.harness.evaluate import permuted
+from medbench.harness.evaluation.requests import permuted
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile, read_gate_file, refuse_unknown_tasks
 from medbench.harness.gate_output import junit, markdown
@@ -150,7 +150,7 @@ class Gatekeeper:
         self, gates: Path, baseline: Path | None, given: Mapping[str, Any], tasks_folder: Path, say: Say
     ) -> None:
         from medbench.harness.benchmarks.catalog import TaskLoader
-        from medbench.harness.session import options_of
+        from medbench.harness.evaluation.evaluate import options_of
 
         self._options = options_of({**dict.fromkeys(EVAL_ONLY), "model": "", "resume": True, **given})
         self._rules, self._baseline, self._say = read_gate_file(gates), baseline, say

@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.weights import refuse_nan
-from medbench.harness.contracts import Engine, MedbenchError, Say, Task
-from medbench.harness.engines.pool import EngineKeeper, describe_engine
-from medbench.harness.evaluate import evaluate
+from medbench.harness.contracts import MedbenchError, Say, Task
+from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.evaluation.evaluate import example_notes, model_record, new_record, opened_run
+from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.evaluation.progress import progress_for
+from medbench.harness.evaluation.repeatability import measure
+from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.files import write_atomically
 from medbench.harness.gate_file import GateFile
 from medbench.harness.gates import CORRECTION, GateResult, Verdict
 from medbench.harness.live_gate import LiveGate, Reference, read_reference, run_gate, verdict_of
-from medbench.harness.noise import measure
-from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import check_baseline, refuse_repeats
-from medbench.harness.runs.records import ModelRecord, RunRecord
-from medbench.harness.runs.run_folder import Run, create_run, read_run, read_samples, reopen_run
-from medbench.harness.session import EvalOptions, checkpoint_of, example_notes, model_record, new_record
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import read_run, read_samples
 
 MOST_CONTROLS = 8
 """Stored runs tried as controls, the newest first."""
@@ -111,21 +112,6 @@ def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: 
     with opened_run(options, model, wanted, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
         evaluate(run, asked.tasks, asked.protocol, engine, limit=None, progress=progress)
     return folder
-
-
-@contextmanager
-def opened_run(
-    options: EvalOptions, model: ModelRecord, wanted: RunRecord, keeper: EngineKeeper
-) -> Iterator[tuple[Run, Engine]]:
-    """The run of `wanted`, new or as it was left, and the engine with `model` in it."""
-    engine = keeper.serve(options.engine, options.model, checkpoint_of(model))
-    folder = options.runs / wanted.run_id
-    if (folder / "run.json").exists():
-        run = reopen_run(folder, wanted)
-    else:
-        run = create_run(options.runs, wanted.model_copy(update={"engine": describe_engine(engine)}))
-    with run:
-        yield run, engine
 
 
 def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
-from medbench.harness.evaluate import Asking, Progress, ask, permuted, seal
+from medbench.harness.evaluation.repeatability import Noise, warnings_of
+from medbench.harness.evaluation.requests import Asking, permuted
+from medbench.harness.evaluation.runner import Progress, ask, seal
 from medbench.harness.gate_file import MEAN, Gate, GateFile
 from medbench.harness.gates import (
     CORRECTION,
@@ -29,7 +31,6 @@ from medbench.harness.gates import (
     overall_of,
     value_of,
 )
-from medbench.harness.noise import Noise, warnings_of
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import Run, read_samples

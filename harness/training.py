@@ -29,6 +29,8 @@ from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import MedbenchError, Question, Sample, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.evaluation.evaluate import example_notes
+from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
 from medbench.harness.gating import gate_finished_run, protocol_of
 from medbench.harness.journal import (
@@ -49,7 +51,6 @@ from medbench.harness.plugins import find_trainer, prepare
 from medbench.harness.recipe import Recipe, Stage, config_of
 from medbench.harness.runs import provenance
 from medbench.harness.runs.run_folder import read_samples
-from medbench.harness.session import EvalOptions, example_notes
 from medbench.harness.training_process import TrainingProcess
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from medbench.harness.benchmarks.rows import content_id
 from medbench.harness.contracts import Data, Question, Sample, Task
-from medbench.harness.evaluate import permuted
+from medbench.harness.evaluation.requests import permuted
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord, Totals
 from medbench.harness.runs.run_folder import create_run

@@ -20,7 +20,12 @@ from test_evaluate import COT, a_task, right
 
 from medbench.harness.cli import run
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample
-from medbench.harness.determinism import (
+from medbench.harness.engines import vllm
+from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.engines.pool import start_engine
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
+from medbench.harness.engines.vllm import Probe
+from medbench.harness.evaluation.determinism import (
     AGAIN,
     BATCH,
     ORDER,
@@ -34,12 +39,7 @@ from medbench.harness.determinism import (
     differences,
     report,
 )
-from medbench.harness.engines import vllm
-from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.engines.pool import start_engine
-from medbench.harness.engines.settings import EngineChoice, EngineConfig
-from medbench.harness.engines.vllm import Probe
-from medbench.harness.noise import Noise
+from medbench.harness.evaluation.repeatability import Noise
 
 only_cpu = pytest.mark.skipif(not vllm.runs_on_cpu(), reason="a GPU build of vLLM takes batch_invariant")
 

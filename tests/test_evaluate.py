@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluate import build_request, evaluate, permuted, sampling_seed
+from medbench.harness.evaluation.requests import build_request, permuted, sampling_seed
+from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.protocols.protocol import Continuation, load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord
 from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples

@@ -152,7 +152,7 @@ def test_a_category_of_a_limited_run_is_not_judged(tmp_path: Path) -> None:
 
 
 def test_a_limited_run_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
-    from medbench.harness.evaluate import permuted
+    from medbench.harness.evaluation.requests import permuted
 
     order = permuted([f"q{i}" for i in range(400)], seed=0, task="toy")
     first = [answer(id, float(i % 10 < 8)) for i, id in enumerate(order[:100])]
@@ -215,7 +215,7 @@ def test_a_mean_on_the_threshold_is_told_from_one_beside_it() -> None:
 
 
 def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:
-    from medbench.harness.evaluate import permuted
+    from medbench.harness.evaluation.requests import permuted
 
     samples = {
         name: [answer(id, float(i % 10 < 8)) for i, id in enumerate(permuted(ids, seed=0, task=name)[:150])]

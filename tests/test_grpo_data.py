@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.benchmarks.rows import read_jsonl
 from medbench.harness.contracts import Data, MedbenchError, Task
-from medbench.harness.evaluate import build_request
+from medbench.harness.evaluation.requests import build_request
 from medbench.harness.protocols.chat import load_tokenizer
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.tasks.medqa import rows as medqa

@@ -16,7 +16,7 @@ from gate_runs import a_record, a_task, answer
 
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluate import permuted
+from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gate_file import Gate, GateFile
 from medbench.harness.gates import GateResult, overall_of
 from medbench.harness.live_gate import BLOCK, LiveGate, Reference, run_gate

@@ -24,7 +24,8 @@ from medbench.harness.benchmarks.rows import SAMPLE, question_of, read_jsonl
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Completion, Message, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluate import build_request, evaluate
+from medbench.harness.evaluation.requests import build_request
+from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.protocols.chat import load_tokenizer, render_chat
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness import progress
 from medbench.harness.contracts import Sample
-from medbench.harness.progress import progress_for
+from medbench.harness.evaluation import progress
+from medbench.harness.evaluation.progress import progress_for
 
 
 def a_sample(score: float | None = 1.0) -> Sample:

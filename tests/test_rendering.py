@@ -16,7 +16,7 @@ from medbench.harness.checkpoints.cache import cache_dir
 from medbench.harness.checkpoints.resolve import SMOLLM2
 from medbench.harness.contracts import Data, MedbenchError, Question, Task
 from medbench.harness.engines.hf import HFEngine
-from medbench.harness.evaluate import build_request
+from medbench.harness.evaluation.requests import build_request
 from medbench.harness.extraction.answer import extract
 from medbench.harness.extraction.thinking import split_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat

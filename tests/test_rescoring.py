@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli import run, tasks_folder
 from medbench.harness.contracts import MedbenchError, Task
+from medbench.harness.evaluation.evaluate import Outcome
+from medbench.harness.evaluation.score_replies import ScoreOptions, score_task
 from medbench.harness.judging import read_controls
-from medbench.harness.rescoring import ScoreOptions, score_task
 from medbench.harness.runs.compare import compare_runs
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples
-from medbench.harness.session import Outcome
 
 N = 40
 TEXTS = (
@@ -315,9 +315,9 @@ def test_another_run_under_that_name_is_left_alone(
 
 def test_a_file_that_changes_under_way_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = a_task([f"q{n}" for n in range(5)])
-    from medbench.harness import rescoring
+    from medbench.harness.evaluation import score_replies
 
-    real = rescoring.replies_to
+    real = score_replies.replies_to
 
     def then_changed(task: Task, file: Path) -> Any:
         found = real(task, file)
@@ -325,7 +325,7 @@ def test_a_file_that_changes_under_way_is_not_sealed(tmp_path: Path, monkeypatch
             more.write("{}\n")
         return found
 
-    monkeypatch.setattr(rescoring, "replies_to", then_changed)
+    monkeypatch.setattr(score_replies, "replies_to", then_changed)
     with pytest.raises(MedbenchError, match="changed while it was read"):
         scored(task, varied([q.id for q in task.questions]), tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()

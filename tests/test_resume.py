@@ -100,9 +100,9 @@ def _kill_forks(model: str, root: Path) -> list[Path]:
     import transformers  # noqa: F401
     import vllm  # noqa: F401
 
-    from medbench.harness import session  # noqa: F401
     from medbench.harness.benchmarks import catalog  # noqa: F401
     from medbench.harness.cli import run
+    from medbench.harness.evaluation import evaluate  # noqa: F401
 
     def start(folder: Path) -> int:
         command = "--data sample --tasks medqa,mmlu_pro_medical --max-new-tokens 400 --resume --quiet --name r"

@@ -16,7 +16,8 @@ from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
-from medbench.harness.session import EvalOptions, example_notes, protocol_for
+from medbench.harness.evaluation.evaluate import example_notes, protocol_for
+from medbench.harness.evaluation.options import EvalOptions
 
 TRIVIA = [
     {

@@ -1,6 +1,6 @@
 """Where a run came from: package versions, git commit, the command line.
 
-python -c "from medbench.harness.provenance import packages; print(packages())"
+python -c "from medbench.harness.runs.provenance import packages; print(packages())"
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Request, Sample, Task
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import VLLMEngine
-from medbench.harness.evaluate import build_request, evaluate, permuted
+from medbench.harness.evaluation.requests import build_request, permuted
+from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord
 from medbench.harness.runs.run_folder import create_run

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from medbench.harness.contracts import LETTERS, Data, Question, Task
-from medbench.harness.rescoring import ScoreOptions, score_task
+from medbench.harness.evaluation.score_replies import ScoreOptions, score_task
 
 QUESTIONS = 1000
 PROTOCOLS = ("cot-v1", "mmlu-pro-official", "huatuo-o1", "m1")

@@ -25,11 +25,12 @@ from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
 from medbench.harness.engines.pool import describe_engine, start_engine
 from medbench.harness.engines.vllm import Probe
-from medbench.harness.evaluate import build_request, permuted
-from medbench.harness.noise import Noise, answered_pairs, answers_to, compare, reply_text
+from medbench.harness.evaluation.evaluate import checkpoint_of, model_record
+from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalOptions
+from medbench.harness.evaluation.repeatability import Noise, answered_pairs, answers_to, compare, reply_text
+from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.protocols.chat import encode, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.harness.session import DEFAULT_TASKS, EvalOptions, checkpoint_of, model_record
 from medbench.harness.tables import rendered, shown
 
 QUESTIONS = 32

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Engine, Question, Sample, Task
-from medbench.harness.evaluate import build_request, completions, permuted
+from medbench.harness.evaluation.requests import build_request, permuted
+from medbench.harness.evaluation.runner import completions
 from medbench.harness.gate_file import GateFile
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.scoring.score import score_completion

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medbench.harness.contracts import Sample
-from medbench.harness.evaluate import Progress
+from medbench.harness.evaluation.runner import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -17,13 +17,15 @@ from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Q
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import Replies, Reply, check_replies, refuse_unreadable
-from medbench.harness.evaluate import build_request, seal
+from medbench.harness.evaluation.evaluate import Outcome, new_record, protocol_for
+from medbench.harness.evaluation.options import EvalOptions, refuse_bad_name
+from medbench.harness.evaluation.requests import build_request
+from medbench.harness.evaluation.runner import seal
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord
 from medbench.harness.runs.run_folder import Run, create_run, read_run, reopen_run, samples_path
 from medbench.harness.scoring.score import score_completion
-from medbench.harness.session import EvalOptions, Outcome, new_record, protocol_for, refuse_bad_name
 
 ENGINE = "stored"
 """Named in run.json where an evaluation names its engine."""

@@ -1,6 +1,6 @@
 """One evaluation from names to a sealed run: the model is found, the tasks loaded, the run opened, the engine started.
 
-python -c "from medbench.harness.session import EvalOptions; ..."
+python -c "from medbench.harness.evaluation.options import EvalOptions; ..."
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,43 +22,18 @@ from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import read_yaml
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
 from medbench.harness.engines.fake import read_replies
-from medbench.harness.engines.pool import describe_engine, start_engine
+from medbench.harness.engines.pool import EngineKeeper, describe_engine, start_engine
 from medbench.harness.engines.settings import EngineChoice, EngineName
-from medbench.harness.evaluate import askings_of, evaluate
-from medbench.harness.evaluation.options import EvalConfig
+from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalConfig, EvalOptions, refuse_bad_name
+from medbench.harness.evaluation.progress import progress_for
+from medbench.harness.evaluation.requests import askings_of
+from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.files import slug
-from medbench.harness.progress import progress_for
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.runs import provenance
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
 from medbench.harness.runs.run_folder import Run, create_run, reopen_run, results_of
 from medbench.harness.scoring.summary import TaskResult
-
-DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
-
-
-@dataclass(frozen=True, slots=True)
-class EvalOptions:
-    """What `medbench eval` was asked, config file and command line joined."""
-
-    model: str
-    tasks: tuple[str, ...] = DEFAULT_TASKS
-    protocol: str | None = None
-    engine: EngineChoice = field(default_factory=EngineChoice)
-    data: str | None = None
-    partition: str = "all"
-    limit: int | None = None
-    max_new_tokens: int | None = None
-    thinking: bool | None = None
-    temperature: float | None = None
-    shots: int | None = None
-    samples: int = 1
-    shuffle_options: int = 0
-    runs: Path = Path("runs")
-    name: str | None = None
-    seed: int = 0
-    resume: bool = False
-    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +94,6 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         resume=given["resume"],
         quiet=given["quiet"],
     )
-
-
-def refuse_bad_name(name: str | None) -> None:
-    """Raises MedbenchError for what is no name of a run folder."""
-    if name is not None and slug(name) != name:
-        raise MedbenchError(f"--name {name!r}: letters, digits, dot, dash, underscore only; try {slug(name)}")
 
 
 def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcome:
@@ -286,3 +256,18 @@ def new_record(
         git_commit=provenance.git_commit(),
         notes=notes,
     )
+
+
+@contextmanager
+def opened_run(
+    options: EvalOptions, model: ModelRecord, wanted: RunRecord, keeper: EngineKeeper
+) -> Iterator[tuple[Run, Engine]]:
+    """The run of `wanted`, new or as it was left, and the engine with `model` in it."""
+    engine = keeper.serve(options.engine, options.model, checkpoint_of(model))
+    folder = options.runs / wanted.run_id
+    if (folder / "run.json").exists():
+        run = reopen_run(folder, wanted)
+    else:
+        run = create_run(options.runs, wanted.model_copy(update={"engine": describe_engine(engine)}))
+    with run:
+        yield run, engine

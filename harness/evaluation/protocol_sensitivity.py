@@ -17,8 +17,8 @@ from rich.table import Table
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Say, Task
 from medbench.harness.engines.stored_replies import Replies, refuse_unreadable
+from medbench.harness.evaluation.score_replies import ScoreOptions, Scorer, count_lacking, replies_to
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
-from medbench.harness.rescoring import ScoreOptions, Scorer, count_lacking, replies_to
 from medbench.harness.scoring.published_accuracy import published
 from medbench.harness.scoring.summary import Summary
 from medbench.harness.tables import rendered, shown

@@ -1,0 +1,100 @@
+"""Questions turned into requests: prompts, repeats, option orders, seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
+from medbench.harness.contracts import Engine, Message, Question, Request, Task, sample_key
+from medbench.harness.protocols.chat import plain_text
+from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.records import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One question put to the engine once."""
+
+    task: Task
+    question: Question
+    """As asked: with its options in `order`, where they are shuffled."""
+    repeat: int = 0
+    order: tuple[int, ...] | None = None
+    """See contracts.Sample."""
+
+    @property
+    def key(self) -> str:
+        return sample_key(self.question.id, self.repeat)
+
+
+def permuted(ids: Iterable[str], *, seed: int, task: str) -> list[str]:
+    """The fixed order of a task's questions: by hash, so the same on every machine and for every subset."""
+    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}\0{task}\0{id}".encode()).digest())
+
+
+def sampling_seed(seed: int, task: str, key: str) -> int:
+    """The seed of one reply, 0 to 2^31 - 1. With one for all, the same draws would fall on every question, and errors
+    that intervals take for independent would go together."""
+    return int.from_bytes(hashlib.sha256(f"sampling\0{seed}\0{task}\0{key}".encode()).digest()[:4]) >> 1
+
+
+def askings_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[Asking]:
+    """The first `limit` questions of the seeded order, each as often as the run asks it, one after the other.
+
+    A run that shuffles options leaves out the questions whose options cannot be shuffled.
+    """
+    by_id = {q.id: q for q in task.questions if not record.shuffle_options or can_shuffle(q)}
+    for id in permuted(by_id, seed=record.seed, task=task.name)[:limit]:
+        for repeat in range(record.shuffle_options):
+            question, order = shuffled(by_id[id], repeat, record.seed)
+            yield Asking(task, question, repeat, order)
+        if not record.shuffle_options:
+            yield from (Asking(task, by_id[id], repeat) for repeat in range(record.samples))
+
+
+def build_request(
+    task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int, repeat: int = 0
+) -> Request:
+    """One question as the protocol asks it of this engine; each repeat samples with a seed of its own."""
+    if task.foreign is not None:
+        return _foreign_request(task, question, protocol, engine, seed)
+    examples = task.examples.draw(question.id, protocol.shots) if task.examples and protocol.shots else ()
+    messages = protocol.messages(question, examples)
+    templated = protocol.chat == "auto" and engine.chat_template != "none"
+    prompt = engine.render(messages, protocol.thinking) if templated else plain_text(messages)
+    return Request(
+        id=f"{task.name}/{sample_key(question.id, repeat)}",
+        messages=messages,
+        prompt=prompt,
+        templated=templated,
+        max_new_tokens=protocol.decoding.max_new_tokens,
+        temperature=protocol.decoding.temperature,
+        top_p=protocol.decoding.top_p,
+        top_k=protocol.decoding.top_k,
+        seed=sampling_seed(seed, task.name, sample_key(question.id, repeat)),
+        stop=() if templated else tuple(protocol.stop),
+        choices=tuple(f" {label}" for label in question.labels) if protocol.method == "loglikelihood" else None,
+        thinking=protocol.thinking,
+        extraction=protocol.extraction,
+        repeat=repeat,
+    )
+
+
+def _foreign_request(task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int) -> Request:
+    assert task.foreign is not None
+    choices = task.foreign.continuations(question.id)
+    templated = choices is None and engine.chat_template == "model"
+    chat = (lambda messages: engine.render(messages, protocol.thinking)) if templated else None
+    prompt = task.foreign.text(question.id, chat)
+    generation = task.foreign.generation() if choices is None else {"max_new_tokens": 1}
+    return Request(
+        id=f"{task.name}/{question.id}",
+        messages=(Message("user", prompt),),
+        prompt=prompt,
+        templated=templated,
+        seed=seed,
+        choices=choices,
+        **generation,
+    )
