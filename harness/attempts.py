@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.journal import (
     AlarmRaised,
     AttemptEnded,

@@ -40,16 +40,16 @@ def gate_command(**options: Any) -> int:
     CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
     the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
     """
-    from medbench.harness import gate_file
+    from medbench.harness.gates.gate_test import rules
 
     if options["init"]:
-        gate_file.write_example(Path("gates.yaml"))
+        rules.write_example(Path("gates.yaml"))
         say("wrote gates.yaml: edit it, then medbench gate CHECKPOINT --gates gates.yaml --baseline RUN")
         return 0
     if not options["candidates"] or options["gates_file"] is None:
         raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
     from medbench.harness.gate_output import verdict_table
-    from medbench.harness.gating import exit_status, gate_candidates, write_outputs
+    from medbench.harness.gates.judge import exit_status, gate_candidates, write_outputs
 
     with clean_stdout() as stdout:
         judged = gate_candidates(
@@ -93,7 +93,7 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
     """
     from medbench.harness.checkpoints.watch_folder import checkpoints_in
     from medbench.harness.gate_output import verdict_table
-    from medbench.harness.gating import Gatekeeper, exit_status
+    from medbench.harness.gates.judge import Gatekeeper, exit_status
 
     judged = []
     given = {**options, "base_url": None, "replies": None, "seed": None}

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from rich.table import Table
 
-from medbench.harness.gates import GateResult, Verdict
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.compare import TaskComparison
 from medbench.harness.tables import rendered, shown
 from medbench.harness.text import percent, printable

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import write_atomically
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.verdict import Verdict
 
 SCHEMA_VERSION = 1
 TRAINING, JOURNAL = "training.json", "journal.jsonl"

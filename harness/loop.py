@@ -19,8 +19,8 @@ from typing import Literal
 from medbench.harness import attempts
 from medbench.harness.attempt_watch import AttemptWatch
 from medbench.harness.contracts import Say
-from medbench.harness.gate_file import GateFile
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.handover import LOG, Published, checkpoints, last_lines, mark_judged, read_metrics
 from medbench.harness.journal import (
     AlarmRaised,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medbench.harness.contracts import Sample
-from medbench.harness.gate_file import GateFile
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.recipe import Stage
 
 

@@ -28,7 +28,7 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.text import did_you_mean
 
 GROUP = "medbench.trainers"

@@ -20,7 +20,7 @@ from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
-from medbench.harness.gate_file import GateFile
+from medbench.harness.gates.rules import GateFile
 from medbench.harness.plugins import find_trainer
 
 

@@ -31,8 +31,9 @@ from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.evaluate import example_notes
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.gate_file import GateFile, refuse_unknown_tasks
-from medbench.harness.gating import gate_finished_run, protocol_of
+from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
+from medbench.harness.gates.judge import Asked, answer_whole, judge_checkpoint
+from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.journal import (
     TRAINING,
     Confirmed,
@@ -44,7 +45,6 @@ from medbench.harness.journal import (
     create_training,
     read_training,
 )
-from medbench.harness.judging import Asked, answer_whole, judge_checkpoint
 from medbench.harness.loop import Loop, stage_folder
 from medbench.harness.loop_contracts import Ruling, Watch
 from medbench.harness.plugins import find_trainer, prepare

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.evaluation.options import EvalConfig
-from medbench.harness.gate_file import GateFile
+from medbench.harness.gates.rules import GateFile
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.recipe import check_recipe
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.run_folder import read_result, read_run

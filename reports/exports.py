@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from medbench.harness.gates import GateResult
+from medbench.harness.gates.verdict import GateResult
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import percent, printable
 from medbench.reports.collect import Collection, RunView, state_of

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medbench.harness.gate_file import SHARES
 from medbench.harness.gate_output import PAIRED
-from medbench.harness.gates import GateResult
+from medbench.harness.gates.rules import SHARES
+from medbench.harness.gates.verdict import GateResult
 from medbench.harness.journal import Training
 from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import RunRecord, TaskRecord

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 from medbench.harness.attempts import Attempt, StageState
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gate_file import MEAN, SHARES
 from medbench.harness.gate_output import PAIRED
-from medbench.harness.gates import GateResult, Verdict
+from medbench.harness.gates.rules import MEAN, SHARES
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.handover import METRICS
 from medbench.harness.journal import AlarmRaised, Confirmed, Gated, Measured
 from medbench.reports.axis import Axis, axis_around_zero, axis_over

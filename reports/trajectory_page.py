@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import yaml
 
 from medbench.harness.attempts import StageState
-from medbench.harness.gates import Verdict
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.journal import Training
 from medbench.reports.folders import as_unicode
 from medbench.reports.formats import duration, number, percent

@@ -18,7 +18,7 @@ from made_trainings import a_gate, a_training, a_verdict
 
 from medbench.harness.contracts import Sample
 from medbench.harness.files import write_atomically
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.handover import append_metrics
 from medbench.harness.journal import (
     AlarmRaised,

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import Data, Question, Sample, Task
-from medbench.harness.gate_file import GateFile
-from medbench.harness.gates import Verdict, overall_of
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.live_gate import LiveGate
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.verdict import Verdict, overall_of
 from medbench.harness.handover import append_metrics, publish
 from medbench.harness.journal import Journal
-from medbench.harness.live_gate import LiveGate, Reference
 from medbench.harness.loop import Loop
 from medbench.harness.loop_contracts import Ruling, Watch
 from medbench.harness.recipe import Recipe, Stage

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.handover import append_metrics
 from medbench.harness.journal import (
     AlarmRaised,

@@ -15,7 +15,7 @@ from loops import recipe_of
 
 from medbench.harness import attempts
 from medbench.harness.attempts import next_action, seed_of, spent_alpha
-from medbench.harness.gates import GateResult, Verdict
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.journal import (
     AlarmRaised,
     AttemptEnded,

@@ -12,7 +12,7 @@ from gate_runs import answers, stored_run
 from hostile import hostile_runs
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gates import CORRECTION, Verdict
+from medbench.harness.gates.verdict import CORRECTION, Verdict
 from medbench.reports.collect import RunView, collect, state_of
 from medbench.reports.folders import signature, unique_slugs
 from medbench.reports.pairs import MOST_RUNS, choose_pairs, compared, kind_of, page_name

@@ -15,7 +15,7 @@ from lxml import etree
 from markdown_it import MarkdownIt
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.records import ModelRecord
 from medbench.reports.collect import Collection, collect
 from medbench.reports.exports import badges, leaderboard

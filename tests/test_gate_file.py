@@ -12,7 +12,7 @@ from gate_runs import answers, stored_run, write_gates
 
 from medbench.harness.cli import run
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gate_file import EXAMPLE, read_gate_file
+from medbench.harness.gates.rules import EXAMPLE, read_gate_file
 from medbench.harness.validate import faults_of
 
 

@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 
 from medbench.harness.cli import run
 from medbench.harness.gate_output import FLIPS_SHOWN, comparison_table, junit, markdown, verdict_table
-from medbench.harness.gates import GateResult, Status, Verdict
+from medbench.harness.gates.verdict import GateResult, Status, Verdict
 from medbench.harness.runs.compare import compare_task
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,9 +23,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from medbench.harness.benchmarks.partition import keep_partition, partition_of
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.gate_file import Gate, GateFile
-from medbench.harness.gates import GateResult, GateTest, Verdict, mean_result
-from medbench.harness.gating import gate_finished_run
+from medbench.harness.gates.finished_run import gate_finished_run
+from medbench.harness.gates.gate_test import GateTest, mean_result
+from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.stats.score_test import invert, score_test
 
 

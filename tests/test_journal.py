@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Interrupted, MedbenchError
-from medbench.harness.gates import GateResult, Verdict
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.journal import (
     JOURNAL,
     SCHEMA_VERSION,

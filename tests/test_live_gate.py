@@ -17,9 +17,10 @@ from gate_runs import a_record, a_task, answer
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gate_file import Gate, GateFile
-from medbench.harness.gates import GateResult, overall_of
-from medbench.harness.live_gate import BLOCK, LiveGate, Reference, run_gate
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.live_gate import BLOCK, LiveGate, run_gate
+from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.verdict import GateResult, overall_of
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.run_folder import Run, create_run, read_samples, reopen_run
 

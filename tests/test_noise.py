@@ -8,8 +8,9 @@ from test_evaluate import COT, a_task, right
 
 from medbench.harness.contracts import Completion, Request
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluation.repeatability import Noise, answers_to, compare, measure, warnings_of
-from medbench.harness.gate_file import GateFile
+from medbench.harness.evaluation.repeatability import Noise, answers_to, compare, measure
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.verdict import warnings_of
 from medbench.harness.protocols.protocol import Continuation
 
 

@@ -13,7 +13,7 @@ from gate_runs import answer, answers, stored_run
 from hostile import HOSTILE
 from lxml import html
 
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples

@@ -27,7 +27,7 @@ from medbench.harness.cli import run, tasks_folder
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.evaluation.evaluate import Outcome
 from medbench.harness.evaluation.score_replies import ScoreOptions, score_task
-from medbench.harness.judging import read_controls
+from medbench.harness.gates.baseline import read_controls
 from medbench.harness.runs.compare import compare_runs
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples
 

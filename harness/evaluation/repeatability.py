@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from medbench.harness.contracts import Engine, Question, Sample, Task
 from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.evaluation.runner import completions
-from medbench.harness.gate_file import GateFile
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.scoring.score import score_completion
 
@@ -87,20 +86,3 @@ def answered_pairs(first: Mapping[str, Sample], second: Mapping[str, Sample]) ->
 def reply_text(sample: Sample) -> str:
     """What the engine said; for a question that was not generated for, its log-likelihoods."""
     return sample.output or str(sample.logprobs)
-
-
-def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
-    """A line for each margin that is smaller than what the engine's own noise moves."""
-    lines = []
-    for gate in rules.gates:
-        found = noise.get(gate.task)
-        if found is None or not gate.paired:
-            continue
-        margin = gate.margin if gate.margin is not None else gate.better_by
-        assert margin is not None
-        if margin < found.floor:
-            lines.append(
-                f"{gate.rule}: the margin is smaller than the noise floor ({100 * found.floor:.1f} points of "
-                f"{found.asked} questions change when asked again): widen it"
-            )
-    return lines

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gate_runs import a_record, answer
 
-from medbench.harness.gates import CORRECTION, GateResult, Verdict
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import _line, create_run
 from medbench.harness.scoring.summary import CategoryResult, TaskResult

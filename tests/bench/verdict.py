@@ -23,7 +23,7 @@ from lm_eval_command import timed_lm_eval
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import run, say, tasks_folder
-from medbench.harness.gating import Gatekeeper
+from medbench.harness.gates.judge import Gatekeeper
 from medbench.harness.runs.run_folder import read_result
 
 GATES = """

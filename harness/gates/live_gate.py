@@ -14,23 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
-from medbench.harness.evaluation.repeatability import Noise, warnings_of
+from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.evaluation.requests import Asking, permuted
 from medbench.harness.evaluation.runner import Progress, ask, seal
-from medbench.harness.gate_file import MEAN, Gate, GateFile
-from medbench.harness.gates import (
-    CORRECTION,
-    GateResult,
-    GateTest,
-    Status,
-    Verdict,
-    mean_result,
-    overall_of,
-    value_of,
-)
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.gate_test import GateTest, PaceTest, mean_result
+from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.rules import MEAN, Gate, GateFile
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, overall_of, warnings_of
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import Run, read_samples
@@ -38,64 +31,6 @@ from medbench.harness.stats.sequential import Control
 
 BLOCK = 32
 """Questions sent at a time: enough to fill a batch, few enough that a decision wastes little."""
-SETTLED = 64
-"""Questions after which a pace is held against its ceiling: the first ones pay for the engine's warming up."""
-
-
-@dataclass(slots=True)
-class PaceTest:
-    """A ceiling on seconds a question: measured over the run, nothing is inferred from it."""
-
-    gate: Gate
-    total: int
-    used: int = 0
-    seconds: float = 0.0
-
-    def result(self) -> GateResult:
-        pace = self.seconds / self.used if self.used else None
-        bound = self.gate.at_most if self.gate.at_most is not None else self.gate.at_least
-        assert bound is not None
-        within = pace is not None and (pace <= bound if self.gate.at_most is not None else pace >= bound)
-        settled = self.used >= min(SETTLED, self.total)
-        status: Status = "undecided" if not settled else "pass" if within else "fail"
-        return GateResult(
-            rule=self.gate.rule,
-            task=self.gate.task,
-            metric=self.gate.metric,
-            status=status,
-            estimate=pace,
-            interval=None,
-            threshold=bound,
-            used=self.used,
-            total=self.total,
-            why="no question answered" if pace is None else f"{pace:.2f} seconds a question over {self.used} questions",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A stored run on all the questions: the baseline, or a control."""
-
-    name: str
-    samples: Mapping[str, Mapping[str, Sample]]
-    """task -> question id -> sample."""
-
-    def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
-        """The metric for each id; None unless all are known."""
-        found = {}
-        for id in ids:
-            sample = self.samples.get(task, {}).get(id)
-            value = value_of(sample, metric) if sample is not None else None
-            if value is None or math.isnan(value):
-                return None
-            found[id] = value
-        return found
-
-
-def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
-    """All samples of `tasks` of a finished run."""
-    shared = [task for task in tasks if task in record.tasks]
-    return Reference(folder.name, {task: {s.id: s for s in read_samples(folder, task)} for task in shared})
 
 
 @dataclass(slots=True)

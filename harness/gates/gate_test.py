@@ -12,76 +12,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from scipy.special import ndtr, ndtri
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.gate_file import MEAN, Gate
+from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.rules import MEAN, Gate
+from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.score_test import invert, score_test
 from medbench.harness.stats.sequential import Control, Evidence, SequentialTest, lowest_total
 
-Status = Literal["pass", "fail", "undecided", "not gateable"]
+SETTLED = 64
+"""Questions after which a pace is held against its ceiling: the first ones pay for the engine's warming up."""
+
 
 MOST_ERRORS = 0.05
 """A larger share of failed requests is not gateable; a smaller one counts as wrong for a pass and right for a fail."""
 
 
-class GateResult(BaseModel):
-    """What one gate found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rule: str
-    task: str
-    metric: str
-    status: Status
-    estimate: float | None
-    """The metric; for a paired gate the candidate's minus the baseline's."""
-    interval: tuple[float, float] | None
-    threshold: float
-    """What `estimate` is held against."""
-    used: int
-    """Questions answered."""
-    total: int
-    """Questions there are."""
-    log_e_pass: float | None = None
-    """Log e-value against "it truly fails"; passes at log(1/alpha)."""
-    log_e_fail: float | None = None
-    p_value: float | None = None
-    """decide: population only; of "it truly fails", one-sided."""
-    controls: dict[str, float] = {}
-    """Stored run that sharpened the test -> its share in the forecast."""
-    saved: int = 0
-    """Questions that the controls spared, estimated (see sequential.Evidence)."""
-    why: str
-
-
-class Verdict(BaseModel):
-    """verdict.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = 1
-    overall: Status
-    why: str
-    alpha: float
-    decide: str
-    partition: str
-    correction: str
-    candidate: str
-    fingerprint: str
-    baseline: str | None
-    protocol: str
-    gates: list[GateResult]
-    noise: dict[str, Noise] = {}
-    """task -> what the same checkpoint asked twice disagreed on; empty unless --aa asked for it."""
-    warnings: list[str] = []
-
-
-CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 ROUNDING = 1e-12
 
 
@@ -298,22 +246,6 @@ class GateTest:
         )
 
 
-def value_of(sample: Sample, metric: str) -> float | None:
-    """The metric's value for one question; None where a failed request leaves it unknown."""
-    if metric == "errors":
-        return float(sample.outcome == "error")
-    if sample.outcome == "error":
-        return None
-    if metric == "accuracy":
-        return sample.score
-    if metric == "unparsed":
-        return float(sample.outcome != "answered")
-    if metric == "truncated":
-        return float(sample.finish_reason == "length")
-    assert metric == "tokens_per_answer", metric
-    return float(sample.completion_tokens)
-
-
 def mean_result(gate: Gate, by_task: Mapping[str, GateTest]) -> GateResult:
     """A gate on the mean of tasks: their simultaneous intervals averaged.
 
@@ -359,15 +291,6 @@ def mean_result(gate: Gate, by_task: Mapping[str, GateTest]) -> GateResult:
     )
 
 
-def overall_of(results: Sequence[GateResult]) -> tuple[Status, str]:
-    """Not gateable outweighs all; any fail fails; all must pass."""
-    for status in ("not gateable", "fail", "undecided"):
-        found = [result for result in results if result.status == status]
-        if found:
-            return status, "; ".join(f"{result.rule}: {result.why}" for result in found)
-    return "pass", f"all {len(results)} gates pass"
-
-
 def _shown(value: float, gate: Gate) -> str:
     if gate.metric in ("tokens_per_answer", "seconds_per_question"):
         return f"{value:.1f}"
@@ -377,3 +300,33 @@ def _shown(value: float, gate: Gate) -> str:
 def _finite(value: float) -> float:
     """JSON has no infinity: an impossible hypothesis is written as 1e9 nats."""
     return max(-1e9, min(1e9, value))
+
+
+@dataclass(slots=True)
+class PaceTest:
+    """A ceiling on seconds a question: measured over the run, nothing is inferred from it."""
+
+    gate: Gate
+    total: int
+    used: int = 0
+    seconds: float = 0.0
+
+    def result(self) -> GateResult:
+        pace = self.seconds / self.used if self.used else None
+        bound = self.gate.at_most if self.gate.at_most is not None else self.gate.at_least
+        assert bound is not None
+        within = pace is not None and (pace <= bound if self.gate.at_most is not None else pace >= bound)
+        settled = self.used >= min(SETTLED, self.total)
+        status: Status = "undecided" if not settled else "pass" if within else "fail"
+        return GateResult(
+            rule=self.gate.rule,
+            task=self.gate.task,
+            metric=self.gate.metric,
+            status=status,
+            estimate=pace,
+            interval=None,
+            threshold=bound,
+            used=self.used,
+            total=self.total,
+            why="no question answered" if pace is None else f"{pace:.2f} seconds a question over {self.used} questions",
+        )

@@ -1,0 +1,1 @@
+"""Pass or fail, as early as the evidence allows."""

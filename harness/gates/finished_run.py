@@ -1,0 +1,94 @@
+"""A finished run gated at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
+from medbench.harness.evaluation.requests import permuted
+from medbench.harness.gates.baseline import Reference, read_baseline
+from medbench.harness.gates.live_gate import LiveGate, verdict_of
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.verdict import Judged, written
+from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.runs.comparability import refuse_incomplete, refuse_repeats
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import read_run, read_samples
+
+
+def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> Judged:
+    """Judge what a sealed run holds; starts in well under a second, imports no task and no engine."""
+    record = read_run(folder)
+    if record.status == "running":
+        raise MedbenchError(f"{folder} is not finished ({record.status}): go on with medbench eval --resume")
+    refuse_repeats(record)
+    refuse_incomplete(record)
+    missing = [task for task in rules.tasks if task not in record.tasks]
+    if missing:
+        raise MedbenchError(f"{folder} has no {', '.join(missing)}, which the gate file names")
+    if record.partition != rules.partition:
+        raise MedbenchError(f"{folder} holds partition {record.partition}, the gate file asks for {rules.partition}")
+    if rules.protocol is not None or rules.max_new_tokens is not None:
+        asked = protocol_of(rules, None)
+        if record.protocol != asked.model_dump(mode="json"):
+            raise MedbenchError(f"{folder} was asked under {record.protocol['name']}, not under the gate file's "
+                                f"{asked.name}: evaluate it again, or correct the gate file")  # fmt: skip
+    samples = {name: {s.id: s for s in read_samples(folder, name)} for name in rules.tasks}
+    _refuse_unmeasured(rules, record, samples)
+    reference = read_baseline(baseline, record, samples)
+    tasks = [_task_of(name, record, samples[name], reference) for name in rules.tasks]
+    orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
+    fractional = record.protocol["name"].startswith(FOREIGN)
+    gate = LiveGate(
+        rules, tasks, record.seed, reference, unit=_most_tokens(record), orders=orders, fractional=fractional
+    )
+    for name in rules.tasks:
+        gate.observe(name, [samples[name][id] for id in orders[name] if id in samples[name]])
+    gate.seconds = record.totals.seconds
+    return written(verdict_of(gate, gate.results(), record), folder)
+
+
+def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:
+    """Raises MedbenchError for a gate on the tokens or seconds of replies that came without either."""
+    answered = [sample for some in samples.values() for sample in some.values() if sample.score is not None]
+    measured = {
+        "tokens_per_answer": not answered or any(sample.completion_tokens for sample in answered),
+        "seconds_per_question": record.totals.seconds > 0,
+    }
+    for gate in rules.gates:
+        if not measured.get(gate.metric, True):
+            raise MedbenchError(f"gate '{gate.rule}': {record.run_id} has no count of that, its replies were stored: "
+                                f"leave the gate out, or generate with medbench eval")  # fmt: skip
+
+
+def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
+    """The gate file's protocol, else the baseline's own, else the default."""
+    if rules.protocol is None and rules.max_new_tokens is None and baseline is not None:
+        return Protocol.model_validate(read_run(baseline).protocol)
+    return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens)
+
+
+def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseline: Reference | None) -> Task:
+    """As much of the task as its samples tell."""
+    described = record.tasks[name]
+    known = {**(baseline.samples.get(name, {}) if baseline else {}), **samples}
+    questions = tuple(Question(s.id, s.cluster, "", (), (), s.gold, category=s.category) for s in known.values())
+    data = Data(described.source, described.sha256, described.official)
+    return Task(name, described.version, described.split, 0.0, questions, data)
+
+
+def _order_of(name: str, record: RunRecord, samples: Mapping[str, Sample], task: Task) -> list[str]:
+    """All ids, the answered ones first: a sealed run holds the first questions of the order, or all.
+
+    Where nothing names the others they get stand-ins: only their number matters then.
+    """
+    total = record.tasks[name].n
+    answered = permuted(samples, seed=record.seed, task=name)
+    others = permuted((q.id for q in task.questions if q.id not in samples), seed=record.seed, task=name)
+    unknown = [f"(not asked {number})" for number in range(total - len(answered) - len(others))]
+    return [*answered, *others, *unknown]
+
+
+def _most_tokens(record: RunRecord) -> float:
+    return float(record.protocol.get("decoding", {}).get("max_new_tokens", 1))
