@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from medbench.harness.runs.compare import Difference, TaskComparison
 from medbench.reports.axis import Axis, axis_around_zero
-from medbench.reports.collect import RunView, state_of
 from medbench.reports.leaderboard import label_of
-from medbench.reports.pairs import Flip
+from medbench.reports.read.collect import state_of
+from medbench.reports.read.flips import Flip
+from medbench.reports.read.records import RunView
 
 
 @dataclass(frozen=True, slots=True)

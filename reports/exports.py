@@ -20,9 +20,10 @@ import msgspec
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import percent, printable
-from medbench.reports.collect import Collection, RunView, state_of
-from medbench.reports.folders import unique_slugs
-from medbench.reports.pairs import mean_accuracy
+from medbench.reports.read.collect import state_of
+from medbench.reports.read.folders import unique_slugs
+from medbench.reports.read.pairs import mean_accuracy
+from medbench.reports.read.records import Collection, RunView
 
 SCHEMA_VERSION = 1
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

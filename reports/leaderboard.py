@@ -18,9 +18,10 @@ from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.runs.records import TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.axis import Axis, axis_over
-from medbench.reports.collect import RunView, state_of
 from medbench.reports.formats import parameters
 from medbench.reports.ranking import ranks
+from medbench.reports.read.collect import state_of
+from medbench.reports.read.records import RunView
 
 CORE = ("medqa", "mmlu_pro_medical", "pubmedqa")
 """The tasks of the mean, in the order of their columns; a table without any of them takes all that it has."""

@@ -30,9 +30,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.runs.compare import TaskComparison
 from medbench.reports import compare_view, formats, leaderboard, run_view, trajectory_charts, trajectory_page
-from medbench.reports.collect import Collection, RunView, state_of
-from medbench.reports.pairs import Flip
-from medbench.reports.references import Reference
+from medbench.reports.read.collect import state_of
+from medbench.reports.read.flips import Flip
+from medbench.reports.read.records import Collection, RunView
+from medbench.reports.read.references import Reference
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.scores import Scores
+from medbench.reports.read.scores import Scores
 
 Z = 1.959964
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.text import printable
-from medbench.reports.collect import Collection, collect
-from medbench.reports.folders import signature
+from medbench.reports.read.collect import collect
+from medbench.reports.read.folders import signature
+from medbench.reports.read.records import Collection
 from medbench.reports.site import build
 
 BROKEN_SHOWN = 20

@@ -18,10 +18,11 @@ from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.stats.intervals import wilson_interval
 from medbench.reports.axis import Axis, axis_around_zero, axis_over
-from medbench.reports.collect import RunView, state_of
 from medbench.reports.formats import duration, flat, interval, number, percent, points, points_interval
 from medbench.reports.leaderboard import Score, label_of, score_of
-from medbench.reports.pairs import page_name
+from medbench.reports.read.collect import state_of
+from medbench.reports.read.pairs import page_name
+from medbench.reports.read.records import RunView
 
 FAILURES = {
     "unparsed": "no statement of an answer found",

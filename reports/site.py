@@ -35,12 +35,13 @@ from typing import Any
 import msgspec
 
 from medbench.reports import exports, pages, trajectory_charts, trajectory_page
-from medbench.reports.collect import Collection, RunView
-from medbench.reports.folders import is_file_name, times_of
 from medbench.reports.output import Manifest, Writer
-from medbench.reports.pairs import compared, page_name
-from medbench.reports.references import Reference, read_references
-from medbench.reports.scores import Scores
+from medbench.reports.read.flips import compared
+from medbench.reports.read.folders import is_file_name, times_of
+from medbench.reports.read.pairs import page_name
+from medbench.reports.read.records import Collection, RunView
+from medbench.reports.read.references import Reference, read_references
+from medbench.reports.read.scores import Scores
 from medbench.reports.viewer_data import write_task
 from medbench.reports.workers import Workers
 

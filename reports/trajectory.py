@@ -19,11 +19,11 @@ from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.handover import METRICS
 from medbench.harness.journal import AlarmRaised, Confirmed, Gated, Measured
 from medbench.reports.axis import Axis, axis_around_zero, axis_over
-from medbench.reports.folders import without_path
 from medbench.reports.formats import flat
-from medbench.reports.metrics import Series, read_series
+from medbench.reports.read.folders import without_path
+from medbench.reports.read.metrics import Series, read_series
+from medbench.reports.read.trainings import TrainingView
 from medbench.reports.run_view import GateLine, gate_line
-from medbench.reports.trainings import TrainingView
 
 MOST_GATES = 30
 """Columns of a table; a page with more helps nobody."""

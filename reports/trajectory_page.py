@@ -13,11 +13,11 @@ import yaml
 from medbench.harness.attempts import StageState
 from medbench.harness.gates.verdict import Verdict
 from medbench.harness.journal import Training
-from medbench.reports.folders import as_unicode
 from medbench.reports.formats import duration, number, percent
 from medbench.reports.leaderboard import label_of
+from medbench.reports.read.folders import as_unicode
+from medbench.reports.read.trainings import TrainingView, last_event
 from medbench.reports.run_view import GateLine, command_of, gate_line
-from medbench.reports.trainings import TrainingView, last_event
 from medbench.reports.trajectory import Column, StageBlock, stages_of
 
 MOST_RECIPE = 200_000

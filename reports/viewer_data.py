@@ -55,13 +55,11 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import Interrupted, MedbenchError
-from medbench.reports.folders import without_path
-from medbench.reports.lines import Line
-from medbench.reports.ordered import OrderedSamples
-from medbench.reports.scores import Scores
+from medbench.reports.read.folders import without_path
+from medbench.reports.read.lines import Line, head_of
+from medbench.reports.read.ordered import OrderedSamples
+from medbench.reports.read.scores import Scores
 from medbench.reports.viewer_index import Chunks, Columns, Put, script, write_index
-
-HEAD = 80
 
 
 def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put) -> Scores:
@@ -83,23 +81,6 @@ def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put) -> Sco
         fault = without_path(str(error), folder)
     write_index(columns, chunks, fault, task, (run_id, slug), put)
     return Scores.of(columns.ids, columns.clusters, columns.scores, columns.tokens)
-
-
-def head_of(prompt: str, prefix: str) -> str:
-    """First words of the question; `prefix` is what all prompts of the task begin with.
-
-    What the last "Question:" of the prompt stands before, else what the prompts begin to differ in.
-    """
-    start = prompt.rfind("Question:")
-    if start >= 0:
-        start += len("Question:")
-    else:
-        line = prefix.rfind("\n") + 1
-        start = line if len(prefix) - line < HEAD // 2 else len(prefix)
-    words = prompt[start : start + HEAD + 20].strip()
-    if not words.isprintable() or "  " in words:
-        words = " ".join(words.split())
-    return words if len(words) <= HEAD else words[: HEAD - 1].rstrip() + "…"
 
 
 def _row(line: Line) -> list[Any]:

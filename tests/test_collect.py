@@ -13,9 +13,11 @@ from hostile import hostile_runs
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.verdict import CORRECTION, Verdict
-from medbench.reports.collect import RunView, collect, state_of
-from medbench.reports.folders import signature, unique_slugs
-from medbench.reports.pairs import MOST_RUNS, choose_pairs, compared, kind_of, page_name
+from medbench.reports.read.collect import collect, state_of
+from medbench.reports.read.flips import compared
+from medbench.reports.read.folders import signature, unique_slugs
+from medbench.reports.read.pairs import MOST_RUNS, choose_pairs, kind_of, page_name
+from medbench.reports.read.records import RunView
 
 
 def a_run(root: Path, name: str, right: int = 3, **changes: Any) -> Path:

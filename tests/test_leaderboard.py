@@ -20,10 +20,11 @@ from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.collect import RunView, collect
 from medbench.reports.leaderboard import Table, mean_score, size_class, size_of, tables_of
 from medbench.reports.ranking import ranks
-from medbench.reports.scores import Scores
+from medbench.reports.read.collect import collect
+from medbench.reports.read.records import RunView
+from medbench.reports.read.scores import Scores
 
 
 def samples(pattern: Sequence[float | None], clusters: Sequence[str] | None = None) -> list[Sample]:

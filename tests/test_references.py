@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.references import read_references
+from medbench.reports.read.references import read_references
 
 ENTRY = """
   - model: {model}

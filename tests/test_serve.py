@@ -17,8 +17,8 @@ from gate_runs import answers, stored_run
 from medbench.harness.cli import run
 from medbench.harness.contracts import MedbenchError
 from medbench.reports import report, serve
-from medbench.reports.collect import collect
-from medbench.reports.folders import signature
+from medbench.reports.read.collect import collect
+from medbench.reports.read.folders import signature
 from medbench.reports.serve import HEADERS, keep_building, serving
 from medbench.reports.site import build
 

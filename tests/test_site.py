@@ -16,8 +16,8 @@ from hostile import hostile_runs
 
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.reports import output, site
-from medbench.reports.collect import collect
 from medbench.reports.output import ASIDE, LOCK, MARKER, Manifest, Writer
+from medbench.reports.read.collect import collect
 from medbench.reports.site import BuildReport, build
 
 CORE = {"index.html", "runs.js", "leaderboard.json", "leaderboard.csv", "leaderboard.md", MARKER, LOCK}

@@ -14,10 +14,10 @@ from made_trainings import FLOOR, a_gate, a_training, a_verdict, begun, gated, l
 
 from medbench.harness.handover import METRICS, append_metrics, read_metrics
 from medbench.harness.journal import AttemptStarted, Promoted, TrainingEnded
-from medbench.reports.collect import collect
-from medbench.reports.folders import signature
-from medbench.reports.metrics import MOST_REWARDS, Series, read_series, words_for
-from medbench.reports.trainings import TrainingView, last_event, read_trainings
+from medbench.reports.read.collect import collect
+from medbench.reports.read.folders import signature
+from medbench.reports.read.metrics import MOST_REWARDS, Series, read_series, words_for
+from medbench.reports.read.trainings import TrainingView, last_event, read_trainings
 
 
 def only(root: Path) -> TrainingView:

@@ -1,6 +1,6 @@
 """Lines of samples/<task>.jsonl, fast: three million in half a minute, where checking each with pydantic takes ten.
 
-    python -c "from medbench.reports.lines import decode; help(decode)"
+    python -c "from medbench.reports.read.lines import decode; help(decode)"
 
 msgspec checks types and decodes in one step of C; what it refuses and the store accepts (NaN, half a surrogate pair)
 takes the slow way round.
@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from medbench.harness.runs.records import SCHEMA_VERSION
+
+HEAD = 80
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -69,3 +71,20 @@ def _slowly(raw: bytes) -> Line:
         return _decode(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError, msgspec.DecodeError):
         raise ValueError("not a sample of medbench's, or damaged") from None
+
+
+def head_of(prompt: str, prefix: str) -> str:
+    """First words of the question; `prefix` is what all prompts of the task begin with.
+
+    What the last "Question:" of the prompt stands before, else what the prompts begin to differ in.
+    """
+    start = prompt.rfind("Question:")
+    if start >= 0:
+        start += len("Question:")
+    else:
+        line = prefix.rfind("\n") + 1
+        start = line if len(prefix) - line < HEAD // 2 else len(prefix)
+    words = prompt[start : start + HEAD + 20].strip()
+    if not words.isprintable() or "  " in words:
+        words = " ".join(words.split())
+    return words if len(words) <= HEAD else words[: HEAD - 1].rstrip() + "…"

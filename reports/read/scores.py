@@ -1,6 +1,6 @@
 """The score of each question of one task, small enough to keep for every run of a site.
 
-    python -c "from medbench.reports.scores import Scores; print(Scores.of(['q1'], ['q1'], [1.0], [9]).array())"
+    python -c "from medbench.reports.read.scores import Scores; print(Scores.of(['q1'], ['q1'], [1.0], [9]).array())"
 
 Two runs whose `digest` is the same answered the same questions, in the same order: their arrays can be subtracted.
 """

@@ -1,6 +1,6 @@
 """Training folders -> what the pages know of them: the record, the journal's events, the stages that were begun.
 
-    python -c "from medbench.reports.trainings import *; print(read_trainings([Path('runs')]))"
+    python -c "from medbench.reports.read.trainings import *; print(read_trainings([Path('runs')]))"
 
 A training under way is as good as a finished one. Of a damaged journal the events before the damage are shown.
 """
@@ -33,7 +33,7 @@ from medbench.harness.journal import (
     read_events,
     read_training,
 )
-from medbench.reports.folders import (
+from medbench.reports.read.folders import (
     metrics_files,
     natural,
     read_checked,

@@ -1,6 +1,6 @@
 """What a trainer logged, step by step -> series that a page can hold.
 
-    python -c "from medbench.reports.metrics import words_for; print(words_for('rewards/format/mean'))"
+    python -c "from medbench.reports.read.metrics import words_for; print(words_for('rewards/format/mean'))"
 
 A long training is thinned: a point then stands for a bucket of neighbouring steps, with its mean, lowest and highest.
 """
@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.folders import as_unicode, is_file_name
+from medbench.reports.read.folders import as_unicode, is_file_name
 
 WORDS = {
     "loss": "Loss",

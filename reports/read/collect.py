@@ -1,7 +1,5 @@
 """Run and training folders -> what the pages show of them: the records that everything else in `reports` works on.
 
-    python -c "from pathlib import Path; from medbench.reports.collect import collect; print(collect([Path('runs')]))"
-
 What cannot be read is listed with its reason and never stops a build. Runs inside a training's folder count only where
 they are named themselves.
 """
@@ -13,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +25,7 @@ from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.run_folder import read_result, read_run
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.folders import (
+from medbench.reports.read.folders import (
     as_unicode,
     is_file_name,
     natural,
@@ -37,60 +35,13 @@ from medbench.reports.folders import (
     unique_slugs,
     without_path,
 )
-from medbench.reports.pairs import choose_pairs, kind_of_record
-from medbench.reports.scores import Scores
-from medbench.reports.trainings import TrainingView, read_trainings
+from medbench.reports.read.pairs import choose_pairs, kind_of_record
+from medbench.reports.read.records import Broken, Collection, RunView
+from medbench.reports.read.trainings import read_trainings
 
 LARGE = re.compile(rb"[:\[,]\s*-?\d[\d.]*[eE]\+?\d{3}")
 """Matches every JSON text with a number too large for one."""
 R = TypeVar("R", RunRecord, TaskResult, Verdict)
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """One readable run."""
-
-    id: str
-    """The folder's name made safe for file names and URLs, and unique: letters, digits, ".", "_", "-", never "--"."""
-    folder: Path
-    record: RunRecord
-    results: Mapping[str, TaskResult]
-    """Tasks whose result file is there and sound, in the order of run.json."""
-    verdict: Verdict | None
-    stamp: str
-    """Changes when anything that the pages show of the run may have changed; never printed into a page."""
-    slugs: Mapping[str, str]
-    """Task -> its folder under runs/<id>/data/, for every task of run.json."""
-    kind: str
-    """Equal for runs whose scores may stand in one table; see pairs.kind_of."""
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    """Task -> score of each question, for paired comparison in bulk; site.build fills it in before it calls pages."""
-
-    @property
-    def protocol(self) -> str:
-        return as_unicode(str(self.record.protocol["name"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A run or training, or a file of one, that cannot be shown."""
-
-    name: str
-    """"<folder>", or "<folder>: <file>" where the rest is shown."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """All runs of a site."""
-
-    runs: tuple[RunView, ...]
-    """By id, in natural order."""
-    broken: tuple[Broken, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Ids (A, B) of the pairs that have a page of their own, at pairs.page_name(A, B)."""
-    trainings: tuple[TrainingView, ...] = ()
-    """By id, in natural order."""
 
 
 def collect(paths: Sequence[Path]) -> Collection:

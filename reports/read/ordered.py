@@ -1,6 +1,6 @@
 """A task's samples in the order in which they are shown, whatever order they were answered in and however many.
 
-    python -c "from medbench.reports.ordered import OrderedSamples; help(OrderedSamples)"
+    python -c "from medbench.reports.read.ordered import OrderedSamples; help(OrderedSamples)"
 
 Of a large file the first pass keeps where each line stands, and the second reads the lines in order: memory grows with
 the number of questions and not with the length of the replies.
@@ -16,8 +16,8 @@ from types import TracebackType
 import msgspec
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.folders import inside
-from medbench.reports.lines import Count, Line, decode, order_of
+from medbench.reports.read.folders import inside
+from medbench.reports.read.lines import Count, Line, decode, order_of
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 1_000_000

@@ -1,7 +1,4 @@
-"""Folders of runs and trainings on disk: finding them, seeing that they changed, and never reading outside them.
-
-python -c "from pathlib import Path; from medbench.reports.folders import run_folders as f; print(*f([Path('runs')]))"
-"""
+"""Folders of runs and trainings on disk: finding them, seeing that they changed, and never reading outside them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Scores that others have published: shown apart from measured ones, never ranked among them.
 
-    python -c "from medbench.reports.references import read_references; print(read_references()[0])"
+    python -c "from medbench.reports.read.references import read_references; print(read_references()[0])"
 
 references.yaml beside this file is the list that ships; a file of the user's has the same form and adds to it.
 """

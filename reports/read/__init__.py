@@ -1,0 +1,1 @@
+"""Runs and trainings read from disk for the pages."""
