@@ -29,11 +29,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.runs.compare import TaskComparison
-from medbench.reports import compare_view, formats, leaderboard, run_view, trajectory_charts, trajectory_page
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
+from medbench.reports.views import compare, formats, leaderboard, trajectory_charts, trajectory_page
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
 
@@ -74,7 +74,7 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
 
 def run_page(collection: Collection, run: RunView) -> str:
     """The page of one run."""
-    return _render("run.html.j2", page=run_view.view_of(run, collection.pairs))
+    return _render("run.html.j2", page=run.view_of(run, collection.pairs))
 
 
 def viewer_page(run: RunView) -> str:
@@ -91,7 +91,7 @@ def compare_page(
     fault: str = "",
 ) -> str:
     """Run B against run A; `fault` says why there is no comparison."""
-    return _render("compare.html.j2", page=compare_view.view_of(a, b, comparisons, flips or {}, fault))
+    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault))
 
 
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
@@ -134,7 +134,7 @@ def _environment() -> Environment:
                  "parameters", "url", "duration", "published", "logged"):  # fmt: skip
         environment.filters[name] = getattr(formats, name)
     environment.filters["size_class"] = leaderboard.size_class
-    environment.globals["winner"] = compare_view.winner
+    environment.globals["winner"] = compare.winner
     environment.globals["label"] = trajectory_page.label
     environment.globals["gate_label"] = trajectory_page.gate_label
     environment.globals["alarms"] = trajectory_charts.alarms

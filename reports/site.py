@@ -34,7 +34,7 @@ from typing import Any
 
 import msgspec
 
-from medbench.reports import exports, pages, trajectory_charts, trajectory_page
+from medbench.reports import exports, pages
 from medbench.reports.output import Manifest, Writer
 from medbench.reports.read.flips import compared
 from medbench.reports.read.folders import is_file_name, times_of
@@ -43,6 +43,7 @@ from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference, read_references
 from medbench.reports.read.scores import Scores
 from medbench.reports.viewer_data import write_task
+from medbench.reports.views import trajectory_charts, trajectory_page
 from medbench.reports.workers import Workers
 
 PACKAGE = Path(__file__).parent

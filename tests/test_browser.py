@@ -29,7 +29,7 @@ from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_result
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.formats import HIDDEN
+from medbench.reports.views.formats import HIDDEN
 
 pytestmark = pytest.mark.browser
 

@@ -20,11 +20,11 @@ from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.leaderboard import Table, mean_score, size_class, size_of, tables_of
-from medbench.reports.ranking import ranks
 from medbench.reports.read.collect import collect
 from medbench.reports.read.records import RunView
 from medbench.reports.read.scores import Scores
+from medbench.reports.views.leaderboard import Table, mean_score, size_class, size_of, tables_of
+from medbench.reports.views.ranking import ranks
 
 
 def samples(pattern: Sequence[float | None], clusters: Sequence[str] | None = None) -> list[Sample]:
@@ -162,7 +162,7 @@ def test_a_handful_of_questions_decides_nothing(tmp_path: Path, n: int) -> None:
 def test_the_paired_variance_is_that_of_compare(tmp_path: Path) -> None:
     clusters = [f"c{n // 2}" if n < 100 else f"q{n}" for n in range(500)]
     first, second = samples(shares(500, 0.7, 1), clusters), samples(shares(500, 0.6, 2), clusters)
-    from medbench.reports.ranking import _variances
+    from medbench.reports.views.ranking import _variances
 
     results = [_result(some) for some in (first, second)]
     own, shared = _variances(results, [_scores(first), _scores(second)])

@@ -1,6 +1,6 @@
 """What the browser draws on a training's page: one script of data a page.
 
-    python -c "from medbench.reports.trajectory_charts import script; print(script([]))"
+    python -c "from medbench.reports.views.trajectory_charts import script; print(script([]))"
 
 x counts the steps of a stage, attempts one after another. assets/trajectory.js draws it.
 """
@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from medbench.reports.formats import visible
-from medbench.reports.trajectory import AttemptBlock, Row, StageBlock
+from medbench.reports.views.formats import visible
+from medbench.reports.views.trajectory import AttemptBlock, Row, StageBlock
 
 DIGITS = 6
 

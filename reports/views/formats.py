@@ -1,6 +1,6 @@
 """Numbers, times and foreign text as the pages show them.
 
-python -c "from medbench.reports.formats import percent, visible; print(percent(0.871), visible('a\\x1b[31m'))"
+python -c "from medbench.reports.views.formats import percent, visible; print(percent(0.871), visible('a\\x1b[31m'))"
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run -> what its page shows: scores by task, category and length, failures, gates, settings, how to repeat it.
 
-python -c "from medbench.reports.run_view import view_of; help(view_of)"
+python -c "from medbench.reports.views.run import view_of; help(view_of)"
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.stats.intervals import wilson_interval
-from medbench.reports.axis import Axis, axis_around_zero, axis_over
-from medbench.reports.formats import duration, flat, interval, number, percent, points, points_interval
-from medbench.reports.leaderboard import Score, label_of, score_of
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.pairs import page_name
 from medbench.reports.read.records import RunView
+from medbench.reports.views.axis import Axis, axis_around_zero, axis_over
+from medbench.reports.views.formats import duration, flat, interval, number, percent, points, points_interval
+from medbench.reports.views.leaderboard import Score, label_of, score_of
 
 FAILURES = {
     "unparsed": "no statement of an answer found",

@@ -1,6 +1,6 @@
 """Places on the common axis of a column of drawn intervals; templates print them as SVG attributes.
 
-    python -c "from medbench.reports.axis import Axis; print(Axis(0.2, 1.0).band((0.6, 0.7)))"
+    python -c "from medbench.reports.views.axis import Axis; print(Axis(0.2, 1.0).band((0.6, 0.7)))"
 
 The SVG sits in a table cell, its user unit is a pixel, and WIDTH is the `.ci` of assets/site.css.
 """

@@ -1,6 +1,6 @@
 """Runs -> the tables of the leaderboard: never two protocols, task versions or data in one.
 
-python -c "from medbench.reports.leaderboard import tables_of; print(tables_of(()))"
+python -c "from medbench.reports.views.leaderboard import tables_of; print(tables_of(()))"
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Literal
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.runs.records import TaskRecord
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.axis import Axis, axis_over
-from medbench.reports.formats import parameters
-from medbench.reports.ranking import ranks
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.records import RunView
+from medbench.reports.views.axis import Axis, axis_over
+from medbench.reports.views.formats import parameters
+from medbench.reports.views.ranking import ranks
 
 CORE = ("medqa", "mmlu_pro_medical", "pubmedqa")
 """The tasks of the mean, in the order of their columns; a table without any of them takes all that it has."""

@@ -1,6 +1,6 @@
 """One training -> the whole of its page, and its row on the first page.
 
-python -c "from medbench.reports.trajectory_page import view_of; help(view_of)"
+python -c "from medbench.reports.views.trajectory_page import view_of; help(view_of)"
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import yaml
 from medbench.harness.attempts import StageState
 from medbench.harness.gates.verdict import Verdict
 from medbench.harness.journal import Training
-from medbench.reports.formats import duration, number, percent
-from medbench.reports.leaderboard import label_of
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.trainings import TrainingView, last_event
-from medbench.reports.run_view import GateLine, command_of, gate_line
-from medbench.reports.trajectory import Column, StageBlock, stages_of
+from medbench.reports.views.formats import duration, number, percent
+from medbench.reports.views.leaderboard import label_of
+from medbench.reports.views.run import GateLine, command_of, gate_line
+from medbench.reports.views.trajectory import Column, StageBlock, stages_of
 
 MOST_RECIPE = 200_000
 """Characters; a longer recipe is cut on the page."""

@@ -1,6 +1,6 @@
 """Two runs and their paired differences -> what the compare page shows.
 
-python -c "from medbench.reports.compare_view import view_of; help(view_of)"
+python -c "from medbench.reports.views.compare import view_of; help(view_of)"
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medbench.harness.runs.compare import Difference, TaskComparison
-from medbench.reports.axis import Axis, axis_around_zero
-from medbench.reports.leaderboard import label_of
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import RunView
+from medbench.reports.views.axis import Axis, axis_around_zero
+from medbench.reports.views.leaderboard import label_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Ranks that tell chance from difference: a run's rank is one more than the number of runs that surely beat it.
 
-    python -c "from medbench.reports.ranking import ranks; print(ranks([[Entry]]))"
+    python -c "from medbench.reports.views.ranking import ranks; print(ranks([[Entry]]))"
 
 "Surely": the 95 % interval of the difference of their scores lies above nought. Where two runs answered the same
 questions the difference is paired: with r the clustered residuals of each run, scaled by its number of questions, its

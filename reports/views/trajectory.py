@@ -1,6 +1,6 @@
 """One training -> what its page shows: how it went, every judged checkpoint, what the judging cost.
 
-    python -c "from medbench.reports.trajectory import view_of; help(view_of)"
+    python -c "from medbench.reports.views.trajectory import view_of; help(view_of)"
 
 The charts are drawn by the browser from trajectory_charts; the tables here say the same without it.
 """
@@ -18,12 +18,12 @@ from medbench.harness.gates.rules import MEAN, SHARES
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.handover import METRICS
 from medbench.harness.journal import AlarmRaised, Confirmed, Gated, Measured
-from medbench.reports.axis import Axis, axis_around_zero, axis_over
-from medbench.reports.formats import flat
 from medbench.reports.read.folders import without_path
 from medbench.reports.read.metrics import Series, read_series
 from medbench.reports.read.trainings import TrainingView
-from medbench.reports.run_view import GateLine, gate_line
+from medbench.reports.views.axis import Axis, axis_around_zero, axis_over
+from medbench.reports.views.formats import flat
+from medbench.reports.views.run import GateLine, gate_line
 
 MOST_GATES = 30
 """Columns of a table; a page with more helps nobody."""
