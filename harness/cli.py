@@ -180,7 +180,7 @@ def report_command(runs: tuple[Path, ...], output: Path, form: str, references: 
 
     They open from disk, from any web server or as a CI artifact. A run that cannot be read is listed with its reason.
     """
-    from medbench.reports import report
+    from medbench.reports.write import report
 
     asked = report.Report(runs, output, form, references, serve, port, open_browser)
     for content in report.make(asked, say):

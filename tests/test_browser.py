@@ -168,7 +168,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(root: Path, site: Path) -> Path:
     from medbench.reports.read.collect import collect
-    from medbench.reports.site import build as build_site
+    from medbench.reports.write.site import build as build_site
 
     build_site(collect([root]), site)
     return site
@@ -561,8 +561,8 @@ def test_answers_that_flipped_against_another_run(watch: Any, home: str) -> None
 def test_rows_and_replies_in_many_files_are_one_list(
     watch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medbench.reports import viewer_index
     from medbench.reports.read import ordered
+    from medbench.reports.write import viewer_index
 
     monkeypatch.setattr(viewer_index, "PART_ROWS", 60)  # of 260: five files of rows
     monkeypatch.setattr(ordered, "BATCH_ROWS", 25)  # eleven of replies

@@ -17,10 +17,10 @@ from markdown_it import MarkdownIt
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.records import ModelRecord
-from medbench.reports.exports import badges, leaderboard
-from medbench.reports.lm_eval_format import export
 from medbench.reports.read.collect import collect
 from medbench.reports.read.records import Collection
+from medbench.reports.write.exports import badges, leaderboard
+from medbench.reports.write.lm_eval_format import export
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,13 +18,13 @@ from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
-from medbench.reports.pages import ASSETS, POLICY, compare_page, index_page, run_page, runs_script, viewer_page
 from medbench.reports.read.collect import collect
 from medbench.reports.read.flips import Flip, Reply
 from medbench.reports.read.records import Broken, Collection, RunView
 from medbench.reports.read.references import read_references
 from medbench.reports.read.scores import Scores
 from medbench.reports.views.formats import HIDDEN, finalize, visible
+from medbench.reports.write.pages import ASSETS, POLICY, compare_page, index_page, run_page, runs_script, viewer_page
 
 
 def one_run(root: Path, name: str = "run", **changes: Any) -> RunView:

@@ -16,11 +16,11 @@ from gate_runs import answers, stored_run
 
 from medbench.harness.cli import run
 from medbench.harness.contracts import MedbenchError
-from medbench.reports import report, serve
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature
-from medbench.reports.serve import HEADERS, keep_building, serving
-from medbench.reports.site import build
+from medbench.reports.write import report, serve
+from medbench.reports.write.serve import HEADERS, keep_building, serving
+from medbench.reports.write.site import build
 
 
 @pytest.fixture

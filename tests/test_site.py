@@ -15,10 +15,10 @@ from gate_runs import answers, stored_run
 from hostile import hostile_runs
 
 from medbench.harness.contracts import Interrupted, MedbenchError
-from medbench.reports import output, site
-from medbench.reports.output import ASIDE, LOCK, MARKER, Manifest, Writer
 from medbench.reports.read.collect import collect
-from medbench.reports.site import BuildReport, build
+from medbench.reports.write import manifest, site
+from medbench.reports.write.manifest import ASIDE, LOCK, MARKER, Manifest, Writer
+from medbench.reports.write.site import BuildReport, build
 
 CORE = {"index.html", "runs.js", "leaderboard.json", "leaderboard.csv", "leaderboard.md", MARKER, LOCK}
 
@@ -352,7 +352,7 @@ def test_hostile_runs_write_nothing_outside_and_nothing_that_runs(tmp_path: Path
     assert report.runs > 150
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "x" / "site")} == before
     names = set(contents(tmp_path / "x" / "site"))
-    assert all(output.NAME.fullmatch(name) for name in names - {MARKER, LOCK})
+    assert all(manifest.NAME.fullmatch(name) for name in names - {MARKER, LOCK})
     assert report.written == len(names) - 2
     for name, content in contents(tmp_path / "x" / "site").items():
         if name.endswith((".html", ".js", ".svg")):

@@ -267,8 +267,8 @@ def test_only_known_metrics_are_shown_and_few_rewards(attempt: Path) -> None:
 
 
 def test_metrics_that_lie_elsewhere_are_not_read(tmp_path: Path) -> None:
-    from medbench.reports.pages import training_page
     from medbench.reports.views.trajectory_page import view_of
+    from medbench.reports.write.pages import training_page
 
     folder = a_training(tmp_path / "runs", "t", [*begun(), *begun("../../x")])
     log(tmp_path / "secret", 3)

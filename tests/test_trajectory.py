@@ -20,14 +20,14 @@ from test_pages import shape
 from medbench.harness.cli import run
 from medbench.harness.handover import append_metrics
 from medbench.harness.journal import AttemptEnded, Confirmed, Event, Measured, Promoted, TrainingEnded
-from medbench.reports.pages import ASSETS, POLICY, index_page, training_page
 from medbench.reports.read.collect import collect
 from medbench.reports.read.trainings import TrainingView, read_trainings
-from medbench.reports.site import build
 from medbench.reports.views.formats import HIDDEN, logged
 from medbench.reports.views.trajectory import MOST_GATES
 from medbench.reports.views.trajectory_charts import script
 from medbench.reports.views.trajectory_page import TrajectoryPage, index_row, recipe_text, view_of
+from medbench.reports.write.pages import ASSETS, POLICY, index_page, training_page
+from medbench.reports.write.site import build
 
 
 def training_in(folder: Path) -> TrainingView:

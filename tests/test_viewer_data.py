@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Sample
-from medbench.reports import viewer_index
 from medbench.reports.read import ordered
 from medbench.reports.read.lines import head_of, order_of
 from medbench.reports.read.scores import Scores
-from medbench.reports.viewer_data import utf16_span, write_task
+from medbench.reports.write import viewer_index
+from medbench.reports.write.viewer_data import utf16_span, write_task
 
 FIELDS = ("id", "repeat", "prompt", "output", "finish_reason", "extracted", "outcome", "span", "gold", "score", "error",
           "prompt_tokens", "completion_tokens", "category", "logprobs", "order")  # fmt: skip

@@ -1,6 +1,6 @@
 """Other processes for a large build, none for a small one.
 
-python -c "from medbench.reports.workers import Workers; help(Workers)"
+python -c "from medbench.reports.write.workers import Workers; help(Workers)"
 """
 
 from __future__ import annotations

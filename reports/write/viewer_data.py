@@ -1,6 +1,6 @@
 r"""A run's samples -> files that a page opened from disk can load, where fetch() is blocked: scripts with JSON in them.
 
-    python -c "from medbench.reports.viewer_data import write_task; help(write_task)"
+    python -c "from medbench.reports.write.viewer_data import write_task; help(write_task)"
 
 Everything lies in runs/<run id>/data/<task slug>/. Each file is one call with JSON arguments alone, no markup as to
 HTML ("<" is escaped, U+2028 and U+2029 too), and loaded with <script src>. Define the two functions on
@@ -59,7 +59,7 @@ from medbench.reports.read.folders import without_path
 from medbench.reports.read.lines import Line, head_of
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.scores import Scores
-from medbench.reports.viewer_index import Chunks, Columns, Put, script, write_index
+from medbench.reports.write.viewer_index import Chunks, Columns, Put, script, write_index
 
 
 def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put) -> Scores:

@@ -1,6 +1,6 @@
 """The small file of each task that the viewer filters and lists by; its format stands in viewer_data.
 
-python -c "from medbench.reports.viewer_index import script; print(script('f', 'a < b'))"
+python -c "from medbench.reports.write.viewer_index import script; print(script('f', 'a < b'))"
 """
 
 from __future__ import annotations

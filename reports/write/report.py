@@ -17,7 +17,7 @@ from medbench.harness.text import printable
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature
 from medbench.reports.read.records import Collection
-from medbench.reports.site import build
+from medbench.reports.write.site import build
 
 BROKEN_SHOWN = 20
 
@@ -52,7 +52,7 @@ def make(asked: Report, say: Say) -> Iterator[dict[str, Any]]:
 
 
 def _served(asked: Report, say: Say) -> Iterator[dict[str, Any]]:
-    from medbench.reports.serve import keep_building, serving
+    from medbench.reports.write.serve import keep_building, serving
 
     content = _built(asked, say)
     with serving(asked.output, asked.port) as address:
@@ -85,7 +85,7 @@ def _built(asked: Report, say: Say) -> dict[str, Any]:
 
 
 def _exported(asked: Report, say: Say) -> dict[str, Any]:
-    from medbench.reports.lm_eval_format import export
+    from medbench.reports.write.lm_eval_format import export
 
     collection = _collected(asked, say)
     written, left_out = export(collection, asked.output)

@@ -1,6 +1,6 @@
 """Records in, HTML out: the five kinds of page and the files that they load.
 
-    python -c "from medbench.reports.pages import ASSETS; print(*ASSETS)"
+    python -c "from medbench.reports.write.pages import ASSETS; print(*ASSETS)"
 
 reports.site calls these and writes what they return:
 

@@ -1,6 +1,6 @@
 """The SITE folder: only ours, written file by file aside and renamed, and a manifest of what was made from what.
 
-    python -c "from medbench.reports.output import MARKER; print(MARKER)"
+    python -c "from medbench.reports.write.manifest import MARKER; print(MARKER)"
 
 A folder that holds anything but has no MARKER is somebody else's, and refused. Only files that the manifest lists are
 ever removed.

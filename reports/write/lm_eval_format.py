@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.output import Manifest, Writer
 from medbench.reports.read.folders import without_path
 from medbench.reports.read.lines import Line
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.records import Collection, RunView
+from medbench.reports.write.manifest import Manifest, Writer
 
 FILTER = "extracted"
 """lm-eval's word for what makes an answer out of a reply; `filtered_resps` holds that answer."""

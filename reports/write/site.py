@@ -34,17 +34,17 @@ from typing import Any
 
 import msgspec
 
-from medbench.reports import exports, pages
-from medbench.reports.output import Manifest, Writer
 from medbench.reports.read.flips import compared
 from medbench.reports.read.folders import is_file_name, times_of
 from medbench.reports.read.pairs import page_name
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference, read_references
 from medbench.reports.read.scores import Scores
-from medbench.reports.viewer_data import write_task
 from medbench.reports.views import trajectory_charts, trajectory_page
-from medbench.reports.workers import Workers
+from medbench.reports.write import exports, pages
+from medbench.reports.write.manifest import Manifest, Writer
+from medbench.reports.write.viewer_data import write_task
+from medbench.reports.write.workers import Workers
 
 PACKAGE = Path(__file__).parent
 DATA_CODE = ("folders.py", "lines.py", "ordered.py", "scores.py", "viewer_data.py", "viewer_index.py")

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.pages import POLICY
+from medbench.reports.write.pages import POLICY
 
 ADDRESS = "127.0.0.1"
 POLL_SECONDS = 1.5

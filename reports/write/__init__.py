@@ -1,0 +1,1 @@
+"""Pages, exports and data files written to the site."""
