@@ -40,7 +40,7 @@ def gate_command(**options: Any) -> int:
     CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
     the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
     """
-    from medbench.harness.gates.gate_test import rules
+    from medbench.harness.gates import rules
 
     if options["init"]:
         rules.write_example(Path("gates.yaml"))

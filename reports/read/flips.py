@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -14,15 +14,11 @@ from medbench.harness.runs.comparability import refuse_unlike
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.reports.read.folders import inside, without_path
 from medbench.reports.read.lines import Line, decode, head_of, order_of
-
-if TYPE_CHECKING:
-    from medbench.reports.read.records import RunView
+from medbench.reports.read.records import RunView
 
 FLIPS_SHOWN = 15
 LONGEST_REPLY = 6_000
 """Characters: enough for a chain of thought, and a page of flips stays under two megabytes."""
-_bare = msgspec.json.Decoder(_Bare).decode
-_id = msgspec.json.Decoder(_Id).decode
 T = TypeVar("T")
 
 
@@ -97,6 +93,10 @@ class _Bare(msgspec.Struct, gc=False):
 
 class _Id(msgspec.Struct, gc=False):
     id: str
+
+
+_bare = msgspec.json.Decoder(_Bare).decode
+_id = msgspec.json.Decoder(_Id).decode
 
 
 def _sample(raw: bytes) -> Sample:

@@ -34,6 +34,7 @@ from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
 from medbench.reports.views import compare, formats, leaderboard, trajectory_charts, trajectory_page
+from medbench.reports.views import run as run_view
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
 
@@ -74,7 +75,7 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
 
 def run_page(collection: Collection, run: RunView) -> str:
     """The page of one run."""
-    return _render("run.html.j2", page=run.view_of(run, collection.pairs))
+    return _render("run.html.j2", page=run_view.view_of(run, collection.pairs))
 
 
 def viewer_page(run: RunView) -> str:

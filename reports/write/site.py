@@ -46,8 +46,15 @@ from medbench.reports.write.manifest import Manifest, Writer
 from medbench.reports.write.viewer_data import write_task
 from medbench.reports.write.workers import Workers
 
-PACKAGE = Path(__file__).parent
-DATA_CODE = ("folders.py", "lines.py", "ordered.py", "scores.py", "viewer_data.py", "viewer_index.py")
+PACKAGE = Path(__file__).parent.parent
+DATA_CODE = (
+    "read/folders.py",
+    "read/lines.py",
+    "read/ordered.py",
+    "read/scores.py",
+    "write/viewer_data.py",
+    "write/viewer_index.py",
+)
 """Modules that the viewer's data depend on: they are not written anew when a template changes."""
 MOST_ALONE = 32 * 2**20
 """Bytes of samples up to which starting other processes (about a second) costs more than it saves."""
