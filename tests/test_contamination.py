@@ -22,8 +22,8 @@ from medbench.harness.contracts import MedbenchError, Question
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa
-from medbench.trainers.contamination import ContaminationConfig, screen
-from medbench.trainers.overlaps import Overlap, TrainingText, find_overlaps
+from medbench.trainers.data.contamination import ContaminationConfig, screen
+from medbench.trainers.data.overlap import Overlap, TrainingText, find_overlaps
 
 
 def asked(id: str, text: str, options: tuple[str, ...], gold: str = "A", context: str = "") -> Question:

@@ -27,8 +27,8 @@ from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.chat import load_tokenizer
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers import grpo
-from medbench.trainers.grpo_data import Asker, load_questions, prompt_order
-from medbench.trainers.rewards import COMPONENTS
+from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
+from medbench.trainers.rewards.rewards import COMPONENTS
 
 SEED = 3
 COMPLETIONS = 4

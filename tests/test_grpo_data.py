@@ -21,8 +21,8 @@ from medbench.harness.protocols.chat import load_tokenizer
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.pubmedqa import rows as pubmedqa
-from medbench.trainers.grpo_data import Asker, load_questions, prompt_order
-from medbench.trainers.sft_data import Source
+from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
+from medbench.trainers.data.rows import Source
 
 LETTERED = {
     "question": "Which vitamin prevents scurvy?",

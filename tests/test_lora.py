@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from medbench.harness.contracts import MedbenchError
-from medbench.trainers.lora import LoraSettings, parameters, peft_config, refuse_unmatched, targeted
+from medbench.trainers.trl.lora import LoraSettings, parameters, peft_config, refuse_unmatched, targeted
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medbench.trainers.lora import LoraSettings
-from medbench.trainers.memory import training_memory
-from medbench.trainers.trl_training import TrainingSettings
+from medbench.trainers.trl.lora import LoraSettings
+from medbench.trainers.trl.memory import training_memory
+from medbench.trainers.trl.run import TrainingSettings
 
 
 def parts(start: Path, adapter: LoraSettings | None, **settings: Any) -> dict[str, float]:

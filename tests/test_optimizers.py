@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from medbench.harness.contracts import MedbenchError
-from medbench.trainers.optimizers import optimizer_arguments, optimizer_class, optimizer_fault
+from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class, optimizer_fault
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "adafactor", "sgd", "exadam", "EXAdam", "lion", "came", "adopt"])

@@ -21,8 +21,8 @@ from medbench.harness.extraction.answer import extract
 from medbench.harness.extraction.thinking import split_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.trainers.rendering import Rendered, Renderer, end_of_turn
-from medbench.trainers.sft_data import Row, Source, load_rows
+from medbench.trainers.data.rendering import Rendered, Renderer, end_of_turn
+from medbench.trainers.data.rows import Row, Source, load_rows
 
 PROTOCOL = load_protocol("cot-v1")
 LETTERED = Question("1", "1", "Which metal?", ("Iron", "Zinc"), ("A", "B"), "B")

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.scoring.score import score_reply
-from medbench.trainers.reply_format import FAULTS, read_reply
-from medbench.trainers.rewards import (
+from medbench.trainers.rewards.reply_format import FAULTS, read_reply
+from medbench.trainers.rewards.rewards import (
     COMPONENTS,
     RewardConfig,
     Rewards,
@@ -30,7 +30,7 @@ from medbench.trainers.rewards import (
     repetition_reward,
     rewards_of,
 )
-from medbench.trainers.trl_rewards import reward_functions
+from medbench.trainers.rewards.trl_rewards import reward_functions
 
 CORPUS = [json.loads(line) for line in (Path(__file__).parent / "data" / "reward_hacks.jsonl").open(encoding="utf-8")]
 HONEST = [row for row in CORPUS if row["honest"]]

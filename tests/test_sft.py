@@ -29,8 +29,8 @@ from medbench.harness.extraction.answer import extract
 from medbench.harness.plugins import FailedAttempt, _faults
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers import sft
-from medbench.trainers.rendering import Renderer
-from medbench.trainers.sft_data import load_rows
+from medbench.trainers.data.rendering import Renderer
+from medbench.trainers.data.rows import load_rows
 
 SCRIPT = """
 import sys

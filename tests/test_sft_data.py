@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medbench.harness.contracts import LETTERS, MedbenchError
-from medbench.trainers.sft_data import COLUMNS, Source, expand, load_rows
+from medbench.trainers.data.rows import COLUMNS, Source, expand, load_rows
 
 MCQ = {"question": "Which metal?", "options": {"A": "Iron", "B": "Zinc"}, "answer_idx": "B"}
 FREE = {"case": "A man coughs.", "reasoning": "Coughing, so the lung.", "answer": "Pneumonia."}

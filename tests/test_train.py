@@ -30,7 +30,7 @@ from medbench.harness.journal import (
     TrainingEnded,
     read_events,
 )
-from medbench.trainers.rewards import COMPONENTS
+from medbench.trainers.rewards.rewards import COMPONENTS
 
 SFT, GRPO = f"train-{NAME}/1-sft", f"train-{NAME}/2-grpo"
 

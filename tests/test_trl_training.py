@@ -18,10 +18,10 @@ from medbench.harness import handover
 from medbench.harness.config import check_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.plugins import FailedAttempt
-from medbench.trainers.adaptation import adapt_training
-from medbench.trainers.trl_training import (
+from medbench.trainers.trl.run import (
     STATE,
     TrainingSettings,
+    adapt_training,
     common_arguments,
     last_state,
     load_model,

@@ -34,7 +34,7 @@ from medbench.harness.handover import METRICS, checkpoints, read_metrics
 from medbench.harness.journal import Confirmed, Gated, Measured, read_events
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.run_folder import read_samples
-from medbench.trainers.sft_data import Source, load_rows
+from medbench.trainers.data.rows import Source, load_rows
 
 SYLLABLES = ("ba", "do", "fi", "ku", "le", "mo", "na", "pi", "ro", "su", "ta", "vi")
 WORDS = {"yes": ("better", "faster"), "no": ("worse", "slower")}

@@ -27,16 +27,23 @@ from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.trainers.adaptation import adapt_training
-from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
-from medbench.trainers.grpo_data import Asker, Prompt, load_questions, prompt_order
-from medbench.trainers.lora import LoraSettings, peft_config, refuse_unmatched
-from medbench.trainers.memory import training_memory
-from medbench.trainers.optimizers import optimizer_fault
-from medbench.trainers.rewards import RewardConfig
-from medbench.trainers.sft_data import DECISIONS, Row, Source
-from medbench.trainers.trl_rewards import reward_functions
-from medbench.trainers.trl_training import TrainingSettings, common_arguments, load_model, quiet, reporting_fault, run
+from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
+from medbench.trainers.data.prompts import Asker, Prompt, load_questions, prompt_order
+from medbench.trainers.data.rows import DECISIONS, Row, Source
+from medbench.trainers.rewards.rewards import RewardConfig
+from medbench.trainers.rewards.trl_rewards import reward_functions
+from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
+from medbench.trainers.trl.memory import training_memory
+from medbench.trainers.trl.optimizers import optimizer_fault
+from medbench.trainers.trl.run import (
+    TrainingSettings,
+    adapt_training,
+    common_arguments,
+    load_model,
+    quiet,
+    reporting_fault,
+    run,
+)
 
 
 class RolloutSettings(Record):

@@ -20,15 +20,14 @@ from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.trainers import trl_training
-from medbench.trainers.adaptation import adapt_training
-from medbench.trainers.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
-from medbench.trainers.lora import LoraSettings, peft_config, refuse_unmatched
-from medbench.trainers.memory import training_memory
-from medbench.trainers.optimizers import optimizer_fault
-from medbench.trainers.rendering import Rendered, Renderer
-from medbench.trainers.sft_data import Row, Source, load_rows
-from medbench.trainers.trl_training import TrainingSettings
+from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
+from medbench.trainers.data.rendering import Rendered, Renderer
+from medbench.trainers.data.rows import Row, Source, load_rows
+from medbench.trainers.trl import run
+from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
+from medbench.trainers.trl.memory import training_memory
+from medbench.trainers.trl.optimizers import optimizer_fault
+from medbench.trainers.trl.run import TrainingSettings, adapt_training
 
 POOL = 16
 """Batches whose rows are sorted by length together: few enough to stay random, enough to waste little on padding."""
@@ -58,7 +57,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     if config.lora:
         refuse_unmatched(config.lora, start)
     settings = config.training
-    if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or trl_training.reporting_fault(settings):
+    if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or run.reporting_fault(settings):
         raise MedbenchError(fault)
     rows = load_rows(config.data)
     source = ", ".join(source.name for source in config.data)
@@ -81,14 +80,14 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    trl_training.quiet()
+    run.quiet()
     folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(start, _protocol(config))
     source = ", ".join(source.name for source in config.data)
     rows = load_rows(config.data)
     kept, _ = _fitting(config, renderer, _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows))), source)
     args = SFTConfig(
-        **trl_training.common_arguments(config.training, folder=folder, seed=seed),
+        **run.common_arguments(config.training, folder=folder, seed=seed),
         max_length=config.max_length,
         packing=config.packing,
         train_sampling_strategy="random" if config.packing else "sequential",
@@ -100,13 +99,13 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         data = data.select(in_order([one.length for one in kept], rows_a_step, args.max_steps, seed))
     attention = {"attn_implementation": "flash_attention_2"} if config.packing else {}
     trainer = SFTTrainer(
-        model=trl_training.load_model(start, config.training, adapter=config.lora is not None, **attention),
+        model=run.load_model(start, config.training, adapter=config.lora is not None, **attention),
         args=args,
         train_dataset=data,
         processing_class=renderer.tokenizer,
         peft_config=peft_config(config.lora) if config.lora else None,
     )
-    trl_training.run(trainer, folder=folder, start=start)
+    run.run(trainer, folder=folder, start=start)
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:

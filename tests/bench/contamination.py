@@ -24,7 +24,7 @@ from medbench.harness.contracts import Question
 from medbench.tasks.medqa import rows as medqa
 from medbench.tasks.mmlu_pro_medical import rows as mmlu_pro
 from medbench.tasks.pubmedqa import rows as pubmedqa
-from medbench.trainers.overlaps import TrainingText, find_overlaps
+from medbench.trainers.data.overlap import TrainingText, find_overlaps
 
 ROWS = 100_000
 CHARACTERS = 2_500

@@ -1,6 +1,6 @@
 """Whether what stands behind a thought names one answer alone: no hedge, no second letter, no list of all.
 
-    python -c "from medbench.trainers.one_answer import names_another; print(names_another.__doc__)"
+    python -c "from medbench.trainers.rewards.single_answer import names_another; print(names_another.__doc__)"
 
 The harness's extraction decides what the answer is, and forgives a good deal ("The answer is (B) (C)" is read as B).
 Forgiveness is right for scoring and wrong for a reward, which would teach a model to name several.

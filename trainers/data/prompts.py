@@ -1,6 +1,6 @@
 """Prompts for reinforcement learning: rows that have options and a gold, asked exactly as the evaluation asks them.
 
-    python -c "from medbench.trainers.grpo_data import prompt_order; print(prompt_order(3, 5, seed=0))"
+    python -c "from medbench.trainers.data.prompts import prompt_order; print(prompt_order(3, 5, seed=0))"
 
 Nothing is shown to the model but the protocol's own turns in the model's own chat template, so that what a reward pays
 for is what a gate measures.
@@ -16,8 +16,8 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, encode
 from medbench.harness.protocols.protocol import Protocol
-from medbench.trainers.rendering import is_templated, prompt_text
-from medbench.trainers.sft_data import Row, Source, load_rows
+from medbench.trainers.data.rendering import is_templated, prompt_text
+from medbench.trainers.data.rows import Row, Source, load_rows
 
 
 @dataclass(frozen=True, slots=True)

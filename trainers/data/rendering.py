@@ -1,6 +1,6 @@
 """Rows to tokens: the prompt that `medbench eval` asks, and behind it the reply that training teaches.
 
-    python -c "from medbench.trainers.rendering import Renderer; print(Renderer.__doc__)"
+    python -c "from medbench.trainers.data.rendering import Renderer; print(Renderer.__doc__)"
 
 Prompt and reply are encoded apart, as they come at generation: encoded in one piece, tokens could melt at the border.
 """
@@ -18,7 +18,7 @@ from medbench.harness.extraction.published import READERS
 from medbench.harness.extraction.thinking import opens_thought
 from medbench.harness.protocols.chat import Tokenizer, encode, has_template, load_tokenizer, plain_text, render_chat
 from medbench.harness.protocols.protocol import Protocol
-from medbench.trainers.sft_data import Row
+from medbench.trainers.data.rows import Row
 
 OPEN, CLOSE = "<think>", "</think>"
 PROBE = "medbench-reply"

@@ -1,6 +1,6 @@
 """Finds the training rows that overlap a benchmark question.
 
-    python -c "from medbench.trainers.overlaps import OverlapConfig; print(OverlapConfig())"
+    python -c "from medbench.trainers.data.overlap import OverlapConfig; print(OverlapConfig())"
 
 Three kinds, the first that holds is reported:
   stem   the whole question (or PubMedQA abstract) stands in the row, after folding case, punctuation and spacing
@@ -28,7 +28,7 @@ from pydantic import Field
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import Question
-from medbench.trainers.plain_words import says_nothing
+from medbench.trainers.rewards.stop_words import says_nothing
 
 Kind = Literal["stem", "ngram", "near"]
 Part = Literal["question", "options", "context"]

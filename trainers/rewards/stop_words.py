@@ -1,6 +1,6 @@
 """Words that say nothing of the question at hand: grammar, and what any thought about any medical question may hold.
 
-    python -c "from medbench.trainers.plain_words import says_nothing; print(says_nothing('carefully'))"
+    python -c "from medbench.trainers.rewards.stop_words import says_nothing; print(says_nothing('carefully'))"
 
 A thought made of them alone ("carefully evaluating each option, the correct diagnosis is clear") holds no reasoning.
 Chosen by hand; a missing word lets a little filler count, a wrong one hides a little reasoning, so that the bounds in

@@ -1,6 +1,6 @@
 """Contamination: training rows that overlap a benchmark question are listed and dropped before training.
 
-    python -c "from medbench.trainers.contamination import ContaminationConfig; print(ContaminationConfig())"
+    python -c "from medbench.trainers.data.contamination import ContaminationConfig; print(ContaminationConfig())"
 
 What counts as an overlap, and what is known to be missed, stands in overlaps.py.
 """
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.files import write_atomically
-from medbench.trainers.overlaps import Overlap, OverlapConfig, TrainingText, find_overlaps
+from medbench.trainers.data.overlap import Overlap, OverlapConfig, TrainingText, find_overlaps
 
 CONTAMINATION = "contamination.json"
 """In a stage's folder: what `screen` found, written before any attempt and read by each."""

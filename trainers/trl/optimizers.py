@@ -1,6 +1,6 @@
 """Optimizers by name: those of transformers, and those of the package pytorch_optimizer (EXAdam among them).
 
-    python -c "from medbench.trainers.optimizers import optimizer_fault; print(optimizer_fault('adamw_torsch'))"
+    python -c "from medbench.trainers.trl.optimizers import optimizer_fault; print(optimizer_fault('adamw_torsch'))"
 
 A name of transformers (adamw_torch, adafactor, ...) means transformers' own; any other is looked for in the package,
 in upper or lower case.

@@ -1,6 +1,6 @@
 """A rough estimate of the memory that a training takes, from the headers of the weight files alone.
 
-    python -c "from medbench.trainers.memory import training_memory; print(training_memory.__doc__)"
+    python -c "from medbench.trainers.trl.memory import training_memory; print(training_memory.__doc__)"
 
 Counted: weights, gradients, the optimizer's states and activations (Korthikanti et al., arXiv 2205.05198, section 4,
 for an attention that keeps no scores). Not counted: fragments, an engine beside it, and what a process takes anyhow.
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
-from medbench.trainers import lora
-from medbench.trainers.trl_training import TrainingSettings, is_bfloat16
+from medbench.trainers.trl import lora
+from medbench.trainers.trl.run import TrainingSettings, is_bfloat16
 
 GIB = 1 << 30
 STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 4.0, "adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "lion_8bit": 1.0}

@@ -1,6 +1,6 @@
 """The `data:` section of a recipe's sft stage: rows of known formats, from JSON lines or the hub, checked one by one.
 
-    python -c "from medbench.trainers.sft_data import Source, load_rows; print(load_rows([Source(path='rows.jsonl')]))"
+    python -c "from medbench.trainers.data.rows import Source, load_rows; print(load_rows([Source(path='rows.jsonl')]))"
 
 format              columns
 structured_medical  case, reasoning, answer (TachyHealth/structured_medical: free text)
@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from medbench.harness.benchmarks.rows import cluster_id, content_id, read_jsonl
 from medbench.harness.config import Record
 from medbench.harness.contracts import LETTERS, MedbenchError, Question
-from medbench.trainers.overlaps import TrainingText
+from medbench.trainers.data.overlap import TrainingText
 
 Format = Literal["auto", "structured_medical", "huatuo_o1", "pubmedqa", "multiple_choice"]
 DATA = "MEDBENCH_DATA"

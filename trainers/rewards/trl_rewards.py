@@ -1,6 +1,6 @@
 """The rewards as TRL's GRPOTrainer calls them: one callable a component, so that TRL logs each by itself.
 
-    python -c "from medbench.trainers.trl_rewards import reward_functions; print(reward_functions.__doc__)"
+    python -c "from medbench.trainers.rewards.trl_rewards import reward_functions; print(reward_functions.__doc__)"
 
 TRL is not imported. It calls (1.16) `f(prompts=, completions=, completion_ids=, **columns, log_metric=, ...)`, the
 columns being the data set's own, repeated for every completion, and wants a number for each. Weights go to
@@ -15,7 +15,7 @@ from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.extraction.thinking import opens_thought
-from medbench.trainers.rewards import COMPONENTS, RewardConfig, Rewards, fault_shares, rewards_of
+from medbench.trainers.rewards.rewards import COMPONENTS, RewardConfig, Rewards, fault_shares, rewards_of
 
 COLUMNS = ("question", "options", "labels", "gold")
 """What each row of the data set must have beside its prompt; `context` is read where it is there."""

@@ -1,6 +1,6 @@
 """Whether a reply keeps the form that training asks for: one closed thought, then one answer, and nothing else.
 
-    python -c "from medbench.trainers.reply_format import FAULTS; print(FAULTS)"
+    python -c "from medbench.trainers.rewards.reply_format import FAULTS; print(FAULTS)"
 
 The form is stricter than what the harness's extraction forgives, because a reward is an offer: whatever is paid for is
 what the model learns to write. The answer itself is read by the harness's extraction alone.
@@ -18,7 +18,7 @@ from medbench.harness.contracts import Extraction, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
 from medbench.harness.extraction.thinking import THOUGHT_TAGS
 from medbench.harness.scoring.score import score_reply
-from medbench.trainers.one_answer import names_another
+from medbench.trainers.rewards.single_answer import names_another
 
 Fault = Literal[
     "gigantic",  # longer than the extraction reads

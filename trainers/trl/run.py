@@ -1,6 +1,6 @@
 """What SFT and GRPO share: settings, the arguments of TRL's configs, the model, and a run that publishes and resumes.
 
-    python -c "from medbench.trainers.trl_training import TrainingSettings; print(TrainingSettings(steps=10))"
+    python -c "from medbench.trainers.trl.run import TrainingSettings; print(TrainingSettings(steps=10))"
 
 TRL's trainer keeps its state in FOLDER/.trainer/checkpoint-<step>. After each such save the weights appear as
 FOLDER/step-<step> (harness/handover.py). A state counts only once its checkpoint was published: after a kill, training
@@ -23,7 +23,8 @@ from medbench.harness import handover
 from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
-from medbench.trainers.optimizers import optimizer_arguments, optimizer_class
+from medbench.harness.plugins import FailedAttempt
+from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class
 
 STATE = ".trainer"
 UNORDERED = ("target_modules", "exclude_modules", "modules_to_save")
@@ -280,3 +281,10 @@ def _step_of(state: Path) -> int:
 def _is_finished(state: Path) -> bool:
     content = json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
     return bool(content["global_step"] >= content["max_steps"])
+
+
+def adapt_training(settings: TrainingSettings, verdict: FailedAttempt) -> TrainingSettings:
+    """Half the learning rate after divergence, else the same settings."""
+    if not verdict.diverged:
+        return settings
+    return settings.model_copy(update={"learning_rate": settings.learning_rate / 2})

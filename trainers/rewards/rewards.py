@@ -1,6 +1,6 @@
 """Rewards for a multiple-choice reply: small pure functions, each in a stated range, added up by the recipe's weights.
 
-    python -c "from medbench.trainers.rewards import RewardConfig; print(RewardConfig())"
+    python -c "from medbench.trainers.rewards.rewards import RewardConfig; print(RewardConfig())"
 
 What holds with the default weights, and is tested: a reply with a fault of form or without reasoning earns at most 0;
 an honest one earns more than that even when it is wrong; an honest right one more than any wrong one. So no trick that
@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
-from medbench.trainers.reasoning import Reasoning, reasoning_of
-from medbench.trainers.reply_format import FAULTS, Fault, Reply, read_reply
+from medbench.trainers.rewards.reasoning import Reasoning, reasoning_of
+from medbench.trainers.rewards.reply_format import FAULTS, Fault, Reply, read_reply
 
 COMPONENTS = ("accuracy", "format", "length", "repetition", "reasoning")
 

@@ -1,6 +1,6 @@
 """The `lora:` section of a recipe: which low-rank adapter is trained, and whether the model has what it targets.
 
-    python -c "from medbench.trainers.lora import LoraSettings; print(LoraSettings())"
+    python -c "from medbench.trainers.trl.lora import LoraSettings; print(LoraSettings())"
 
 DoRA (arXiv 2402.09353) trains each weight's magnitude apart from its direction; rsLoRA (arXiv 2312.03732) scales by
 alpha / sqrt(rank) in place of alpha / rank, so that a higher rank does not learn more slowly.

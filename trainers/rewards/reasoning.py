@@ -1,6 +1,6 @@
 """How a thought reasons, told from its structure alone: steps of its own, in order, over the options, to the answer.
 
-    python -c "from medbench.trainers.reasoning import Reasoning; print(Reasoning.__doc__)"
+    python -c "from medbench.trainers.rewards.reasoning import Reasoning; print(Reasoning.__doc__)"
 
 Whether a step is true is not judged here, nor can it be without a model. What is judged is what cannot be had for
 nothing: a step counts when it is a sentence that brings words of its own, neither out of the prompt, nor out of an
@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from medbench.harness.contracts import Question
 from medbench.harness.extraction.answer import extract
-from medbench.trainers.plain_words import GRAMMAR, content_stem
+from medbench.trainers.rewards.stop_words import GRAMMAR, content_stem
 
 STEP_WORDS = 5
 """A shorter sentence is a heading or an aside."""

@@ -1,0 +1,1 @@
+"""Rows and prompts that trainers learn from."""
