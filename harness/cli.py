@@ -147,19 +147,20 @@ def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) ->
     Every checkpoint is judged on half of the questions; one that passes is confirmed once on the other half and becomes
     the next stage's start. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget is spent.
     """
-    from medbench.harness import training
-    from medbench.harness.recipe import read_recipe
-    from medbench.trainers.watchdogs import WatchdogConfig, Watchdogs
+    from medbench.harness.training import train
+    from medbench.harness.training.prepare import TrainOptions
+    from medbench.harness.training.recipe import read_recipe
+    from medbench.harness.training.watchdogs import WatchdogConfig, Watchdogs
 
     read = read_recipe(recipe, WatchdogConfig)
-    asked = training.TrainOptions(recipe, **options)
+    asked = TrainOptions(recipe, **options)
     with clean_stdout() as stdout:
         if dry_run:
-            lines = training.plan(read, asked, tasks_folder(), say)
+            lines = train.plan(read, asked, tasks_folder(), say)
             stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
             return 0
         watchdogs = WatchdogConfig.model_validate(read.watchdogs)
-        trained = training.train(read, asked, lambda: Watchdogs(watchdogs), tasks_folder(), say)
+        trained = train.train(read, asked, lambda: Watchdogs(watchdogs), tasks_folder(), say)
         stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
     return 0 if trained.ended.outcome == "passed" else 1
 
@@ -218,8 +219,8 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); every fault, by key path."""
+    from medbench.harness.training.watchdogs import WatchdogConfig
     from medbench.harness.validate import faults_of
-    from medbench.trainers.watchdogs import WatchdogConfig
 
     total = 0
     for path in paths:

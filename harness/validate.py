@@ -14,7 +14,7 @@ from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.recipe import check_recipe
+from medbench.harness.training.recipe import check_recipe
 
 
 class Hub(Record):

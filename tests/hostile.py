@@ -19,8 +19,11 @@ from made_trainings import a_gate, a_training, a_verdict
 from medbench.harness.contracts import Sample
 from medbench.harness.files import write_atomically
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
-from medbench.harness.handover import append_metrics
-from medbench.harness.journal import (
+from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.run_folder import create_run, samples_path
+from medbench.harness.scoring.summary import CategoryResult, summarize
+from medbench.harness.training.checkpoint_folder import append_metrics
+from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
     AttemptStarted,
@@ -32,9 +35,6 @@ from medbench.harness.journal import (
     StageStarted,
     TrainingEnded,
 )
-from medbench.harness.runs.records import ModelRecord
-from medbench.harness.runs.run_folder import create_run, samples_path
-from medbench.harness.scoring.summary import CategoryResult, summarize
 
 RUN = "window.hacked=1;alert(1)"
 

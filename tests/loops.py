@@ -20,11 +20,12 @@ from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict, overall_of
-from medbench.harness.handover import append_metrics, publish
-from medbench.harness.journal import Journal
-from medbench.harness.loop import Loop
-from medbench.harness.loop_contracts import Ruling, Watch
-from medbench.harness.recipe import Recipe, Stage
+from medbench.harness.training.checkpoint_folder import append_metrics, publish
+from medbench.harness.training.contracts import Ruling
+from medbench.harness.training.journal import Journal
+from medbench.harness.training.loop import Loop
+from medbench.harness.training.recipe import Recipe, Stage
+from medbench.harness.training.watchdogs import Watchdogs
 
 LABELS = ("A", "B", "C", "D")
 
@@ -187,7 +188,7 @@ def world(
     start: float = 0.3,
     n: int = 200,
     exact: bool = False,
-    watch: Callable[[], Watch] = Silent,
+    watch: Callable[[], Watchdogs] = Silent,
 ) -> Loop:
     """A loop over the made-up world in `folder`, new or as it was left."""
     begin = folder / "start"

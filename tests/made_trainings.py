@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
-from medbench.harness.handover import append_metrics
-from medbench.harness.journal import (
+from medbench.harness.training.checkpoint_folder import append_metrics
+from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
     AttemptStarted,

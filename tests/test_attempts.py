@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loops import recipe_of
 
-from medbench.harness import attempts
-from medbench.harness.attempts import next_action, seed_of, spent_alpha
 from medbench.harness.gates.verdict import GateResult, Verdict
-from medbench.harness.journal import (
+from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
     AttemptStarted,
@@ -28,6 +26,20 @@ from medbench.harness.journal import (
     StageStarted,
     TrainingEnded,
 )
+from medbench.harness.training.next_action import (
+    BeginAttempt,
+    BeginStage,
+    Confirm,
+    End,
+    Measure,
+    Promote,
+    Refuse,
+    Train,
+    next_action,
+    seed_of,
+    spent_alpha,
+)
+from medbench.harness.training.state import Attempt, is_diverged, is_rambling, regressed, stages_of, worth_of
 
 FLOOR = {"task": "medqa", "at_least": 0.6}
 NO_WORSE = {"task": "medqa", "margin": 0.02}
@@ -86,38 +98,38 @@ def test_each_attempt_has_its_own_seed(seed: int, attempt: int) -> None:
 
 def test_a_stage_begins_with_its_start_measured() -> None:
     recipe = recipe_of([FLOOR])
-    assert next_action(recipe, []) == attempts.BeginStage(0)
-    assert next_action(recipe, begun()) == attempts.Measure(0, "gate")
-    assert next_action(recipe, [*begun(), measured()]) == attempts.BeginAttempt(0, 1, None)
+    assert next_action(recipe, []) == BeginStage(0)
+    assert next_action(recipe, begun()) == Measure(0, "gate")
+    assert next_action(recipe, [*begun(), measured()]) == BeginAttempt(0, 1, None)
 
 
 def test_an_open_attempt_trains_until_a_checkpoint_passes() -> None:
     recipe = recipe_of([FLOOR])
     so_far = [*begun(), measured(), started()]
-    assert next_action(recipe, so_far) == attempts.Train(0)
-    assert next_action(recipe, [*so_far, gated("fail")]) == attempts.Train(0)
-    assert next_action(recipe, [*so_far, gated("undecided")]) == attempts.Train(0)
-    assert next_action(recipe, [*so_far, gated("pass")]) == attempts.Confirm(0)
+    assert next_action(recipe, so_far) == Train(0)
+    assert next_action(recipe, [*so_far, gated("fail")]) == Train(0)
+    assert next_action(recipe, [*so_far, gated("undecided")]) == Train(0)
+    assert next_action(recipe, [*so_far, gated("pass")]) == Confirm(0)
 
 
 def test_a_paired_gate_needs_the_starts_answers_to_the_other_half_before_confirming() -> None:
     recipe = recipe_of([FLOOR, NO_WORSE])
     so_far = [*begun(), measured(), started(), gated("pass")]
-    assert next_action(recipe, so_far) == attempts.Measure(0, "report")
-    assert next_action(recipe, [*so_far, measured("report")]) == attempts.Confirm(0)
+    assert next_action(recipe, so_far) == Measure(0, "report")
+    assert next_action(recipe, [*so_far, measured("report")]) == Confirm(0)
 
 
 def test_confirmed_is_promoted_and_anything_else_refused() -> None:
     recipe = recipe_of([FLOOR], stages=2)
     so_far = [*begun(), measured(), started(), gated("pass")]
     for overall in ("fail", "undecided", "not gateable"):
-        assert next_action(recipe, [*so_far, confirmed(overall)]) == attempts.Refuse(0)
+        assert next_action(recipe, [*so_far, confirmed(overall)]) == Refuse(0)
     done = [*so_far, confirmed("pass")]
-    assert next_action(recipe, done) == attempts.Promote(0)
+    assert next_action(recipe, done) == Promote(0)
     done.append(over(outcome="passed"))
-    assert next_action(recipe, done) == attempts.Promote(0)  # killed in between
+    assert next_action(recipe, done) == Promote(0)  # killed in between
     done.append(Promoted(stage="stage1", attempt=1, step=10, checkpoint="1-stage1/promoted", fingerprint="f"))
-    assert next_action(recipe, done) == attempts.BeginStage(1)
+    assert next_action(recipe, done) == BeginStage(1)
 
 
 def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
@@ -125,7 +137,7 @@ def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
     events = [*begun(), measured(), started(), gated("fail", 10, estimate=0.5), over(),
               started(2), gated("fail", 10, 2, estimate=0.4), over(2)]  # fmt: skip
     end = next_action(recipe, events)
-    assert isinstance(end, attempts.End)
+    assert isinstance(end, End)
     assert (end.outcome, end.checkpoint) == ("failed", "a1/step-000010")
     assert end.reason == "stage stage1: 2 attempts failed; the last: why"
 
@@ -133,50 +145,50 @@ def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
 def test_an_end_that_is_journalled_is_no_obstacle_to_a_larger_budget() -> None:
     events = [*begun(), measured(), started(), gated("fail"), over(),
               TrainingEnded(outcome="failed", reason="stage stage1: 1 attempts failed", checkpoint=None)]  # fmt: skip
-    assert isinstance(next_action(recipe_of([FLOOR], attempts=1), events), attempts.End)
-    assert next_action(recipe_of([FLOOR], attempts=2), events) == attempts.BeginAttempt(0, 2, None)
+    assert isinstance(next_action(recipe_of([FLOOR], attempts=1), events), End)
+    assert next_action(recipe_of([FLOOR], attempts=2), events) == BeginAttempt(0, 2, None)
 
 
 def test_questions_and_hours_end_the_loop_between_attempts() -> None:
     events = [*begun(), measured(), started(), gated("fail", questions=95), over(elapsed=7300.0)]
     assert "questions are spent" in next_action(recipe_of([FLOOR], questions=105), events).reason  # type: ignore[union-attr]
     assert "hours are spent" in next_action(recipe_of([FLOOR], hours=2.0), events).reason  # type: ignore[union-attr]
-    assert isinstance(next_action(recipe_of([FLOOR], questions=106, hours=3.0), events), attempts.BeginAttempt)
+    assert isinstance(next_action(recipe_of([FLOOR], questions=106, hours=3.0), events), BeginAttempt)
 
 
 def test_an_improving_attempt_is_gone_on_from_its_best() -> None:
     recipe = recipe_of([FLOOR])
     events = [*begun(), measured(), started(), gated("fail", 10, estimate=0.3), gated("fail", 20, estimate=0.5)]
     ending = over(step=20, improving=True)
-    assert next_action(recipe, [*events, ending]) == attempts.BeginAttempt(0, 2, "a1/step-000020")
+    assert next_action(recipe, [*events, ending]) == BeginAttempt(0, 2, "a1/step-000020")
     flat = over(step=20, improving=False)
-    assert next_action(recipe, [*events, flat]) == attempts.BeginAttempt(0, 2, None)
+    assert next_action(recipe, [*events, flat]) == BeginAttempt(0, 2, None)
 
 
 def test_worth_is_the_mean_accuracy_else_the_gates_passed() -> None:
-    assert attempts.worth_of(verdict("fail", 0.4)) == 0.4
-    assert attempts.worth_of(verdict("pass", 0.1, "truncated")) > attempts.worth_of(verdict("fail", 0.1, "truncated"))
-    assert attempts.worth_of(verdict("pass", 0.1, "truncated")) <= 0  # below any accuracy
+    assert worth_of(verdict("fail", 0.4)) == 0.4
+    assert worth_of(verdict("pass", 0.1, "truncated")) > worth_of(verdict("fail", 0.1, "truncated"))
+    assert worth_of(verdict("pass", 0.1, "truncated")) <= 0  # below any accuracy
 
 
-def attempt_of(*events: Event) -> attempts.Attempt:
-    return attempts.stages_of([*begun(), measured(), started(), *events])[0].attempts[0]
+def attempt_of(*events: Event) -> Attempt:
+    return stages_of([*begun(), measured(), started(), *events])[0].attempts[0]
 
 
 def test_rambling_and_divergence_are_told_from_alarms_and_gates() -> None:
     def alarm(kind: str, stop: bool = True) -> AlarmRaised:
         return AlarmRaised(stage="stage1", attempt=1, step=1, kind=kind, reason="r", stop=stop)
 
-    assert attempts.is_diverged(attempt_of(alarm("exploding")))
-    assert not attempts.is_diverged(attempt_of(alarm("exploding", stop=False)))
-    assert not attempts.is_diverged(attempt_of(alarm("recall")))
-    assert attempts.is_rambling(attempt_of(alarm("length", stop=False)))
-    assert attempts.is_rambling(attempt_of(gated("fail", metric="truncated")))
-    assert not attempts.is_rambling(attempt_of(gated("fail", metric="accuracy")))
+    assert is_diverged(attempt_of(alarm("exploding")))
+    assert not is_diverged(attempt_of(alarm("exploding", stop=False)))
+    assert not is_diverged(attempt_of(alarm("recall")))
+    assert is_rambling(attempt_of(alarm("length", stop=False)))
+    assert is_rambling(attempt_of(gated("fail", metric="truncated")))
+    assert not is_rambling(attempt_of(gated("fail", metric="accuracy")))
 
 
 def test_a_regression_is_a_margin_that_surely_fails() -> None:
     stage = recipe_of([NO_WORSE]).stages[0]
-    assert attempts.regressed(verdict("fail"), stage) == "medqa"
-    assert attempts.regressed(verdict("undecided"), stage) is None
-    assert attempts.regressed(verdict("fail"), recipe_of([FLOOR]).stages[0]) is None
+    assert regressed(verdict("fail"), stage) == "medqa"
+    assert regressed(verdict("undecided"), stage) is None
+    assert regressed(verdict("fail"), recipe_of([FLOOR]).stages[0]) is None

@@ -24,9 +24,9 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.handover import checkpoints
-from medbench.harness.plugins import GROUP, FailedAttempt, find_trainer
-from medbench.harness.training_process import TrainingProcess
+from medbench.harness.training.checkpoint_folder import checkpoints
+from medbench.harness.training.process import TrainingProcess
+from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, find_trainer
 from medbench.trainers import command
 from medbench.trainers.command import Config, adapt, prepare, train
 

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness import handover
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.config import check_mapping
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.chat import load_tokenizer
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers import grpo
 from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
 from medbench.trainers.rewards.rewards import COMPONENTS
@@ -128,7 +128,7 @@ def weights(folder: Path, step: int) -> bytes:
 
 
 def test_each_reward_and_all_that_watchdogs_read_is_logged_at_each_step(attempt: Path) -> None:
-    metrics = handover.read_metrics(attempt)
+    metrics = checkpoint_folder.read_metrics(attempt)
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     names = {f"rewards/{name}/mean" for name in COMPONENTS} | {
         "reward",
@@ -147,12 +147,12 @@ def test_each_reward_and_all_that_watchdogs_read_is_logged_at_each_step(attempt:
 
 
 def test_it_learns_what_is_rewarded(attempt: Path) -> None:
-    first, *_, last = [float(str(line["rewards/repetition/mean"])) for line in handover.read_metrics(attempt)]
+    first, *_, last = [float(str(line["rewards/repetition/mean"])) for line in checkpoint_folder.read_metrics(attempt)]
     assert first < -0.2 < last
 
 
 def test_checkpoints_are_published_and_resolve(attempt: Path, start: Path, cache: None) -> None:
-    assert [checkpoint.step for checkpoint in handover.checkpoints(attempt)] == [2, 4]
+    assert [checkpoint.step for checkpoint in checkpoint_folder.checkpoints(attempt)] == [2, 4]
     adapter = json.loads((attempt / "step-000004" / "adapter_config.json").read_text())
     assert (adapter["use_dora"], adapter["use_rslora"], adapter["r"]) == (True, True, 4)
     merged = resolve(str(attempt / "step-000004"))
@@ -170,7 +170,7 @@ def test_the_clean_prompts_are_asked_in_seeded_order_with_one_bos(
     order = prompt_order(len(prompts), 2 * 4, SEED)
     asked = [sum(prompts[at].tokens for at in order[begin : begin + 2]) for begin in range(0, 8, 2)]
     seen = 0.0
-    for line, tokens in zip(handover.read_metrics(attempt), asked, strict=True):
+    for line, tokens in zip(checkpoint_folder.read_metrics(attempt), asked, strict=True):
         made = 2 * COMPLETIONS * float(str(line["completions/mean_length"]))
         assert float(str(line["num_tokens"])) - seen == pytest.approx(COMPLETIONS * tokens + made)
         seen = float(str(line["num_tokens"]))
@@ -198,7 +198,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert not (folder / "step-000004").exists()
     grpo.train(config, start=start, folder=folder, seed=SEED)
     assert weights(folder, 4) == weights(attempt, 4)
-    assert [line["step"] for line in handover.read_metrics(folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in checkpoint_folder.read_metrics(folder)] == [1, 2, 3, 4]
 
 
 def test_a_resumed_training_with_reused_completions_ends_with_the_same_weights(
@@ -216,14 +216,14 @@ def test_a_resumed_training_with_reused_completions_ends_with_the_same_weights(
     folder = tmp_path / "stage" / "attempt-1"
     grpo.train(config, start=start, folder=folder, seed=SEED)
     final = (folder / "step-000008" / "model.safetensors").read_bytes()
-    through = handover.read_metrics(folder)
+    through = checkpoint_folder.read_metrics(folder)
     assert all("kl" in line for line in through)
     shutil.rmtree(folder / "step-000008")  # as after a kill between the two
     grpo.train(config, start=start, folder=folder, seed=SEED)
     assert (folder / "step-000008" / "model.safetensors").read_bytes() == final
     assert final != (start / "model.safetensors").read_bytes()
     times = ("step_time",)
-    assert [{k: v for k, v in line.items() if k not in times} for line in handover.read_metrics(folder)] == [
+    assert [{k: v for k, v in line.items() if k not in times} for line in checkpoint_folder.read_metrics(folder)] == [
         {k: v for k, v in line.items() if k not in times} for line in through
     ]
 

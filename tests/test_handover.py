@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness import handover
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.handover import (
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.checkpoint_folder import (
     METRICS,
     append_metrics,
     checkpoints,
@@ -68,7 +68,7 @@ def test_what_fails_while_it_is_written_is_never_seen_and_does_not_stand_in_the_
 
 def test_kill_9_while_publishing_leaves_whole_checkpoints_alone(tmp_path: Path) -> None:
     code = """
-import sys; from pathlib import Path; from medbench.harness.handover import publish
+import sys; from pathlib import Path; from medbench.harness.training.checkpoint_folder import publish
 def fill(folder):
     for part in range(20): (folder / f"{part}").write_bytes(b"x" * 10000)
 print("ready", flush=True)
@@ -150,9 +150,9 @@ def test_metrics_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 def test_training_waits_only_where_asked_and_until_its_own_step_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(handover.WAIT, raising=False)
+    monkeypatch.delenv(checkpoint_folder.WAIT, raising=False)
     wait_until_judged(tmp_path, 1)
-    monkeypatch.setenv(handover.WAIT, "1")
+    monkeypatch.setenv(checkpoint_folder.WAIT, "1")
     waiting = threading.Thread(target=wait_until_judged, args=(tmp_path, 2), daemon=True)
     waiting.start()
     mark_judged(tmp_path, 1)

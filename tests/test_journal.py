@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.gates.verdict import GateResult, Verdict
-from medbench.harness.journal import (
+from medbench.harness.training.journal import (
     JOURNAL,
     SCHEMA_VERSION,
     TRAINING,
@@ -128,7 +128,7 @@ def test_an_unknown_key_is_damage(tmp_path: Path) -> None:
 
 def test_kill_9_of_a_writer_loses_no_event_that_was_told(tmp_path: Path) -> None:
     code = """
-import sys; from pathlib import Path; from medbench.harness.journal import Journal, TrainingEnded
+import sys; from pathlib import Path; from medbench.harness.training.journal import Journal, TrainingEnded
 with Journal(Path(sys.argv[1])) as journal:
     for number in range(10**6):
         journal.append(TrainingEnded(outcome="failed", reason=str(number) * 50, checkpoint=None))
@@ -148,7 +148,10 @@ with Journal(Path(sys.argv[1])) as journal:
 
 def test_two_writers_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        code = "import sys, pathlib; from medbench.harness.journal import Journal; Journal(pathlib.Path(sys.argv[1]))"
+        code = (
+            "import sys, pathlib; from medbench.harness.training.journal import Journal; "
+            "Journal(pathlib.Path(sys.argv[1]))"
+        )
         second = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
         assert "another medbench train is at work on it" in second.stderr.splitlines()[-1]
         journal.append(EVENTS[0])

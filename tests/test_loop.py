@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from loops import MadeUpTrainings, recipe_of, world
 
-from medbench.harness.attempts import seed_of
 from medbench.harness.contracts import Sample
-from medbench.harness.journal import (
+from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
     AttemptStarted,
@@ -28,8 +27,9 @@ from medbench.harness.journal import (
     TrainingEnded,
     read_events,
 )
-from medbench.harness.loop import Loop
-from medbench.trainers.watchdogs import Alarm, WatchdogConfig, Watchdogs
+from medbench.harness.training.loop import Loop
+from medbench.harness.training.next_action import seed_of
+from medbench.harness.training.watchdogs import Alarm, WatchdogConfig, Watchdogs
 
 FLOOR = {"task": "medqa", "at_least": 0.6}
 NO_WORSE = {"task": "medqa", "margin": 0.05}

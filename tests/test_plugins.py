@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.plugins import GROUP, FailedAttempt, adapt, find_trainer, known_trainers, prepare
+from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, known_trainers, prepare
 
 SOUND = """
 from pydantic import BaseModel

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.recipe import Recipe, check_recipe, config_of, read_config, read_recipe
+from medbench.harness.training.recipe import Recipe, check_recipe, config_of, read_config, read_recipe
 from medbench.harness.validate import faults_of
 
 

@@ -20,14 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness import handover
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.checkpoints.weights import check_safetensors
 from medbench.harness.contracts import MedbenchError, Question, Request
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.extraction.answer import extract
-from medbench.harness.plugins import FailedAttempt, _faults
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.trainer_plugins import FailedAttempt, _faults
 from medbench.trainers import sft
 from medbench.trainers.data.rendering import Renderer
 from medbench.trainers.data.rows import load_rows
@@ -76,7 +76,7 @@ def train(content: dict[str, Any], start: Path, folder: Path) -> None:
 def weights(folder: Path) -> dict[str, bytes]:
     return {
         f"{one.step}/{name}": (one.path / name).read_bytes()
-        for one in handover.checkpoints(folder)
+        for one in checkpoint_folder.checkpoints(folder)
         for name in ("adapter_model.safetensors", "adapter_config.json")
     }
 
@@ -94,14 +94,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_mode
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-c", SCRIPT, json.dumps(content), str(tiny_model), str(killed)]
     with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(command, env={**os.environ, handover.WAIT: "1"}, stdout=log, stderr=log)
-    wait_for(lambda: len(handover.checkpoints(killed)) == 1, child)
+        child = subprocess.Popen(command, env={**os.environ, checkpoint_folder.WAIT: "1"}, stdout=log, stderr=log)
+    wait_for(lambda: len(checkpoint_folder.checkpoints(killed)) == 1, child)
     time.sleep(0.5)
-    assert [line["step"] for line in handover.read_metrics(killed)] == [1, 2]  # it waits to be judged
-    handover.mark_judged(killed, 2)
-    wait_for(lambda: len(handover.checkpoints(killed)) == 2, child)
-    handover.mark_judged(killed, 4)
-    wait_for(lambda: handover.read_metrics(killed)[-1]["step"] == 5, child)
+    assert [line["step"] for line in checkpoint_folder.read_metrics(killed)] == [1, 2]  # it waits to be judged
+    checkpoint_folder.mark_judged(killed, 2)
+    wait_for(lambda: len(checkpoint_folder.checkpoints(killed)) == 2, child)
+    checkpoint_folder.mark_judged(killed, 4)
+    wait_for(lambda: checkpoint_folder.read_metrics(killed)[-1]["step"] == 5, child)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     # no progress bars, no warnings but one of transformers' own that comes where two saves fall close together
@@ -110,14 +110,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_mode
 
     train(content, tiny_model, killed)
     train(content, tiny_model, whole)
-    assert [one.step for one in handover.checkpoints(killed)] == [2, 4, 6, 7]
+    assert [one.step for one in checkpoint_folder.checkpoints(killed)] == [2, 4, 6, 7]
     assert weights(killed) == weights(whole)
-    assert handover.read_metrics(killed) == handover.read_metrics(whole)
-    assert [line["step"] for line in handover.read_metrics(whole)] == [1, 2, 3, 4, 5, 6, 7]
+    assert checkpoint_folder.read_metrics(killed) == checkpoint_folder.read_metrics(whole)
+    assert [line["step"] for line in checkpoint_folder.read_metrics(whole)] == [1, 2, 3, 4, 5, 6, 7]
 
-    before = (killed / handover.METRICS).read_bytes()
+    before = (killed / checkpoint_folder.METRICS).read_bytes()
     train(content, tiny_model, killed)  # finished: nothing is done again
-    assert (killed / handover.METRICS).read_bytes() == before
+    assert (killed / checkpoint_folder.METRICS).read_bytes() == before
 
 
 def test_it_learns_to_reply_and_to_stop(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
@@ -126,7 +126,7 @@ def test_it_learns_to_reply_and_to_stop(tmp_path: Path, tiny_model: Path, rows: 
     content["data"][0]["limit"] = 8
     folder = tmp_path / "attempt"
     train(content, tiny_model, folder)
-    losses = [float(str(line["loss"])) for line in handover.read_metrics(folder)]
+    losses = [float(str(line["loss"])) for line in checkpoint_folder.read_metrics(folder)]
     assert losses[-1] < 0.1 * losses[0]
 
     merged = resolve(str(folder / "step-000080"))
@@ -165,8 +165,8 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny_model: Path, rows: P
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [one.step for one in handover.checkpoints(folder)] == [2, 3]
-    lines = (folder / handover.METRICS).read_text().splitlines()
+    assert [one.step for one in checkpoint_folder.checkpoints(folder)] == [2, 3]
+    lines = (folder / checkpoint_folder.METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert (folder / ".trainer" / "checkpoint-3" / "rng_state_1.pth").exists()  # there were two
     assert resolve(str(folder / "step-000003")).merge_deviation is not None

@@ -18,8 +18,8 @@ from tiny_training import NAME, RECIPE, TASK, command, differences, kill_when, l
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli import run
-from medbench.harness.handover import read_metrics
-from medbench.harness.journal import (
+from medbench.harness.training.checkpoint_folder import read_metrics
+from medbench.harness.training.journal import (
     AttemptEnded,
     AttemptStarted,
     Confirmed,

@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
-from medbench.harness.handover import LOG, checkpoints
-from medbench.harness.recipe import Launch
-from medbench.harness.training_process import MARK, TrainingProcess, accelerate_command
+from medbench.harness.training.checkpoint_folder import LOG, checkpoints
+from medbench.harness.training.process import TrainingProcess
+from medbench.harness.training.recipe import Launch
+from medbench.harness.training.worker import MARK, accelerate_command
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells of a parent's death")
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.handover import publish, wait_until_judged
+from medbench.harness.training.checkpoint_folder import publish, wait_until_judged
 
 class Config(Record):
     do: str
@@ -184,8 +185,8 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 LOOP = """
 import sys, time
 from pathlib import Path
-from medbench.harness.recipe import Launch
-from medbench.harness.training_process import TrainingProcess
+from medbench.harness.training.recipe import Launch
+from medbench.harness.training.process import TrainingProcess
 folder = Path(sys.argv[1])
 training = TrainingProcess("toy", {"do": sys.argv[2]}, start=folder, folder=folder / "work", seed=0,
                            launch=Launch(processes=int(sys.argv[3])))
@@ -351,7 +352,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path, start: Callable
     start("family")
     wait_for(tmp_path / "work" / "ready")
     impatient = (
-        "import sys; from pathlib import Path; import medbench.harness.training_process as t; "
+        "import sys; from pathlib import Path; import medbench.harness.training.worker as t; "
         "t._locked.__defaults__ = (0.5,); sys.exit(t.main(Path(sys.argv[1]), worker=True))"
     )
     command = [sys.executable, "-c", impatient, str(tmp_path / "work" / "job.json")]

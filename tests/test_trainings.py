@@ -12,8 +12,8 @@ import pytest
 from gate_runs import answers, stored_run
 from made_trainings import FLOOR, a_gate, a_training, a_verdict, begun, gated, log, two_stages
 
-from medbench.harness.handover import METRICS, append_metrics, read_metrics
-from medbench.harness.journal import AttemptStarted, Promoted, TrainingEnded
+from medbench.harness.training.checkpoint_folder import METRICS, append_metrics, read_metrics
+from medbench.harness.training.journal import AttemptStarted, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature
 from medbench.reports.read.metrics import MOST_REWARDS, Series, read_series, words_for

@@ -18,8 +18,8 @@ from made_trainings import FLOOR, MARGIN, TOKENS, a_gate, a_training, a_verdict,
 from test_pages import shape
 
 from medbench.harness.cli import run
-from medbench.harness.handover import append_metrics
-from medbench.harness.journal import AttemptEnded, Confirmed, Event, Measured, Promoted, TrainingEnded
+from medbench.harness.training.checkpoint_folder import append_metrics
+from medbench.harness.training.journal import AttemptEnded, Confirmed, Event, Measured, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect
 from medbench.reports.read.trainings import TrainingView, read_trainings
 from medbench.reports.views.formats import HIDDEN, logged

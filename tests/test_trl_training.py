@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from medbench.harness import handover
 from medbench.harness.config import check_yaml
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.plugins import FailedAttempt
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.trl.run import (
     STATE,
     TrainingSettings,
@@ -88,7 +88,7 @@ def state(folder: Path, step: int, *, published: bool, steps: int = 9) -> Path:
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": steps}))
     if published:
-        handover.publish(folder, step, lambda aside: (aside / "x").touch())
+        checkpoint_folder.publish(folder, step, lambda aside: (aside / "x").touch())
     return path
 
 
@@ -97,7 +97,7 @@ def test_the_last_state_is_one_whose_checkpoint_was_published(tmp_path: Path) ->
     state(tmp_path, 8, published=True)
     ten = state(tmp_path, 10, published=True)
     state(tmp_path, 12, published=False)
-    handover.publish(tmp_path, 14, lambda aside: (aside / "x").touch())  # its state was lost
+    checkpoint_folder.publish(tmp_path, 14, lambda aside: (aside / "x").touch())  # its state was lost
     assert last_state(tmp_path) == ten
 
 
@@ -126,11 +126,11 @@ def test_a_run_goes_on_behind_the_last_state_and_forgets_what_came_after(tmp_pat
     four = state(tmp_path, 4, published=True)
     cut_off = state(tmp_path, 6, published=False)
     for step in range(1, 8):
-        handover.append_metrics(tmp_path, step, {"loss": 1.0})
+        checkpoint_folder.append_metrics(tmp_path, step, {"loss": 1.0})
     trainer = Recorder()
     run(trainer, folder=tmp_path, start=tmp_path)
     assert trainer.started == [str(four)]
-    assert [line["step"] for line in handover.read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [line["step"] for line in checkpoint_folder.read_metrics(tmp_path)] == [1, 2, 3, 4]
     assert not cut_off.exists()
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Sample
-from medbench.trainers.watchdogs import Alarm, GateReading, WatchdogConfig, Watchdogs, gate_reading
+from medbench.harness.training.watchdogs import Alarm, GateReading, WatchdogConfig, Watchdogs, gate_reading
 
 STEPS = 300
 GATE_EVERY = 30

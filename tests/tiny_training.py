@@ -27,13 +27,13 @@ import psutil
 import yaml
 from tiny import build_tiny_model
 
-from medbench.harness.attempts import stages_of
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
-from medbench.harness.handover import METRICS, checkpoints, read_metrics
-from medbench.harness.journal import Confirmed, Gated, Measured, read_events
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.run_folder import read_samples
+from medbench.harness.training.checkpoint_folder import METRICS, checkpoints, read_metrics
+from medbench.harness.training.journal import Confirmed, Gated, Measured, read_events
+from medbench.harness.training.state import stages_of
 from medbench.trainers.data.rows import Source, load_rows
 
 SYLLABLES = ("ba", "do", "fi", "ku", "le", "mo", "na", "pi", "ro", "su", "ta", "vi")

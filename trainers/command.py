@@ -9,9 +9,9 @@
 
 The program runs in its work folder. Each checkpoint that it leaves there is published when it is whole and nothing in
 it has changed for some seconds, or the program has ended; one that it publishes itself, as step-NNNNNN renamed into
-place, is left alone. metrics.jsonl (see handover.py) is the program's to write, and so is waiting on a shared device:
-with MEDBENCH_WAIT_UNTIL_JUDGED=1 it should go on when .judged-NNNNNN is there. After a kill it is called again with
-MEDBENCH_RESUME=1. The rows it trains on are not screened against the benchmarks.
+place, is left alone. The program writes metrics.jsonl itself (see checkpoint_folder.py). On a shared device it waits
+itself too: with MEDBENCH_WAIT_UNTIL_JUDGED=1 it should go on when .judged-NNNNNN is there. After a kill it is called
+again with MEDBENCH_RESUME=1. The rows it trains on are not screened against the benchmarks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from medbench.harness import handover
 from medbench.harness.checkpoints.cache import link_or_copy
 from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS
@@ -36,9 +35,10 @@ from medbench.harness.checkpoints.watch_folder import SETTLED_SECONDS
 from medbench.harness.checkpoints.weights import FOREIGN_WEIGHTS, check_safetensors, weight_files
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.plugins import FailedAttempt
 from medbench.harness.text import did_you_mean
-from medbench.harness.training_process import JOB
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.trainer_plugins import FailedAttempt
+from medbench.harness.training.worker import JOB
 
 RESUME = "MEDBENCH_RESUME"
 OWN = ("start", "folder", "seed", "here")
@@ -148,13 +148,13 @@ def _command(config: Config, start: Path, folder: Path, seed: int) -> list[str]:
 
 def _holds_something(folder: Path) -> bool:
     """Whether an earlier call left anything: neither the log and the job, which are ours, nor a hidden file."""
-    return any(not path.name.startswith(".") and path.name not in (handover.LOG, JOB)
+    return any(not path.name.startswith(".") and path.name not in (checkpoint_folder.LOG, JOB)
                for path in folder.iterdir())  # fmt: skip
 
 
 def _candidates(config: Config, folder: Path) -> list[Path]:
     """What may be a checkpoint and is not published, by step."""
-    done = {one.step for one in handover.checkpoints(folder)}
+    done = {one.step for one in checkpoint_folder.checkpoints(folder)}
     found = {}
     for path in folder.glob(config.checkpoints):
         below = path.relative_to(folder)
@@ -221,12 +221,12 @@ def _publish(path: Path, start: Path, folder: Path) -> None:
                 for file in start.glob(pattern):
                     shutil.copy(file, target)
 
-    handover.publish(folder, step, fill)
+    checkpoint_folder.publish(folder, step, fill)
 
 
 def _part_from_the_programs_files(folder: Path) -> None:
     """Before the program runs again: what it writes anew in place must not change a published checkpoint."""
-    for one in handover.checkpoints(folder):
+    for one in checkpoint_folder.checkpoints(folder):
         for file in one.path.iterdir():
             if file.is_file() and file.stat().st_nlink > 1:
                 aside = file.with_name(f".{file.name}.tmp")

@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.prompts import Asker, Prompt, load_questions, prompt_order
 from medbench.trainers.data.rows import DECISIONS, Row, Source

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.plugins import FailedAttempt
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.rendering import Rendered, Renderer
 from medbench.trainers.data.rows import Row, Source, load_rows

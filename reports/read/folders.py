@@ -12,8 +12,8 @@ from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import slug
-from medbench.harness.handover import METRICS
-from medbench.harness.journal import JOURNAL, TRAINING
+from medbench.harness.training.checkpoint_folder import METRICS
+from medbench.harness.training.journal import JOURNAL, TRAINING
 
 RUN = "run.json"
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.attempts import StageState, ended, stages_of
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.journal import (
+from medbench.harness.training.journal import (
     JOURNAL,
     TRAINING,
     AlarmRaised,
@@ -33,6 +32,7 @@ from medbench.harness.journal import (
     read_events,
     read_training,
 )
+from medbench.harness.training.state import StageState, ended, stages_of
 from medbench.reports.read.folders import (
     metrics_files,
     natural,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from medbench.harness.gate_output import PAIRED
 from medbench.harness.gates.rules import SHARES
 from medbench.harness.gates.verdict import GateResult
-from medbench.harness.journal import Training
 from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.stats.intervals import wilson_interval
+from medbench.harness.training.journal import Training
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.pairs import page_name
 from medbench.reports.read.records import RunView

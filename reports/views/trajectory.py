@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from medbench.harness.attempts import Attempt, StageState
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gate_output import PAIRED
 from medbench.harness.gates.rules import MEAN, SHARES
 from medbench.harness.gates.verdict import GateResult, Verdict
-from medbench.harness.handover import METRICS
-from medbench.harness.journal import AlarmRaised, Confirmed, Gated, Measured
+from medbench.harness.training.checkpoint_folder import METRICS
+from medbench.harness.training.journal import AlarmRaised, Confirmed, Gated, Measured
+from medbench.harness.training.state import Attempt, StageState
 from medbench.reports.read.folders import without_path
 from medbench.reports.read.metrics import Series, read_series
 from medbench.reports.read.trainings import TrainingView

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import yaml
 
-from medbench.harness.attempts import StageState
 from medbench.harness.gates.verdict import Verdict
-from medbench.harness.journal import Training
+from medbench.harness.training.journal import Training
+from medbench.harness.training.state import StageState
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.trainings import TrainingView, last_event
 from medbench.reports.views.formats import duration, number, percent

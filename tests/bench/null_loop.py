@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from loops import MadeUpJudge, MadeUpTrainings, recipe_of, world
 from scipy.stats import binomtest
 
-from medbench.harness.journal import Confirmed, Gated, Promoted
+from medbench.harness.training.journal import Confirmed, Gated, Promoted
 
 ALPHA, FLOOR, QUESTIONS = 0.05, 0.6, 100
 FAILING = FLOOR - 1 / QUESTIONS

@@ -3,8 +3,8 @@
     python -c "from medbench.trainers.trl.run import TrainingSettings; print(TrainingSettings(steps=10))"
 
 TRL's trainer keeps its state in FOLDER/.trainer/checkpoint-<step>. After each such save the weights appear as
-FOLDER/step-<step> (harness/handover.py). A state counts only once its checkpoint was published: after a kill, training
-goes on from the last one that was, and on a CPU ends with the very weights of a training that ran through.
+FOLDER/step-<step> (checkpoint_folder.py). A state counts only once its checkpoint was published: after a kill,
+training goes on from the last one that was, and on a CPU ends with the very weights of a training that ran through.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from medbench.harness import handover
 from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.plugins import FailedAttempt
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class
 
 STATE = ".trainer"
@@ -167,10 +167,10 @@ def run(trainer: Any, *, folder: Path, start: Path) -> None:
     step = _step_of(found) if found else 0
     with trainer.args.main_process_first(local=False):
         if trainer.is_world_process_zero():
-            handover.forget_metrics_after(folder, step)
+            checkpoint_folder.forget_metrics_after(folder, step)
             _drop_unpublished(folder)
     if found is not None:
-        handover.wait_until_judged(folder, step)
+        checkpoint_folder.wait_until_judged(folder, step)
         if _is_finished(found):
             return
         _count_tokens_on(trainer, folder)
@@ -180,14 +180,14 @@ def run(trainer: Any, *, folder: Path, start: Path) -> None:
 
 def _count_tokens_on(trainer: Any, folder: Path) -> None:
     """SFTTrainer counts from 0 again when it resumes, unlike GRPOTrainer."""
-    counted = [line["num_tokens"] for line in handover.read_metrics(folder) if "num_tokens" in line]
+    counted = [line["num_tokens"] for line in checkpoint_folder.read_metrics(folder) if "num_tokens" in line]
     if counted and hasattr(trainer, "_total_train_tokens"):
         trainer._total_train_tokens = counted[-1]
 
 
 def last_state(folder: Path) -> Path | None:
     """The trainer's last state whose checkpoint was published."""
-    published = {checkpoint.step for checkpoint in handover.checkpoints(folder)}
+    published = {checkpoint.step for checkpoint in checkpoint_folder.checkpoints(folder)}
     states = [path for path in _states(folder) if _step_of(path) in published]
     return max(states, key=_step_of, default=None)
 
@@ -203,16 +203,18 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             if state.is_world_process_zero and logs and FINAL not in logs:
                 # `epoch` is left out: the data that SFT hands over is made for the whole training, as one epoch
                 metrics = {name: value for name, value in logs.items() if name != "epoch"}
-                handover.append_metrics(folder, state.global_step, metrics)
+                checkpoint_folder.append_metrics(folder, state.global_step, metrics)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             trainer.accelerator.wait_for_everyone()  # each process has written its part of the state
             if state.is_world_process_zero:
-                handover.publish(folder, state.global_step, lambda aside: write_checkpoint(saved, aside, start))
+                checkpoint_folder.publish(
+                    folder, state.global_step, lambda aside: write_checkpoint(saved, aside, start)
+                )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            handover.wait_until_judged(folder, state.global_step)
+            checkpoint_folder.wait_until_judged(folder, state.global_step)
             trainer.accelerator.wait_for_everyone()
 
     return Publisher()
@@ -268,7 +270,7 @@ def _states(folder: Path) -> list[Path]:
 
 def _drop_unpublished(folder: Path) -> None:
     """A state that a kill cut off, or whose checkpoint never appeared, is made again."""
-    published = {checkpoint.step for checkpoint in handover.checkpoints(folder)}
+    published = {checkpoint.step for checkpoint in checkpoint_folder.checkpoints(folder)}
     for path in _states(folder):
         if _step_of(path) not in published:
             shutil.rmtree(path)

@@ -1,12 +1,4 @@
-"""One attempt's training as a child process, alone or under `accelerate launch`; nothing of it outlives the loop.
-
-    with TrainingProcess("sft", config, start=START, folder=FOLDER, seed=0) as training:
-        while training.poll() is None: ...
-
-The same module is the child's: `python -m medbench.harness.training_process JOB.json`. On Linux the kernel kills the
-child when the loop dies, even by kill -9, and a second, waiting process then kills whatever the training has started.
-The kernel watches the thread that started the child: start it from the main one.
-"""
+"""The child process in which a trainer runs."""
 
 from __future__ import annotations
 
@@ -14,113 +6,33 @@ import contextlib
 import ctypes
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
-from medbench.harness import handover
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import write_atomically
-from medbench.harness.plugins import find_trainer
-from medbench.harness.recipe import Launch, read_config
+from medbench.harness.training.recipe import Launch, read_config
+from medbench.harness.training.trainer_plugins import find_trainer
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
 MARK = "MEDBENCH_TRAINING"
 """Its value, new for each training, is in the environment of every process that the training starts."""
 PARENT = "MEDBENCH_TRAINING_PARENT"
-DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""A vLLM engine in the loop's process sets some of these; a training would take itself for a part of a group."""
 GPU_TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "npu-smi")
 LOCK_SECONDS = 30.0
 """How long a training waits for its dying predecessor to leave the folder."""
-GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL."""
 
 
-class TrainingProcess:
-    """A training under way. Use as a context manager: leaving it stops the training."""
-
-    def __init__(self, trainer: str, config: BaseModel | Mapping[str, Any], *, start: Path, folder: Path, seed: int,
-                 launch: Launch | None = None, wait_until_judged: bool = False) -> None:  # fmt: skip
-        """Starts it. Raises MedbenchError where `folder` cannot be written; what the child finds, it exits with."""
-        self.folder = folder
-        launch = launch or Launch()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / FAILURE).unlink(missing_ok=True)
-            log = (folder / handover.LOG).open("ab")
-        except OSError as error:
-            raise MedbenchError(f"{folder}: cannot be written ({error.strerror})") from None
-        content = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-        job = {"trainer": trainer, "config": content, "start": str(start.resolve()), "folder": str(folder.resolve()),
-               "seed": seed, "launch": launch.model_dump()}  # fmt: skip
-        write_atomically(folder / JOB, json.dumps(job, indent=1).encode() + b"\n")
-        self._mark = secrets.token_hex(16)
-        with log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medbench.harness.training_process", str(folder.resolve() / JOB)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=_environment(launch, seed, self._mark, wait_until_judged),
-            )  # fmt: skip
-
-    @property
-    def pid(self) -> int:
-        """Of the child, which leads a process group of its own."""
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        """None while it trains; 0 when it is done, 2 for what MedbenchError says, 1 else; below 0 after a signal."""
-        return self._process.poll()
-
-    def last_lines(self) -> str:
-        """The end of its log, for a message."""
-        return handover.last_lines(self.folder / handover.LOG)
-
-    def stop(self, grace: float = GRACE_SECONDS) -> None:
-        """SIGTERM to all of it, SIGKILL after `grace` seconds; returns when nothing of it is left. Again is no harm."""
-        if self._process.poll() is None:
-            _signal_group(self.pid, signal.SIGTERM)
-            try:
-                self._process.wait(grace)
-            except subprocess.TimeoutExpired:
-                _signal_group(self.pid, signal.SIGKILL)
-        self._process.wait()  # first, for whoever waits first gets its exit code
-        _kill_marked(self._mark)
-
-    def __enter__(self) -> TrainingProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def _environment(launch: Launch, seed: int, mark: str, wait_until_judged: bool) -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // launch.processes)))
-    env[handover.WAIT] = "1" if wait_until_judged else "0"
-    env["PYTHONHASHSEED"] = str(seed % 2**32)
-    env["PYTHONUNBUFFERED"] = "1"  # the last lines of a training that is killed are wanted most
-    return env | launch.env | {MARK: mark, PARENT: str(os.getpid())}
-
-
-def _signal_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
-        os.killpg(pid, number)
-
-
-def _kill_marked(mark: str, but: tuple[int, ...] = (), seconds: float = 10.0) -> None:
+def kill_marked(mark: str, but: tuple[int, ...] = (), seconds: float = 10.0) -> None:
     """SIGKILL to every process with the mark, those of other process groups too, until none is left."""
     until = time.monotonic() + seconds
     clear = 0
@@ -141,9 +53,6 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
                 yield process
         except (psutil.Error, OSError):  # another user's, or gone meanwhile
             continue
-
-
-# What follows runs in the child.
 
 
 def main(path: Path, worker: bool) -> int:
@@ -190,7 +99,7 @@ def _outlive(child: int) -> None:
     while os.getppid() == child:
         signal.sigtimedwait([signal.SIGUSR2], 1.0)
     try:
-        _kill_marked(os.environ[MARK], but=(os.getpid(),))
+        kill_marked(os.environ[MARK], but=(os.getpid(),))
     finally:
         os._exit(0)
 
@@ -231,7 +140,7 @@ def accelerate_command(path: Path, launch: Launch) -> list[str]:
         # on a CPU too: with --cpu, accelerate 1.15 starts one process, whatever --num_processes says, but for mpirun
         command += ["--multi_gpu", "--num_processes", str(launch.processes), "--num_machines", "1"]
         command += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [*command, "--module", "medbench.harness.training_process", str(path), "--worker"]
+    return [*command, "--module", "medbench.harness.training.worker", str(path), "--worker"]
 
 
 def _without_gpu() -> dict[str, str]:

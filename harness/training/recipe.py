@@ -21,7 +21,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
-from medbench.harness.plugins import find_trainer
+from medbench.harness.training.trainer_plugins import find_trainer
 
 
 def _folder_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """Watchdogs over a training attempt: each reads the metric stream and says when the attempt has gone wrong, and why.
 
-    python -c "from medbench.trainers.watchdogs import WatchdogConfig; print(WatchdogConfig())"
+    python -c "from medbench.harness.training.watchdogs import WatchdogConfig; print(WatchdogConfig())"
 
 Two streams come in: what the trainer logs at a step (TRL's names) and what a gated checkpoint scored, question by
 question. A watchdog speaks once; what `stop` says is for the loop to act on. A metric that is not logged is not
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import Sample
+from medbench.harness.training.journal import Gated
 
 Kind = Literal["not_finite", "exploding", "kl", "entropy", "length", "no_signal", "hacking", "recall"]
 
@@ -257,3 +258,39 @@ def _paired(then: Mapping[str, float], now: Mapping[str, float]) -> tuple[float,
     if len(changes) < 30:
         return 0.0, None
     return statistics.fmean(changes), statistics.stdev([*changes, 1.0, -1.0]) / math.sqrt(len(changes))
+
+
+@dataclass(slots=True)
+class AttemptWatch:
+    """The watchdogs of one attempt, shown each logged step once and in order, whatever they knew before a kill."""
+
+    watch: Watchdogs
+    fed: int = -1
+    """The last step that they know."""
+
+    def catch_up(
+        self,
+        metrics: Sequence[Mapping[str, object]],
+        gated: Sequence[Gated],
+        samples: Callable[[str], Mapping[str, Sequence[Sample]]],
+    ) -> None:
+        """Show them what an earlier session did; what they say of it is journalled already."""
+        for one in gated:
+            self.steps(metrics, until=one.step)
+            if one.run is not None:
+                self.judged(one.step, samples(one.run))
+
+    def steps(self, metrics: Sequence[Mapping[str, object]], until: int | None) -> list[Alarm]:
+        """Show them the steps after the last, up to `until`; what they say, up to the first alarm that stops."""
+        found: list[Alarm] = []
+        for line in metrics:
+            step = int(str(line["step"]))
+            if self.fed < step and (until is None or step <= until):
+                self.fed = step
+                found += self.watch.step(step, line)
+                if any(alarm.stop for alarm in found):
+                    break
+        return found
+
+    def judged(self, step: int, samples: Mapping[str, Sequence[Sample]]) -> Sequence[Alarm]:
+        return self.watch.judged(step, samples)

@@ -1,12 +1,12 @@
 """Trainers as plugins: what one must have, and how it is found.
 
-    python -c "from medbench.harness.plugins import known_trainers; print(known_trainers())"
+    python -c "from medbench.harness.training.trainer_plugins import known_trainers; print(known_trainers())"
 
 A trainer is a module, or any other object, behind an entry point of the group `medbench.trainers`. It has
 
     Config                                          a pydantic model: the `config` of a recipe's stage
     train(config, *, start, folder, seed)           trains from the checkpoint in `start`; leaves finished checkpoints
-                                                    in `folder` (handover.publish); called again with the same
+                                                    in `folder` (checkpoint_folder.publish); called again with the same
                                                     arguments after a kill, it goes on from what is there
     prepare(config, *, start, folder, benchmarks)   optional, before any training, in the loop's own process: raises
                                                     MedbenchError for whatever is wrong; returns lines for --dry-run

@@ -1,6 +1,6 @@
-"""What the training loop needs of others: a judge of checkpoints, trainings as processes, watchdogs.
+"""What the training loop needs of others: a judge of checkpoints, trainings as processes.
 
-python -c "from medbench.harness.loop_contracts import Judge, Launcher, Watch; print(Judge.__doc__)"
+python -c "from medbench.harness.training.contracts import Judge, Launcher; print(Judge.__doc__)"
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from medbench.harness.contracts import Sample
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict
-from medbench.harness.recipe import Stage
+from medbench.harness.training.recipe import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +58,6 @@ class Judge(Protocol):
     def rest(self) -> None:
         """Give the device back until the next question."""
         ...
-
-
-class Alarm(Protocol):
-    """What a watchdog says; see journal.AlarmRaised."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def stop(self) -> bool: ...
-
-
-class Watch(Protocol):
-    """Watchdogs over one attempt."""
-
-    def step(self, step: int, metrics: Mapping[str, object]) -> Sequence[Alarm]: ...
-    def judged(self, step: int, samples: Mapping[str, Sequence[Sample]]) -> Sequence[Alarm]: ...
 
 
 class Process(Protocol):

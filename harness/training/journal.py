@@ -1,11 +1,9 @@
 """The journal of a training: what was finished, a line an event, so that a loop that was killed goes on where it was.
 
-    python -c "from medbench.harness.journal import read_training; print(read_training(Path('runs/train-mine')))"
-
     runs/train-NAME/training.json                the recipe as it was read, and the start checkpoint
     runs/train-NAME/journal.jsonl                the events below; a line is written when the work is done, and synced
     runs/train-NAME/1-sft/contamination.json     rows of the stage's data that overlap a benchmark
-    runs/train-NAME/1-sft/attempt-1/             see handover.py: checkpoints, metrics.jsonl, log.txt
+    runs/train-NAME/1-sft/attempt-1/             see checkpoint_folder.py: checkpoints, metrics.jsonl, log.txt
     runs/train-NAME/1-sft/promoted/              the stage's result, a full checkpoint (adapters merged)
     runs/train-NAME/runs/                        run folders of all that was asked while training
 

@@ -1,7 +1,5 @@
 """Where a training and the loop meet: a folder with finished checkpoints, and a file of metrics.
 
-python -c "from medbench.harness.handover import checkpoints; print(checkpoints(Path('runs/mine/1-sft/attempt-1')))"
-
 FOLDER/step-000120/        a checkpoint (full, or a PEFT adapter): written aside and renamed, so it is whole
 FOLDER/metrics.jsonl       {"step": 120, "loss": 0.7, ...}, a line a logged step
 FOLDER/log.txt             what the training printed

@@ -10,31 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.attempts import stages_of
-from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.fingerprint import fingerprint
-from medbench.harness.checkpoints.merge import forget_merge
-from medbench.harness.checkpoints.resolve import copy_weights, resolve
 from medbench.harness.checkpoints.weights import weight_files
-from medbench.harness.contracts import MedbenchError, Question, Sample, Say, Task
+from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
-from medbench.harness.evaluation.evaluate import example_notes
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
-from medbench.harness.gates.judge import Asked, answer_whole, judge_checkpoint
-from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
-from medbench.harness.journal import (
+from medbench.harness.runs import provenance
+from medbench.harness.training.engine_judge import EngineJudge
+from medbench.harness.training.journal import (
     TRAINING,
     Confirmed,
     Gated,
@@ -45,24 +38,12 @@ from medbench.harness.journal import (
     create_training,
     read_training,
 )
-from medbench.harness.loop import Loop, stage_folder
-from medbench.harness.loop_contracts import Ruling, Watch
-from medbench.harness.plugins import find_trainer, prepare
-from medbench.harness.recipe import Recipe, Stage, config_of
-from medbench.harness.runs import provenance
-from medbench.harness.runs.run_folder import read_samples
-from medbench.harness.training_process import TrainingProcess
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """What `medbench train` was asked."""
-
-    recipe: Path
-    runs: Path = Path("runs")
-    data: str | None = None
-    resume: bool = False
-    quiet: bool = False
+from medbench.harness.training.loop import Loop, stage_folder
+from medbench.harness.training.prepare import Prepared, TrainOptions
+from medbench.harness.training.process import TrainingProcess
+from medbench.harness.training.recipe import Recipe, Stage
+from medbench.harness.training.state import stages_of
+from medbench.harness.training.watchdogs import Watchdogs
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,96 +67,9 @@ class Trained:
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
 
 
-class Prepared:
-    """A recipe with everything it names found and checked; nothing is trained or written yet."""
-
-    def __init__(self, recipe: Recipe, options: TrainOptions, tasks_folder: Path, say: Say) -> None:
-        """Raises MedbenchError for a task, protocol, benchmark or start that is not there."""
-        self.recipe = recipe
-        data = options.data or os.environ.get("MEDBENCH_DATA") or recipe.data
-        if data is not None and Path(data).is_dir():
-            os.environ["MEDBENCH_DATA"] = str(Path(data).resolve())  # recipes may name files below it
-        loader = TaskLoader(tasks_folder, data, say)
-        for stage in recipe.stages:
-            refuse_unknown_tasks(stage.gates, options.recipe, list(loader.cards))
-        gated = [name for stage in recipe.stages for name in stage.gates.tasks]
-        self.tasks: dict[str, Task] = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
-        for stage in recipe.stages:
-            protocol = protocol_of(stage.gates, None)
-            example_notes([self.tasks[name] for name in stage.gates.tasks], protocol)
-        self.start = Path(resolve(recipe.start, say).path)
-        self.data = data
-
-    @property
-    def benchmarks(self) -> dict[str, Sequence[Question]]:
-        return {name: task.questions for name, task in self.tasks.items()}
-
-    def check_stage(self, index: int, folder: Path) -> list[str]:
-        """What the stage's trainer says of its data and memory. Raises MedbenchError for what it cannot use."""
-        stage = self.recipe.stages[index]
-        folder.mkdir(parents=True, exist_ok=True)
-        return prepare(
-            find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=self.benchmarks
-        )
-
-
-@dataclass(slots=True)
-class EngineJudge:
-    """A loop_contracts.Judge with a real engine."""
-
-    folder: Path
-    prepared: Prepared
-    options: EvalOptions
-    say: Say
-    keeper: EngineKeeper
-
-    def judge(
-        self, checkpoint: Path, rules: GateFile, *, name: str, seed: int, baseline: Path | None, alpha_fail: float
-    ) -> Ruling:
-        asked = replace(self._asked(rules), baseline=baseline, alpha_fail=alpha_fail)
-        judged = judge_checkpoint(self._options(checkpoint, name, seed), asked, self.keeper, self.say)
-        if judged.verdict.overall != "pass" and judged.folder is not None:
-            forget_merge(resolve(str(checkpoint)))
-        samples = self.samples(judged.folder) if judged.folder is not None else {}
-        asked_for = sum(map(len, samples.values()))
-        return Ruling(judged.verdict, judged.folder, judged.seconds, asked_for, samples)
-
-    def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
-        free = rules.model_copy(update={"gates": [gate for gate in rules.gates if not gate.paired]})
-        if len(free.gates) == len(rules.gates):
-            return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
-        began = datetime.now(UTC)
-        folder = answer_whole(self._options(checkpoint, name, seed), self._asked(rules), self.keeper, self.say)
-        samples = self.samples(folder)
-        verdict = gate_finished_run(folder, free, None).verdict if free.tasks else None
-        seconds = (datetime.now(UTC) - began).total_seconds()
-        return Ruling(verdict, folder, seconds, sum(map(len, samples.values())), samples)
-
-    def promote(self, checkpoint: Path, target: Path) -> str:
-        return copy_weights(self.full(checkpoint), target)
-
-    def full(self, checkpoint: Path) -> Path:
-        return Path(resolve(str(checkpoint), self.say).path)
-
-    def fingerprint(self, checkpoint: Path) -> str:
-        return fingerprint(weight_files(checkpoint))
-
-    def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]:
-        return {path.stem: list(read_samples(run, path.stem)) for path in sorted((run / "samples").glob("*.jsonl"))}
-
-    def rest(self) -> None:
-        if self.prepared.recipe.device == "shared":
-            self.keeper.rest()
-
-    def _options(self, checkpoint: Path, name: str, seed: int) -> EvalOptions:
-        return replace(self.options, model=str(checkpoint), name=name, seed=seed)
-
-    def _asked(self, rules: GateFile) -> Asked:
-        tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]
-        return Asked(rules, tasks, protocol_of(rules, None))
-
-
-def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watch], tasks_folder: Path, say: Say) -> Trained:
+def train(
+    recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs], tasks_folder: Path, say: Say
+) -> Trained:
     """Attempts until every stage's gates are passed, or the budget is spent.
 
     Raises MedbenchError before anything is trained if something of what was asked is wrong.

@@ -1,7 +1,5 @@
 """What a training does next, told from its journal alone: pure, so that a loop that was killed goes on where it was.
 
-    python -c "from medbench.harness.attempts import spent_alpha; print([spent_alpha(0.05, k) for k in (1, 2, 3)])"
-
 Each stage: its start is asked; an attempt trains and every checkpoint is judged on the `gate` questions; one that
 passes is judged once more on the `report` questions, which nothing has looked at; confirmed, it is promoted and the
 next stage starts from it. Attempts that fail are followed by others while the budget lasts.
@@ -16,23 +14,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from medbench.harness.gates.verdict import Verdict
-from medbench.harness.journal import (
-    AlarmRaised,
-    AttemptEnded,
-    AttemptStarted,
-    Confirmed,
+from medbench.harness.training.journal import (
     Event,
     Gated,
     Measured,
-    Promoted,
-    StageStarted,
-    TrainingEnded,
 )
-from medbench.harness.recipe import Budget, Recipe, Stage
+from medbench.harness.training.recipe import Budget, Recipe, Stage
+from medbench.harness.training.state import StageState, best_checkpoint, stages_of
 
 Partition = Literal["gate", "report"]
 
@@ -92,40 +83,6 @@ class End:
 Action = BeginStage | Measure | BeginAttempt | Train | Confirm | Refuse | Promote | End
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One attempt as far as it is journalled."""
-
-    started: AttemptStarted
-    gated: list[Gated] = field(default_factory=list)
-    alarms: list[AlarmRaised] = field(default_factory=list)
-    confirmed: Confirmed | None = None
-    ended: AttemptEnded | None = None
-
-    @property
-    def passed(self) -> Gated | None:
-        """The checkpoint that passed on the gate questions: the attempt's last."""
-        return self.gated[-1] if self.gated and self.gated[-1].verdict.overall == "pass" else None
-
-
-@dataclass(slots=True)
-class StageState:
-    """One stage as far as it is journalled."""
-
-    started: StageStarted
-    measured: dict[str, Measured] = field(default_factory=dict)
-    attempts: list[Attempt] = field(default_factory=list)
-    promoted: Promoted | None = None
-
-    @property
-    def open(self) -> Attempt | None:
-        return self.attempts[-1] if self.attempts and self.attempts[-1].ended is None else None
-
-    @property
-    def confirmations(self) -> int:
-        return sum(attempt.confirmed is not None for attempt in self.attempts)
-
-
 def spent_alpha(alpha: float, number: int) -> float:
     """What the `number`-th try, from 1, may spend; the sum over all numbers is alpha."""
     return alpha * 6 / (math.pi * number) ** 2
@@ -136,29 +93,6 @@ def seed_of(recipe: Recipe, stage: Stage, attempt: int) -> int:
     since what an attempt starts from was chosen after looking at the order before."""
     digest = hashlib.sha256(f"{recipe.seed}\0{stage.name}\0{attempt}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def stages_of(events: Sequence[Event]) -> list[StageState]:
-    """The stages that were begun."""
-    stages: list[StageState] = []
-    for event in events:
-        if isinstance(event, StageStarted):
-            stages.append(StageState(event))
-        elif isinstance(event, Measured):
-            stages[-1].measured[event.partition] = event
-        elif isinstance(event, AttemptStarted):
-            stages[-1].attempts.append(Attempt(event))
-        elif isinstance(event, AlarmRaised):
-            stages[-1].attempts[-1].alarms.append(event)
-        elif isinstance(event, Gated):
-            stages[-1].attempts[-1].gated.append(event)
-        elif isinstance(event, Confirmed):
-            stages[-1].attempts[-1].confirmed = event
-        elif isinstance(event, AttemptEnded):
-            stages[-1].attempts[-1].ended = event
-        elif isinstance(event, Promoted):
-            stages[-1].promoted = event
-    return stages
 
 
 def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
@@ -216,61 +150,3 @@ def questions_left(budget: Budget, events: Sequence[Event]) -> float:
         return math.inf
     asked = sum(event.questions for event in events if isinstance(event, Gated | Measured))
     return budget.questions - asked
-
-
-def ended(events: Sequence[Event]) -> TrainingEnded | None:
-    """The training's end, when that is its last event."""
-    return events[-1] if events and isinstance(events[-1], TrainingEnded) else None
-
-
-def worth_of(verdict: Verdict) -> float:
-    """By which checkpoints of one stage are compared: the mean estimate of its gates on accuracy, else gates passed."""
-    accuracy = [gate.estimate for gate in verdict.gates if gate.metric == "accuracy" and gate.estimate is not None]
-    if accuracy:
-        return math.fsum(accuracy) / len(accuracy)
-    return sum(gate.status == "pass" for gate in verdict.gates) / max(1, len(verdict.gates)) - 1
-
-
-def best_of(gated: Sequence[Gated]) -> Gated | None:
-    """The latest of the best."""
-    return max(gated, key=lambda one: (worth_of(one.verdict), one.step), default=None)
-
-
-def best_checkpoint(stages: Sequence[StageState]) -> str | None:
-    """The best checkpoint of the last stage, else what the stage before was left with."""
-    for stage in reversed(stages):
-        if stage.promoted is not None:
-            return stage.promoted.checkpoint
-        best = best_of([gated for attempt in stage.attempts for gated in attempt.gated])
-        if best is not None:
-            return best.checkpoint
-    return None
-
-
-def is_improving(attempt: Attempt) -> bool:
-    """Whether the last checkpoint was better than all before it, of two at least."""
-    worth = [worth_of(one.verdict) for one in attempt.gated]
-    return len(worth) > 1 and worth[-1] > max(worth[:-1])
-
-
-def regressed(verdict: Verdict, stage: Stage) -> str | None:
-    """The rule of a no-regression gate (a margin to the stage's start) that the checkpoint surely fails."""
-    for gate, result in zip(stage.gates.gates, verdict.gates, strict=False):
-        if gate.margin is not None and result.status == "fail":
-            return result.rule
-    return None
-
-
-def is_rambling(attempt: Attempt) -> bool:
-    """Whether length ran away, or the last checkpoint failed a gate on truncated replies or on tokens."""
-    if any(alarm.kind == "length" for alarm in attempt.alarms):
-        return True
-    last = attempt.gated[-1].verdict.gates if attempt.gated else []
-    return any(gate.status == "fail" and gate.metric in ("truncated", "tokens_per_answer") for gate in last)
-
-
-DIVERGED = ("not_finite", "exploding", "kl", "entropy")
-
-
-def is_diverged(attempt: Attempt) -> bool:
-    return any(alarm.kind in DIVERGED and alarm.stop for alarm in attempt.alarms)

@@ -16,13 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medbench.harness import attempts
-from medbench.harness.attempt_watch import AttemptWatch
 from medbench.harness.contracts import Say
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict
-from medbench.harness.handover import LOG, Published, checkpoints, last_lines, mark_judged, read_metrics
-from medbench.harness.journal import (
+from medbench.harness.training import next_action
+from medbench.harness.training.checkpoint_folder import (
+    LOG,
+    Published,
+    checkpoints,
+    last_lines,
+    mark_judged,
+    read_metrics,
+)
+from medbench.harness.training.contracts import Judge, Launcher, Process, Ruling
+from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
     AttemptStarted,
@@ -35,9 +42,21 @@ from medbench.harness.journal import (
     StageStarted,
     TrainingEnded,
 )
-from medbench.harness.loop_contracts import Alarm, Judge, Launcher, Process, Ruling, Watch
-from medbench.harness.plugins import FailedAttempt, adapt, find_trainer
-from medbench.harness.recipe import Recipe, Stage, read_config
+from medbench.harness.training.process import Finished
+from medbench.harness.training.recipe import Recipe, Stage, read_config
+from medbench.harness.training.state import (
+    Attempt,
+    StageState,
+    best_of,
+    ended,
+    is_diverged,
+    is_improving,
+    is_rambling,
+    regressed,
+    stages_of,
+)
+from medbench.harness.training.trainer_plugins import FailedAttempt, adapt, find_trainer
+from medbench.harness.training.watchdogs import Alarm, AttemptWatch, Watchdogs
 
 POLL_SECONDS = 0.5
 FINISHED = ".finished"
@@ -55,7 +74,7 @@ class Loop:
     journal: Journal
     judge: Judge
     launch: Launcher
-    watch: Callable[[], Watch]
+    watch: Callable[[], Watchdogs]
     say: Say
     prepared: Mapping[str, list[str]] = field(default_factory=dict)
     """stage -> what its trainer said of its data and memory."""
@@ -69,41 +88,41 @@ class Loop:
 
     def run(self) -> TrainingEnded:
         """Until every stage is promoted, or the budget is spent."""
-        while not isinstance(action := attempts.next_action(self.recipe, self.journal.events), attempts.End):
+        while not isinstance(action := next_action.next_action(self.recipe, self.journal.events), next_action.End):
             self._perform(action)
         wanted = TrainingEnded(outcome=action.outcome, reason=action.reason, checkpoint=action.checkpoint)
-        last = attempts.ended(self.journal.events)
+        last = ended(self.journal.events)
         if last is None or (last.outcome, last.reason) != (wanted.outcome, wanted.reason):
             self._append(wanted)
-        ended = attempts.ended(self.journal.events)
-        assert ended is not None
-        return ended
+        reached = ended(self.journal.events)
+        assert reached is not None
+        return reached
 
-    def _perform(self, action: attempts.Action) -> None:
+    def _perform(self, action: next_action.Action) -> None:
         match action:
-            case attempts.BeginStage(index):
+            case next_action.BeginStage(index):
                 self._begin_stage(index)
-            case attempts.Measure(index, partition):
+            case next_action.Measure(index, partition):
                 self._measure(index, partition)
-            case attempts.BeginAttempt(index, number, start):
+            case next_action.BeginAttempt(index, number, start):
                 self._begin_attempt(index, number, start)
-            case attempts.Train(index):
+            case next_action.Train(index):
                 self._train(index)
-            case attempts.Confirm(index):
+            case next_action.Confirm(index):
                 self._confirm(index)
-            case attempts.Refuse():
+            case next_action.Refuse():
                 confirmed = self._attempt.confirmed
                 assert confirmed is not None
                 self._end_attempt("failed", f"passed while training, not confirmed: {confirmed.verdict.why}")
-            case attempts.Promote(index):
+            case next_action.Promote(index):
                 self._promote(index)
 
     @property
-    def _stage(self) -> attempts.StageState:
-        return attempts.stages_of(self.journal.events)[-1]
+    def _stage(self) -> StageState:
+        return stages_of(self.journal.events)[-1]
 
     @property
-    def _attempt(self) -> attempts.Attempt:
+    def _attempt(self) -> Attempt:
         attempt = self._stage.open
         assert attempt is not None
         return attempt
@@ -127,7 +146,7 @@ class Loop:
         self._append(StageStarted(stage=name, start=start, fingerprint=fingerprint, prepared=prepared))
         self.say(f"stage {name}: from {start}")
 
-    def _measure(self, index: int, partition: attempts.Partition) -> None:
+    def _measure(self, index: int, partition: next_action.Partition) -> None:
         stage = self._stage.started
         rules = self._rules(index, partition, self.recipe.stages[index].gates.alpha)
         found = self.judge.measure(
@@ -155,8 +174,8 @@ class Loop:
         for attempt in state.attempts:
             assert attempt.ended is not None
             config = adapt(trainer, config, _failed(attempt, attempt.ended))
-        alpha = attempts.spent_alpha(stage.gates.alpha, number)
-        seed = attempts.seed_of(self.recipe, stage, number)
+        alpha = next_action.spent_alpha(stage.gates.alpha, number)
+        seed = next_action.seed_of(self.recipe, stage, number)
         self._append(
             AttemptStarted(
                 stage=stage.name,
@@ -192,7 +211,7 @@ class Loop:
                 elif reason is None and code is not None:
                     reason = self._came_to_end(folder, code)
                 if reason is None:
-                    reason = attempts.spent_budget(self.recipe.budget, self.journal.events, self._elapsed)
+                    reason = next_action.spent_budget(self.recipe.budget, self.journal.events, self._elapsed)
                 if reason is not None:
                     crashed = code not in (None, 0) and found is None
                     self._end_attempt("failed", reason, crashed=crashed)
@@ -237,8 +256,8 @@ class Loop:
     def _gate(self, index: int, found: Published, watch: AttemptWatch) -> str | None:
         """Judge a checkpoint on the gate questions; why the attempt must stop, or None."""
         stage, attempt = self.recipe.stages[index], self._attempt
-        alpha = attempts.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
-        left = attempts.questions_left(self.recipe.budget, self.journal.events)
+        alpha = next_action.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
+        left = next_action.questions_left(self.recipe.budget, self.journal.events)
         ruling = self._ask(found.path, found.step, "gate", self._rules(index, "gate", alpha, left), stage.gates.alpha)
         self.judge.rest()
         verdict = _verdict(ruling)
@@ -259,7 +278,7 @@ class Loop:
         reason = self._journal(watch.judged(found.step, ruling.samples))
         if verdict.overall == "pass":
             return None
-        rule = attempts.regressed(verdict, stage)
+        rule = regressed(verdict, stage)
         return f"step {found.step} surely fails '{rule}'" if rule is not None else reason
 
     def _ask(self, checkpoint: Path, step: int, partition: str, rules: GateFile, alpha_fail: float) -> Ruling:
@@ -279,14 +298,14 @@ class Loop:
             return f"training ended with {code}: {last_lines(folder / LOG)}"
         if not attempt.gated:
             return f"training left no checkpoint: {last_lines(folder / LOG)}"
-        best = attempts.best_of(attempt.gated)
+        best = best_of(attempt.gated)
         assert best is not None
         return f"no checkpoint passed; the best, step {best.step}: {best.verdict.why}"
 
     def _end_attempt(self, outcome: Literal["passed", "failed"], reason: str, *, crashed: bool = False) -> None:
         attempt = self._attempt
         judging = sum(one.seconds for one in (*attempt.gated, *([attempt.confirmed] if attempt.confirmed else ())))
-        best = attempts.best_of(attempt.gated)
+        best = best_of(attempt.gated)
         self._append(
             AttemptEnded(
                 stage=attempt.started.stage,
@@ -294,9 +313,9 @@ class Loop:
                 outcome=outcome,
                 reason=reason,
                 step=best.step if best is not None else None,
-                improving=attempts.is_improving(attempt),
-                diverged=attempts.is_diverged(attempt),
-                rambling=attempts.is_rambling(attempt),
+                improving=is_improving(attempt),
+                diverged=is_diverged(attempt),
+                rambling=is_rambling(attempt),
                 crashed=crashed,
                 training_seconds=round(max(0.0, self._elapsed - attempt.started.elapsed - judging), 3),
             )
@@ -307,7 +326,7 @@ class Loop:
         stage, state, attempt = self.recipe.stages[index], self._stage, self._attempt
         passed = attempt.passed
         assert passed is not None
-        alpha = attempts.spent_alpha(stage.gates.alpha, state.confirmations + 1)
+        alpha = next_action.spent_alpha(stage.gates.alpha, state.confirmations + 1)
         rules = self._rules(index, "report", alpha)
         ruling = self._ask(self.folder / passed.checkpoint, passed.step, "report", rules, stage.gates.alpha)
         verdict = _verdict(ruling)
@@ -351,16 +370,6 @@ class Loop:
         return gates.model_copy(update=changes)
 
 
-class Finished:
-    """A training that ended in an earlier session."""
-
-    def poll(self) -> int:
-        return 0
-
-    def stop(self) -> None:
-        pass
-
-
 def stage_folder(folder: Path, recipe: Recipe, index: int) -> Path:
     """Where a stage's attempts lie."""
     return folder / f"{index + 1}-{recipe.stages[index].name}"
@@ -371,7 +380,7 @@ def _verdict(ruling: Ruling) -> Verdict:
     return ruling.verdict
 
 
-def _failed(attempt: attempts.Attempt, ended: AttemptEnded) -> FailedAttempt:
+def _failed(attempt: Attempt, ended: AttemptEnded) -> FailedAttempt:
     return FailedAttempt(
         reason=ended.reason,
         diverged=ended.diverged,

@@ -1,0 +1,79 @@
+"""The judge of the loop: a checkpoint gated in a live engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medbench.harness.benchmarks.partition import keep_partition
+from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.merge import forget_merge
+from medbench.harness.checkpoints.resolve import copy_weights, resolve
+from medbench.harness.checkpoints.weights import weight_files
+from medbench.harness.contracts import Sample, Say
+from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
+from medbench.harness.gates.judge import Asked, answer_whole, judge_checkpoint
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.runs.run_folder import read_samples
+from medbench.harness.training.contracts import Ruling
+from medbench.harness.training.prepare import Prepared
+
+
+@dataclass(slots=True)
+class EngineJudge:
+    """A loop_contracts.Judge with a real engine."""
+
+    folder: Path
+    prepared: Prepared
+    options: EvalOptions
+    say: Say
+    keeper: EngineKeeper
+
+    def judge(
+        self, checkpoint: Path, rules: GateFile, *, name: str, seed: int, baseline: Path | None, alpha_fail: float
+    ) -> Ruling:
+        asked = replace(self._asked(rules), baseline=baseline, alpha_fail=alpha_fail)
+        judged = judge_checkpoint(self._options(checkpoint, name, seed), asked, self.keeper, self.say)
+        if judged.verdict.overall != "pass" and judged.folder is not None:
+            forget_merge(resolve(str(checkpoint)))
+        samples = self.samples(judged.folder) if judged.folder is not None else {}
+        asked_for = sum(map(len, samples.values()))
+        return Ruling(judged.verdict, judged.folder, judged.seconds, asked_for, samples)
+
+    def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
+        free = rules.model_copy(update={"gates": [gate for gate in rules.gates if not gate.paired]})
+        if len(free.gates) == len(rules.gates):
+            return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        began = datetime.now(UTC)
+        folder = answer_whole(self._options(checkpoint, name, seed), self._asked(rules), self.keeper, self.say)
+        samples = self.samples(folder)
+        verdict = gate_finished_run(folder, free, None).verdict if free.tasks else None
+        seconds = (datetime.now(UTC) - began).total_seconds()
+        return Ruling(verdict, folder, seconds, sum(map(len, samples.values())), samples)
+
+    def promote(self, checkpoint: Path, target: Path) -> str:
+        return copy_weights(self.full(checkpoint), target)
+
+    def full(self, checkpoint: Path) -> Path:
+        return Path(resolve(str(checkpoint), self.say).path)
+
+    def fingerprint(self, checkpoint: Path) -> str:
+        return fingerprint(weight_files(checkpoint))
+
+    def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]:
+        return {path.stem: list(read_samples(run, path.stem)) for path in sorted((run / "samples").glob("*.jsonl"))}
+
+    def rest(self) -> None:
+        if self.prepared.recipe.device == "shared":
+            self.keeper.rest()
+
+    def _options(self, checkpoint: Path, name: str, seed: int) -> EvalOptions:
+        return replace(self.options, model=str(checkpoint), name=name, seed=seed)
+
+    def _asked(self, rules: GateFile) -> Asked:
+        tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]
+        return Asked(rules, tasks, protocol_of(rules, None))

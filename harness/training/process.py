@@ -1,0 +1,117 @@
+"""One attempt's training as a child process, alone or under `accelerate launch`; nothing of it outlives the loop.
+
+    with TrainingProcess("sft", config, start=START, folder=FOLDER, seed=0) as training:
+        while training.poll() is None: ...
+
+The child runs worker.py: `python -m medbench.harness.training.worker JOB.json`. On Linux the kernel kills the
+child when the loop dies, even by kill -9, and a second, waiting process then kills whatever the training has started.
+The kernel watches the thread that started the child: start it from the main one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import write_atomically
+from medbench.harness.training import checkpoint_folder
+from medbench.harness.training.recipe import Launch
+from medbench.harness.training.worker import FAILURE, JOB, MARK, PARENT, kill_marked
+
+DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""A vLLM engine in the loop's process sets some of these; a training would take itself for a part of a group."""
+GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL."""
+
+
+class TrainingProcess:
+    """A training under way. Use as a context manager: leaving it stops the training."""
+
+    def __init__(self, trainer: str, config: BaseModel | Mapping[str, Any], *, start: Path, folder: Path, seed: int,
+                 launch: Launch | None = None, wait_until_judged: bool = False) -> None:  # fmt: skip
+        """Starts it. Raises MedbenchError where `folder` cannot be written; what the child finds, it exits with."""
+        self.folder = folder
+        launch = launch or Launch()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAILURE).unlink(missing_ok=True)
+            log = (folder / checkpoint_folder.LOG).open("ab")
+        except OSError as error:
+            raise MedbenchError(f"{folder}: cannot be written ({error.strerror})") from None
+        content = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+        job = {"trainer": trainer, "config": content, "start": str(start.resolve()), "folder": str(folder.resolve()),
+               "seed": seed, "launch": launch.model_dump()}  # fmt: skip
+        write_atomically(folder / JOB, json.dumps(job, indent=1).encode() + b"\n")
+        self._mark = secrets.token_hex(16)
+        with log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "medbench.harness.training.worker", str(folder.resolve() / JOB)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=_environment(launch, seed, self._mark, wait_until_judged),
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Of the child, which leads a process group of its own."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """None while it trains; 0 when it is done, 2 for what MedbenchError says, 1 else; below 0 after a signal."""
+        return self._process.poll()
+
+    def last_lines(self) -> str:
+        """The end of its log, for a message."""
+        return checkpoint_folder.last_lines(self.folder / checkpoint_folder.LOG)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """SIGTERM to all of it, SIGKILL after `grace` seconds; returns when nothing of it is left. Again is no harm."""
+        if self._process.poll() is None:
+            _signal_group(self.pid, signal.SIGTERM)
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                _signal_group(self.pid, signal.SIGKILL)
+        self._process.wait()  # first, for whoever waits first gets its exit code
+        kill_marked(self._mark)
+
+    def __enter__(self) -> TrainingProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _environment(launch: Launch, seed: int, mark: str, wait_until_judged: bool) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // launch.processes)))
+    env[checkpoint_folder.WAIT] = "1" if wait_until_judged else "0"
+    env["PYTHONHASHSEED"] = str(seed % 2**32)
+    env["PYTHONUNBUFFERED"] = "1"  # the last lines of a training that is killed are wanted most
+    return env | launch.env | {MARK: mark, PARENT: str(os.getpid())}
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
+        os.killpg(pid, number)
+
+
+class Finished:
+    """A training that ended in an earlier session."""
+
+    def poll(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        pass
