@@ -17,6 +17,9 @@ from medbench.harness.text import did_you_mean
 Metric = Literal["accuracy", "unparsed", "truncated", "errors", "tokens_per_answer", "seconds_per_question"]
 SHARES = ("accuracy", "unparsed", "truncated", "errors")
 """Metrics that are a mean of values between 0 and 1, one a question."""
+Kind = Literal["floor", "ceiling", "margin", "superiority"]
+Unit = Literal["share", "difference", "tokens", "seconds"]
+"""Of an estimate and its threshold. share: 0 to 1, shown in percent; difference: of two shares, shown in points."""
 MEAN = "mean"
 """In place of a task: the mean of the accuracies of all tasks that the file names."""
 
@@ -60,6 +63,22 @@ class Gate(Record):
     def paired(self) -> bool:
         """Whether it needs a baseline."""
         return self.margin is not None or self.better_by is not None
+
+    @property
+    def kind(self) -> Kind:
+        if self.at_least is not None:
+            return "floor"
+        if self.at_most is not None:
+            return "ceiling"
+        return "margin" if self.margin is not None else "superiority"
+
+    @property
+    def unit(self) -> Unit:
+        if self.metric == "seconds_per_question":
+            return "seconds"
+        if self.metric == "tokens_per_answer":
+            return "tokens"
+        return "difference" if self.paired else "share"
 
     @property
     def rule(self) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import write_atomically
-from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.rules import GateFile, Kind, Unit
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
@@ -26,6 +27,9 @@ class GateResult(BaseModel):
     rule: str
     task: str
     metric: str
+    kind: Kind
+    unit: Unit
+    """Of `estimate`, `interval` and `threshold`."""
     status: Status
     estimate: float | None
     """The metric; for a paired gate the candidate's minus the baseline's."""
@@ -46,6 +50,27 @@ class GateResult(BaseModel):
     saved: int = 0
     """Questions that the controls spared, estimated (see sequential.Evidence)."""
     why: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_files(cls, content: Any) -> Any:
+        """Verdicts written before `kind` and `unit` were stored told them by the wording of their rule alone."""
+        if isinstance(content, dict) and "kind" not in content and "unit" not in content:
+            return {**content, **_told_by_rule(str(content.get("rule")), str(content.get("metric")))}
+        return content
+
+
+_OLDER_RULE = re.compile(r"(not worse than|better than) the baseline's by more than \S+$| (at most) \S+$")
+
+
+def _told_by_rule(rule: str, metric: str) -> dict[str, str]:
+    ending = _OLDER_RULE.search(rule)
+    paired, ceiling = ending.groups() if ending else (None, None)
+    kind = {"not worse than": "margin", "better than": "superiority"}.get(
+        paired or "", "ceiling" if ceiling else "floor"
+    )
+    unit = {"seconds_per_question": "seconds", "tokens_per_answer": "tokens"}.get(metric)
+    return {"kind": kind, "unit": unit or ("difference" if paired else "share")}
 
 
 class Verdict(BaseModel):
@@ -100,6 +125,8 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
         rule="invalid checkpoint",
         task="-",
         metric="accuracy",
+        kind="floor",
+        unit="share",
         status="fail",
         estimate=None,
         interval=None,

@@ -9,8 +9,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medbench.harness.gate_output import PAIRED
-from medbench.harness.gates.rules import SHARES
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.runs.comparability import asked_how_often
 from medbench.harness.runs.records import RunRecord, TaskRecord
@@ -125,10 +123,10 @@ def gate_line(gate: GateResult) -> GateLine:
     """Shares in percent, differences in points, anything else as it is."""
     seen = [gate.interval] if gate.interval else []
     drawn = [*seen, (gate.threshold, gate.threshold)]
-    if gate.metric not in SHARES:
+    if gate.unit in ("tokens", "seconds"):
         spread = f"{number(seen[0][0], 1)}–{number(seen[0][1], 1)}" if seen else ""
         return GateLine(gate, number(gate.estimate, 1), spread, number(gate.threshold, 1), None)
-    if PAIRED.search(gate.rule):
+    if gate.unit == "difference":
         spread = points_interval(seen[0]) if seen else ""
         return GateLine(gate, points(gate.estimate), spread, points(gate.threshold), axis_around_zero(drawn))
     return GateLine(gate, percent(gate.estimate), interval(gate.interval), percent(gate.threshold), axis_over(drawn))

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gate_output import PAIRED
-from medbench.harness.gates.rules import MEAN, SHARES
+from medbench.harness.gates.rules import MEAN
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import AlarmRaised, Confirmed, Gated, Measured
@@ -243,7 +242,7 @@ def _columns(rules: Mapping[str, GateResult], judged: Sequence[Gated | Measured 
 
 def _column(gate: GateResult, intervals: Sequence[tuple[float, float]]) -> Column:
     drawn = [*intervals, (gate.threshold, gate.threshold)]
-    unit = "" if gate.metric not in SHARES else "points" if PAIRED.search(gate.rule) else "percent"
+    unit = {"share": "percent", "difference": "points"}.get(gate.unit, "")
     axis = {"percent": axis_over, "points": axis_around_zero}.get(unit)
     return Column(
         rule=gate.rule,
