@@ -17,11 +17,12 @@ from gate_runs import a_task, write_medqa, write_replies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.cli import run, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.cli.diagnostic_tables import band_table
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.evaluation import protocol_sensitivity as module
-from medbench.harness.evaluation.protocol_sensitivity import band_of, band_over, band_table, generating_protocols
+from medbench.harness.evaluation.protocol_sensitivity import band_of, band_over, generating_protocols
 from medbench.harness.evaluation.score_replies import ScoreOptions, replies_to, score_task
 from medbench.harness.runs.run_folder import read_samples
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 
 SAMPLE = Path(__file__).parent.parent / "tasks" / "medqa" / "sample" / "test.jsonl"
 EVAL = ["eval", "stored", "--data", "sample", "--tasks", "medqa", "--quiet"]

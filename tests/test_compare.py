@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.compare import TaskComparison, compare_runs, compare_task

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_evaluate import COT, a_task, right
 
-from medbench.harness.cli import run
+from medbench.harness.cli.diagnostic_tables import determinism_report
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample
 from medbench.harness.engines import vllm
 from medbench.harness.engines.fake import FakeEngine
@@ -37,7 +38,6 @@ from medbench.harness.evaluation.determinism import (
     ask_all,
     conclude,
     differences,
-    report,
 )
 from medbench.harness.evaluation.repeatability import Noise
 
@@ -249,7 +249,7 @@ def test_batch_invariant_is_offered_where_it_can_help(engine: str, settings: dic
 
 def test_the_report_shows_every_setting_and_its_figures() -> None:
     finding = replace(a_finding({BATCH: (3, 1)}, device="cpu", dtype="float32"), model="[red]m[/red]")
-    text = report(finding)
+    text = determinism_report(finding)
     assert "[red]m[/red] · vllm on cpu, float32" in text
     assert all(setting.name in text for setting in SETTINGS)
     row = next(line for line in text.splitlines() if line.startswith(" one at a time"))
@@ -297,7 +297,7 @@ def test_a_broken_task_is_passed_over(
 ) -> None:
     import shutil
 
-    from medbench.harness.cli import tasks_folder
+    from medbench.harness.benchmarks.catalog import tasks_folder
 
     shutil.copytree(tasks_folder() / "pubmedqa" / "sample", tmp_path / "pubmedqa")
     monkeypatch.setenv("MEDBENCH_DATA", str(tmp_path))

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.cli import tasks_folder
-from medbench.harness.doctor import advise, examine, report
+from medbench.harness.benchmarks.catalog import tasks_folder
+from medbench.harness.cli.doctor import advise, examine, report
 
 GB = 10**9
 HEALTHY: dict[str, Any] = {
@@ -228,8 +228,8 @@ def test_the_command_prints_one_json_object_and_a_report() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from medbench.harness.cli import tasks_folder;"
-        "from medbench.harness.doctor import examine, report;"
+        "import sys; from medbench.harness.benchmarks.catalog import tasks_folder;"
+        "from medbench.harness.cli.doctor import examine, report;"
         "report(examine(tasks_folder(), 'sample'));"
         "print([name for name in ('torch', 'vllm', 'transformers', 'peft', 'trl') if name in sys.modules])"
     )

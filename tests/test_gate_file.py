@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from gate_runs import answers, stored_run, write_gates
 
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
+from medbench.harness.cli.validate import faults_of
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.rules import EXAMPLE, read_gate_file
-from medbench.harness.validate import faults_of
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from lxml import etree
 from markdown_it import MarkdownIt
 
-from medbench.harness.cli import run
-from medbench.harness.gate_output import FLIPS_SHOWN, comparison_table, junit, markdown, verdict_table
+from medbench.harness.cli.main import run
+from medbench.harness.cli.verdict_output import FLIPS_SHOWN, comparison_table, junit, markdown, verdict_table
 from medbench.harness.gates.verdict import GateResult, Status, Verdict
 from medbench.harness.runs.compare import compare_task
 

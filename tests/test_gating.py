@@ -21,7 +21,7 @@ import pytest
 from gate_runs import answer, answers, stored_run, write_gates, write_medqa, write_replies
 
 from medbench.harness.benchmarks.partition import partition_of
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples

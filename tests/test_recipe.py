@@ -18,10 +18,10 @@ import pytest
 import yaml
 from pydantic import Field
 
+from medbench.harness.cli.validate import faults_of
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.training.recipe import Recipe, check_recipe, config_of, read_config, read_recipe
-from medbench.harness.validate import faults_of
 
 
 class Inner(Record):

@@ -22,8 +22,8 @@ from gate_runs import a_task, write_gates, write_medqa, write_replies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.cli import run, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.evaluation.evaluate import Outcome
 from medbench.harness.evaluation.score_replies import ScoreOptions, score_task

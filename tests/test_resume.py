@@ -101,7 +101,7 @@ def _kill_forks(model: str, root: Path) -> list[Path]:
     import vllm  # noqa: F401
 
     from medbench.harness.benchmarks import catalog  # noqa: F401
-    from medbench.harness.cli import run
+    from medbench.harness.cli.main import run
     from medbench.harness.evaluation import evaluate  # noqa: F401
 
     def start(folder: Path) -> int:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from gate_runs import answers, stored_run
 
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from medbench.harness.benchmarks.catalog import TaskCard
+from medbench.harness.cli.tables import rendered, result_table, task_table
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord, Totals
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.tables import rendered, result_table, task_table
 from medbench.harness.text import percent
 
 ESC = "\x1b"

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
 from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
 from medbench.harness.benchmarks.rows import SAMPLE
-from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
 from medbench.harness.evaluation.evaluate import example_notes, protocol_for
 from medbench.harness.evaluation.options import EvalOptions

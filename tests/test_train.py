@@ -17,7 +17,7 @@ import tiny_training
 from tiny_training import NAME, RECIPE, TASK, command, differences, kill_when, left_behind
 
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.training.checkpoint_folder import read_metrics
 from medbench.harness.training.journal import (
     AttemptEnded,

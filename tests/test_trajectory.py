@@ -17,7 +17,7 @@ from lxml import html
 from made_trainings import FLOOR, MARGIN, TOKENS, a_gate, a_training, a_verdict, begun, gated, log, two_stages
 from test_pages import shape
 
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.training.checkpoint_folder import append_metrics
 from medbench.harness.training.journal import AttemptEnded, Confirmed, Event, Measured, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medbench.harness.cli.validate import faults_of
 from medbench.harness.training.watchdogs import WatchdogConfig
-from medbench.harness.validate import faults_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(

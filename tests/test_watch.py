@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medbench.harness.checkpoints.watch_folder import checkpoints_in
-from medbench.harness.cli import run
+from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
 
 

@@ -17,9 +17,6 @@ from statistics import median
 from typing import Any, runtime_checkable
 from typing import Protocol as TypingProtocol
 
-from rich.table import Table
-from rich.text import Text
-
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
@@ -31,7 +28,6 @@ from medbench.harness.evaluation.repeatability import Noise, answered_pairs, ans
 from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.protocols.chat import encode, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.harness.tables import rendered, shown
 
 QUESTIONS = 32
 NEW_TOKENS = 128
@@ -213,29 +209,6 @@ def conclude(found: Determinism) -> str:
         else f"no answer changes ({found.answered} replies hold one), so scores hold"
     )
     return f"{', '.join(changes)}: {meaning}; {_remedy(found.engine)}"
-
-
-def report(found: Determinism) -> str:
-    """The table for people; ends in a new line."""
-    table = Table(show_edge=False)
-    table.add_column("against all at once", no_wrap=True)
-    for heading in ("questions", "replies differ", "answers differ", "scores differ", "part after, tokens",
-                    "probe moves, nats"):  # fmt: skip
-        table.add_column(heading, justify="right")
-    for one in found.differences:
-        table.add_row(
-            one.setting.name,
-            *(str(count) for count in (one.noise.asked, one.noise.replies, one.noise.answers, one.noise.scores)),
-            "-" if one.parted_after is None else f"{one.parted_after:.0f}",
-            "-" if one.probe_nats is None else f"{one.probe_nats:.1e}",
-        )
-    settings = found.engine["settings"]
-    about = [
-        f"{found.model} · {found.engine['name']} on {settings.get('device')}, {settings.get('dtype')}",
-        f"{found.task}{' (sample)' if found.source == SAMPLE else ''} · {found.protocol}, greedy",
-        f"{found.asked} replies, {found.answered} with an answer",
-    ]
-    return rendered(*(shown(line) for line in about), Text(), table, Text(), shown(conclude(found)))
 
 
 def _first_task(tasks_folder: Path, data: str | None, say: Say) -> Task:

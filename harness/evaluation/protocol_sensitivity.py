@@ -12,8 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Say, Task
 from medbench.harness.engines.stored_replies import Replies, refuse_unreadable
@@ -21,8 +19,6 @@ from medbench.harness.evaluation.score_replies import ScoreOptions, Scorer, coun
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, built_in_names, load_protocol
 from medbench.harness.scoring.published_accuracy import published
 from medbench.harness.scoring.summary import Summary
-from medbench.harness.tables import rendered, shown
-from medbench.harness.text import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,35 +144,3 @@ def generating_protocols() -> list[Protocol]:
     """The built-in protocols that read replies, the default first."""
     names = [DEFAULT, *(name for name in built_in_names() if name not in (DEFAULT, FOREIGN))]
     return [protocol for protocol in map(load_protocol, names) if protocol.method == "generate"]
-
-
-def band_table(band: Band) -> str:
-    """What `medbench score --protocol all` prints."""
-    table = Table(title=shown(f"{band.file} · {band.task}"), title_justify="left", show_edge=False)
-    table.add_column("protocol", no_wrap=True)
-    for heading in ("accuracy %", "95 % interval", "as published %", "unparsed %", "truncated %", f"to {DEFAULT}"):
-        table.add_column(heading, justify="right")
-    for row in band.rows:
-        interval = f"{percent(row.interval[0])} - {percent(row.interval[1])}"
-        points = f"{100 * row.difference:+.1f}" if row.protocol != DEFAULT else "-"
-        table.add_row(shown(row.protocol), percent(row.accuracy), interval, percent(row.published),
-                      percent(row.unparsed), percent(row.truncated), points)  # fmt: skip
-    lines = [f"the same replies score {_between(band.rows)}"]
-    others = [row.protocol for row in band.rows if row.protocol not in band.reading]
-    if others:
-        lines.append(f"without {', '.join(others)}, which finds an answer in less than half of them, "
-                     f"{_between([row for row in band.rows if row.protocol in band.reading])}")  # fmt: skip
-    furthest = next((one for one in band.differing if {one.a, one.b} <= {*band.reading}), None)
-    if furthest:
-        lines.append(f"of {band.replies} replies {band.differing_reading} are read differently by two of "
-                     f"{'these' if others else 'them'}; furthest apart are {furthest.a} and {furthest.b}, on "
-                     f"{furthest.replies}")  # fmt: skip
-    if band.incomplete:
-        lines.append(f"note: incomplete: {band.incomplete} of {band.questions} questions lack replies")
-    return rendered(table, *map(shown, lines))
-
-
-def _between(rows: Sequence[Row]) -> str:
-    low, high = min(rows, key=lambda row: row.accuracy), max(rows, key=lambda row: row.accuracy)
-    return (f"between {percent(low.accuracy)} % ({low.protocol}) and {percent(high.accuracy)} % ({high.protocol}): "
-            f"a band of {100 * (high.accuracy - low.accuracy):.1f} points")  # fmt: skip

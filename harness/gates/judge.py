@@ -7,13 +7,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
@@ -24,8 +21,6 @@ from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
 from medbench.harness.evaluation.runner import evaluate
-from medbench.harness.files import write_atomically
-from medbench.harness.gate_output import junit, markdown
 from medbench.harness.gates.baseline import read_baseline, read_controls
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.live_gate import LiveGate, run_gate, verdict_of
@@ -33,14 +28,7 @@ from medbench.harness.gates.rules import GateFile, read_gate_file, refuse_unknow
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
-from medbench.harness.runs.compare import TaskComparison, compare_task
-from medbench.harness.runs.run_folder import read_run, read_samples, samples_path
-
-EVAL_ONLY = (
-    "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",
-    "shuffle_options", "name",
-)  # fmt: skip
-"""Options of eval that a gate takes from its file."""
+from medbench.harness.runs.run_folder import read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,67 +94,21 @@ def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: 
     return folder
 
 
-def exit_status(judged: Sequence[Judged]) -> int:
-    """1 when any failed, else 3 when any is undecided or not gateable, else 0."""
-    found = {one.verdict.overall for one in judged}
-    return 1 if "fail" in found else 0 if found <= {"pass"} else 3
-
-
-def write_outputs(
-    judged: Sequence[Judged], baseline: Path | None, junit_file: Path | None, summary: Path | None
-) -> None:
-    """JUnit and Markdown files, and the step summary of a GitHub workflow where one runs."""
-    if junit_file is not None:
-        _write(junit_file, junit([one.verdict for one in judged], [one.seconds for one in judged]))
-    step = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary is None and not step:
-        return
-    text = "\n".join(markdown(one.verdict, _comparisons(one, baseline)) for one in judged)
-    if summary is not None:
-        _write(summary, text.encode("utf-8", "replace"))
-    if step:
-        try:
-            with Path(step).open("a", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-        except OSError as error:
-            raise MedbenchError(f"GITHUB_STEP_SUMMARY {step}: cannot be written ({error.strerror})") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MedbenchError(f"{path.parent}: cannot be made ({error.strerror})") from None
-    write_atomically(path, content)
-
-
-def _comparisons(one: Judged, baseline: Path | None) -> list[TaskComparison]:
-    if baseline is None or one.folder is None:
-        return []
-    found = []
-    for task in dict.fromkeys(gate.task for gate in one.verdict.gates):
-        if samples_path(one.folder, task).exists():  # not for the mean, nor for a task that was not asked
-            with suppress(MedbenchError):  # no question that both answered
-                found.append(compare_task(task, read_samples(baseline, task), read_samples(one.folder, task)))
-    return found
-
-
 def gate_candidates(
     candidates: Sequence[str],
     gates: Path,
     baseline: Path | None,
-    given: Mapping[str, Any],
+    options: EvalOptions,
     tasks_folder: Path,
     say: Say,
+    *,
+    aa: int = 0,
 ) -> list[Judged]:
-    """A verdict for each candidate, in turn; `given` are the command line's options.
-
-    Raises MedbenchError for a fault of the user's.
-    """
+    """A verdict for each candidate, in turn; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
     if all((Path(name) / "run.json").exists() for name in candidates):
         rules = read_gate_file(gates)
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
-    with Gatekeeper(gates, baseline, given, tasks_folder, say) as keeper:
+    with Gatekeeper(gates, baseline, options, tasks_folder, say, aa=aa) as keeper:
         return [keeper.judge(name) for name in candidates]
 
 
@@ -174,14 +116,23 @@ class Gatekeeper:
     """Tasks, gate file and one engine, kept for many checkpoints. Use as a context manager."""
 
     def __init__(
-        self, gates: Path, baseline: Path | None, given: Mapping[str, Any], tasks_folder: Path, say: Say
+        self,
+        gates: Path,
+        baseline: Path | None,
+        options: EvalOptions,
+        tasks_folder: Path,
+        say: Say,
+        *,
+        aa: int = 0,
     ) -> None:
-        from medbench.harness.benchmarks.catalog import TaskLoader
-        from medbench.harness.evaluation.evaluate import options_of
+        """`options` give engine, data, seed and runs folder; model, tasks and partition come from elsewhere.
 
-        self._options = options_of({**dict.fromkeys(EVAL_ONLY), "model": "", "resume": True, **given})
+        `aa` questions of each task are asked twice, for the noise floor.
+        """
+        from medbench.harness.benchmarks.catalog import TaskLoader
+
+        self._options, self._aa = options, aa
         self._rules, self._baseline, self._say = read_gate_file(gates), baseline, say
-        self._aa: int = given.get("aa") or 0
         loader = TaskLoader(tasks_folder, self._options.data, say)
         refuse_unknown_tasks(self._rules, gates, list(loader.cards))
         self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]

@@ -20,10 +20,9 @@ from pathlib import Path
 
 from lm_eval_command import cpu_environment, timed_lm_eval
 
-from medbench.harness.benchmarks.catalog import TaskLoader
+from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.cli import tasks_folder
 from medbench.harness.contracts import Request, Sample, Task
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import VLLMEngine

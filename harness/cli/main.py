@@ -1,0 +1,321 @@
+"""The command line; the only file that joins harness, tasks, trainers and reports.
+
+medbench eval smollm2-135m --limit 64
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
+from medbench.harness.cli.streams import clean_stdout, say
+from medbench.harness.contracts import MedbenchError
+
+if TYPE_CHECKING:
+    from medbench.harness.evaluation.evaluate import Outcome
+
+DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
+KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
+        "gate": "; what is answered is kept: run the same command again",
+        "watch": "; what is answered is kept: run the same command again",
+        "train": "; what is finished is kept: run the same command with --resume"}  # fmt: skip
+EXIT_INTERRUPTED = 4
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="medbench", prog_name="medbench")
+def cli() -> None:
+    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
+
+
+for command in (gate_command, watch_command, compare_command):
+    cli.add_command(command)
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option("--tasks", help=f"Comma-separated; ours or any of lm-eval's.  [default: {DEFAULT_TASKS}]")
+@click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v1]")
+@click.option(
+    "--engine",
+    type=click.Choice(["vllm", "hf", "openai", "fake"]),
+    help="What generates.  [default: openai with --base-url, fake with --replies, else vllm]",
+)
+@click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
+@click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
+@click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
+@click.option(
+    "--partition",
+    type=click.Choice(["all", "gate", "report"]),
+    default="all",
+    show_default=True,
+    help="Half of the questions: `gate` is what training loops look at, `report` what they never see.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many questions a task (a seeded draw).")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Overrides the protocol's; named in the result.")
+@click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")
+@click.option("--temperature", type=click.FloatRange(0, 10), help="Overrides the protocol's; named in the result.")
+@click.option("--shots", type=click.IntRange(min=0), help="Worked examples, lm-eval's draw; named in the result.")
+@click.option("--samples", type=click.IntRange(min=1), help="Replies a question: mean, maj@K, pass@K, agreement.")
+@click.option(
+    "--shuffle-options", type=click.IntRange(min=2), help="Ask each question with its options in so many orders."
+)
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders lie."
+)
+@click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the order of questions, and of sampling.  [default: 0]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML with any of these and more.")
+@click.option("--resume", is_flag=True, help="Go on with the run if it is there; do nothing if it is complete.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def eval_command(**options: Any) -> int:
+    """Evaluate MODEL and keep every answer.
+
+    MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
+    no hub.
+    """
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.cli.options import options_of
+    from medbench.harness.evaluation.evaluate import evaluate_model
+
+    with clean_stdout() as stdout:
+        outcome = evaluate_model(options_of(options), tasks_folder(), say)
+        stdout.write(_outcome_text(outcome, options["as_json"]))
+    unscored = [name for name, result in outcome.results.items() if result.accuracy is None]
+    if unscored:
+        say(
+            f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {outcome.folder}/samples"
+        )
+        return EXIT_NOT_SCORED
+    return 0
+
+
+@cli.command("score")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--task", required=True, help="What the replies answer; ours or any of lm-eval's.")
+@click.option(
+    "--protocol",
+    help="Name or YAML file, or `all`: a table of the same replies under every protocol, and no run folder.  "
+    "[default: cot-v1]",
+)
+@click.option("--data", help="As for eval.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
+@click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
+@click.option("--model", help="Name of the model that replied.  [default: the file's]")
+@click.option("--incomplete", is_flag=True, help="Score the replies that are there; the run is marked incomplete.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+def score_command(as_json: bool, **options: Any) -> None:
+    """Score the stored replies in FILE; no model is needed.
+
+    FILE: JSON lines {"id", "output"}, and where known "finish_reason" (stop or length) and "sample" (which of several
+    replies to a question, from 0). The run folder is as eval's: gate, compare and report take it.
+    """
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.evaluation.score_replies import ScoreOptions, score_file
+
+    asked = ScoreOptions(**options)
+    with clean_stdout() as stdout:
+        if asked.protocol == "all":
+            from medbench.harness.cli.diagnostic_tables import band_table
+            from medbench.harness.evaluation.protocol_sensitivity import band_of
+
+            band = band_of(asked, tasks_folder(), say)
+            stdout.write(json.dumps(band.as_json()) + "\n" if as_json else band_table(band))
+            return
+        stdout.write(_outcome_text(score_file(asked, tasks_folder(), say), as_json))
+
+
+@cli.command("train")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="The training's folder is RUNS/train-NAME.")  # fmt: skip
+@click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
+@click.option("--resume", is_flag=True, help="Go on where it was left, however it ended; its budget may have grown.")
+@click.option("--dry-run", is_flag=True, help="Check everything; print plan, memory and contamination; train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> int:
+    """Train by RECIPE (YAML), stage by stage, until the gates pass or the budget is spent.
+
+    Every checkpoint is judged on half of the questions; one that passes is confirmed once on the other half and becomes
+    the next stage's start. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget is spent.
+    """
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.training import train
+    from medbench.harness.training.prepare import TrainOptions
+    from medbench.harness.training.recipe import read_recipe
+    from medbench.harness.training.watchdogs import WatchdogConfig, Watchdogs
+
+    read = read_recipe(recipe, WatchdogConfig)
+    asked = TrainOptions(recipe, **options)
+    with clean_stdout() as stdout:
+        if dry_run:
+            lines = train.plan(read, asked, tasks_folder(), say)
+            stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
+            return 0
+        watchdogs = WatchdogConfig.model_validate(read.watchdogs)
+        trained = train.train(read, asked, lambda: Watchdogs(watchdogs), tasks_folder(), say)
+        stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
+    return 0 if trained.ended.outcome == "passed" else 1
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write: new or ours.")
+@click.option("--format", "form", type=click.Choice(["site", "lm-eval"]), default="site", show_default=True,
+              help="Pages, or results and samples files as lm-eval writes them.")  # fmt: skip
+@click.option("--references", type=click.Path(path_type=Path), help="More published scores (YAML), shown apart.")
+@click.option("--serve", is_flag=True, help="Serve the pages on 127.0.0.1, and build again when runs change.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="For --serve; 0 is any.")
+@click.option("--open", "open_browser", is_flag=True, help="Show the pages in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def report_command(runs: tuple[Path, ...], output: Path, form: str, references: Path | None, serve: bool, port: int,
+                   open_browser: bool, as_json: bool) -> None:  # fmt: skip
+    """Make pages of RUNS (run folders, or folders of them): leaderboard, models, every answer, comparisons.
+
+    They open from disk, from any web server or as a CI artifact. A run that cannot be read is listed with its reason.
+    """
+    from medbench.reports.write import report
+
+    asked = report.Report(runs, output, form, references, serve, port, open_browser)
+    for content in report.make(asked, say):
+        click.echo(json.dumps(content, ensure_ascii=False) if as_json else report.in_words(content))
+
+
+@cli.command("tasks")
+@click.argument("name", required=False)
+@click.option("--protocol", default="cot-v1", show_default=True, help="For the rendered prompt.")
+@click.option("--data", help="Folder of benchmark files, or `sample`.  [default: MEDBENCH_DATA, else the sample]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
+    """List tasks and protocols, or show one task with a rendered prompt."""
+    from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+    from medbench.harness.benchmarks.rows import SAMPLE
+    from medbench.harness.cli.tables import task_page, task_table
+    from medbench.harness.protocols.protocol import built_in_names, load_protocol
+    from medbench.harness.text import printable
+
+    loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
+    if name is None:
+        protocols = [load_protocol(each) for each in built_in_names()]
+        content = {"tasks": [card.as_json() for card in loader.cards.values()],
+                   "protocols": {each.name: each.about for each in protocols}}  # fmt: skip
+        click.echo(json.dumps(content) if as_json else task_table(list(loader.cards.values()), protocols), nl=as_json)
+        return
+    task, asked = loader.load(name), load_protocol(protocol)
+    prompt = task.foreign.text(task.questions[0].id, None) if task.foreign else asked.text(task.questions[0])
+    page = task_page(task, loader.cards.get(name), prompt)
+    lines = "\n".join(f"{key}: {value}" for key, value in page.items())
+    click.echo(json.dumps(page) if as_json else printable(lines))
+
+
+@cli.command("validate")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate_command(paths: tuple[Path, ...]) -> int:
+    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); every fault, by key path."""
+    from medbench.harness.cli.validate import faults_of
+    from medbench.harness.training.watchdogs import WatchdogConfig
+
+    total = 0
+    for path in paths:
+        kind, faults = faults_of(path, WatchdogConfig)
+        total += len(faults)
+        click.echo("\n".join(faults) if faults else f"{path}: a sound {kind}")
+    return 2 if total else 0
+
+
+@cli.command("doctor")
+@click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
+@click.option("--determinism", "model", metavar="MODEL", help="How MODEL's answers hang on batch size and order.")
+@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="For --determinism.  [default: vllm]")
+@click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def doctor_command(data: str | None, model: str | None, engine: str | None, questions: int | None,
+                   config_file: Path | None, as_json: bool) -> None:  # fmt: skip
+    """Show device, memory, versions and data, what will be slow, and the setting that mends it.
+
+    --determinism asks MODEL the same questions in batches of several sizes and orders, and shows what changes.
+    """
+    if model is None:
+        if engine or questions or config_file:
+            raise click.UsageError("--engine, --questions and --config belong to --determinism MODEL")
+        from medbench.harness.benchmarks.catalog import tasks_folder
+        from medbench.harness.cli.doctor import examine, report
+
+        findings = examine(tasks_folder(), data)
+        click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
+        return
+    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.cli.diagnostic_tables import determinism_report
+    from medbench.harness.config import read_yaml
+    from medbench.harness.engines.settings import EngineChoice
+    from medbench.harness.evaluation import determinism
+    from medbench.harness.evaluation.options import EvalConfig, EvalOptions
+
+    config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
+    chosen: Any = engine or config.engine or "vllm"  # click has checked the name
+    options = EvalOptions(model, engine=EngineChoice(chosen, config.engine_config), data=data)
+    with clean_stdout() as stdout:
+        found = determinism.diagnose(options, questions or determinism.QUESTIONS, tasks_folder(), say)
+        stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
+
+
+def _outcome_text(outcome: Outcome, as_json: bool) -> str:
+    """What eval and score print of a sealed run."""
+    if as_json:
+        return json.dumps(outcome.as_json(), ensure_ascii=False) + "\n"
+    from medbench.harness.cli.tables import result_table
+
+    return f"{result_table(outcome.record, outcome.results)}run: {outcome.folder}\n"
+
+
+def run(arguments: list[str]) -> int:
+    """The exit status of `medbench ARGUMENTS`. One line for every fault of the user's; a traceback only for ours."""
+    try:
+        status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
+    except MedbenchError as error:
+        say(f"medbench: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
+        say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        say(f"medbench: interrupted{KEPT.get(arguments[0], '')}")
+        return EXIT_INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """Entry point."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    # other libraries' bars and warnings would break our lines
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = 0
+    # vLLM leaves threads behind that can hang the interpreter's exit; everything of ours is closed and synced
+    os._exit(status)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

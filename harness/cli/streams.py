@@ -1,0 +1,31 @@
+"""Standard output for results alone, standard error for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import click
+
+
+@contextmanager
+def clean_stdout() -> Iterator[TextIO]:
+    """The real standard output, while descriptor 1, which C libraries write to as well, is standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as file:
+            yield file
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def say(line: str) -> None:
+    """A line for people; standard output is for results."""
+    click.echo(line, err=True)

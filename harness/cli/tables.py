@@ -1,0 +1,147 @@
+"""Results as text for a terminal.
+
+python -c "from medbench.harness.text import percent; print(percent(0.871))"
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from medbench.harness.benchmarks.catalog import TaskCard
+from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.contracts import Task
+from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.text import percent, printable
+
+FILE_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
+    """The table that `medbench eval` ends in."""
+    table = Table(
+        title=shown(f"{record.model.name} · {record.protocol['name']}"), title_justify="left", show_edge=False
+    )
+    table.add_column("task", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "chance %", "questions", "unparsed %", "truncated %", "errors",
+                    "tokens/answer"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for result in results.values():
+        table.add_row(*_cells(result))
+    totals = record.totals
+    tokens = totals.prompt_tokens + totals.completion_tokens
+    details = [line for result in results.values() for line in _details(result)]
+    if totals.seconds:  # stored replies take none
+        details.append(f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / totals.seconds:.0f} tokens/s")
+    return rendered(table, *map(shown, details), *(shown(f"note: {note}") for note in record.notes))
+
+
+def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
+    """What `medbench tasks` lists."""
+    tasks = Table(show_edge=False)
+    tasks.add_column("task")
+    tasks.add_column("version", justify="right")
+    tasks.add_column("questions", justify="right")
+    tasks.add_column("chance %", justify="right")
+    tasks.add_column("what")
+    for card in cards:
+        tasks.add_row(shown(card.name), card.version, str(card.n), percent(card.chance), shown(card.about))
+    asked = Table(show_edge=False)
+    asked.add_column("protocol")
+    asked.add_column("what")
+    for protocol in protocols:
+        asked.add_row(shown(protocol.name), shown(protocol.about))
+    return rendered(
+        tasks, Text(), asked, shown("\nAny other task name is looked up among lm-eval's own (lm_eval ls tasks).")
+    )
+
+
+def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
+    """What `medbench tasks NAME` shows of one task."""
+    return {
+        "task": task.name,
+        "about": card.about if card else "one of lm-eval's own",
+        "version": task.version,
+        "split": task.split,
+        "questions": len(task.questions),
+        "distinct questions": len({question.cluster for question in task.questions}),
+        "chance": task.chance,
+        "data": task.data.source,
+        "sha256": task.data.sha256,
+        "official": task.data.official,
+        "breakdown by": list(card.categories) if card else [],
+        "defined in": card.path if card else "lm-eval",
+        "first question": task.questions[0].id,
+        "gold": task.questions[0].gold,
+        "prompt": f"\n{prompt}",
+    }
+
+
+def shown(text: str) -> Text:
+    """Text as it is: markup means nothing, and control characters, which could drive a terminal, become visible."""
+    return Text(printable(text))
+
+
+def rendered(*parts: RenderableType) -> str:
+    """Parts as text, in colour where standard output is a terminal; each ends in a new line."""
+    terminal = os.isatty(1) or sys.stdout.isatty()
+    width = max(100, shutil.get_terminal_size().columns) if terminal else FILE_WIDTH
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _details(result: TaskResult) -> Iterator[str]:
+    """A line for each thing that only some runs measure."""
+    if result.published is not None:
+        yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
+    if (sampling := result.sampling) is not None:
+        passed = ", ".join(f"pass@{k} {percent(share)}" for k, share in sampling.pass_at.items())
+        yield (f"{result.task}: {sampling.k} samples a question, {percent(sampling.accuracy)} % "
+               f"({_interval(sampling.interval)}); maj@{sampling.k} {percent(sampling.maj_at_k)} "
+               f"({_interval(sampling.maj_interval)}); {passed}; agreement "
+               f"{percent(sampling.agreement)} %")  # fmt: skip
+    if (shuffling := result.shuffling) is not None:
+        yield (f"{result.task}: {shuffling.orders} orders of the options, {percent(shuffling.accuracy)} % "
+               f"({_interval(shuffling.interval)}); the answer follows the letter on "
+               f"{percent(shuffling.follows_letter)} % of the questions, the text on "
+               f"{percent(shuffling.follows_text)} %, the same text every time on "
+               f"{percent(shuffling.consistent)} %")  # fmt: skip
+    if (calibration := result.calibration) is not None:
+        brier = "-" if calibration.brier is None else f"{calibration.brier:.3f}"
+        yield (f"{result.task}: mean confidence {percent(calibration.confidence)} %, ECE "
+               f"{percent(calibration.ece)} %, Brier {brier} (of 2), AURC {calibration.aurc:.3f}, "
+               f"{calibration.n_abstained} abstained")  # fmt: skip
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{percent(interval[0])} - {percent(interval[1])}"
+
+
+def _cells(result: TaskResult) -> list[str | Text]:
+    mark = " (sample)" if result.source == SAMPLE else "" if result.official else " (unofficial rows)"
+    n = max(result.n, 1)
+    return [
+        shown(result.task + mark),
+        percent(result.accuracy),
+        _interval(result.interval),
+        percent(result.chance),
+        str(result.n),
+        percent(result.n_unparsed / n),
+        percent(result.n_truncated / n),
+        str(result.n_error),
+        "-" if result.tokens_per_answer is None else f"{result.tokens_per_answer:.0f}",
+    ]

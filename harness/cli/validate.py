@@ -1,0 +1,84 @@
+"""Any YAML of ours, checked: what kind it is and every fault in it.
+
+medbench validate harness/protocols/cot-v1.yaml tasks/medqa/medqa.yaml gates.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from medbench.harness.config import Record, check_mapping, parse_yaml
+from medbench.harness.evaluation.options import EvalConfig
+from medbench.harness.gates.rules import GateFile
+from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.training.recipe import check_recipe
+
+
+class Hub(Record):
+    """The hub's data set behind a task."""
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    splits: dict[str, str]
+
+
+class TaskMetadata(Record):
+    """`metadata` of a task's lm-eval YAML: what medbench knows of it beyond lm-eval's own keys."""
+
+    version: int = Field(ge=1)
+    about: str
+    chance: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+    categories: list[str]
+    files: dict[str, list[str]]
+    hub: Hub
+    sha256: dict[str, str]
+
+
+MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
+
+
+def faults_of(path: Path, watchdogs: type[BaseModel] | None = None) -> tuple[str, list[str]]:
+    """(kind of file, one line for every fault); no line means that it is sound.
+
+    `watchdogs` is the model of a recipe's section of that name. Nothing that a file names is imported, but for a
+    recipe's trainers, which are installed plugins.
+    """
+    content, faults = parse_yaml(path)
+    kind = _kind(content)
+    if faults:
+        return kind, faults
+    if kind == "task":
+        return kind, _task_faults(content, str(path))
+    if kind == "recipe":
+        return kind, check_recipe(path, watchdogs)
+    return kind, check_mapping(content, MODELS[kind], str(path))[1]
+
+
+def _kind(content: dict[Any, Any]) -> str:
+    keys = content.keys()
+    if "task" in keys and ("metadata" in keys or "include" in keys):
+        return "task"
+    if "stages" in keys:
+        return "recipe"
+    if "gates" in keys:
+        return "gate file"
+    return "protocol" if keys & {"prompt", "method", "decoding", "about"} else "eval config"
+
+
+def _task_faults(content: dict[Any, Any], where: str) -> list[str]:
+    faults = [f"{where}: {key}: missing" for key in ("include", "custom_dataset", "metadata") if key not in content]
+    if not isinstance(content.get("task"), str):
+        faults.append(f"{where}: task: must be a name")
+    metadata = content.get("metadata", {})
+    if not isinstance(metadata, dict):
+        return [*faults, f"{where}: metadata: must be keys and values, found {type(metadata).__name__}"]
+    if "metadata" not in content:
+        return faults
+    record, more = check_mapping(metadata, TaskMetadata, f"{where}: metadata")
+    unpinned = [split for split in record.sha256 if split not in record.files] if record else []
+    return faults + more + [f"{where}: metadata.sha256.{split}: no such split in files" for split in unpinned]

@@ -1,0 +1,183 @@
+"""Verdicts for machines and for people: JUnit XML, a Markdown summary, a table.
+
+medbench gate runs/CANDIDATE --gates gates.yaml --junit verdict.xml --summary verdict.md
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.table import Table
+
+from medbench.harness.cli.tables import rendered, shown
+from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import write_atomically
+from medbench.harness.gates.verdict import GateResult, Judged, Verdict
+from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.runs.run_folder import read_samples, samples_path
+from medbench.harness.text import percent, printable
+
+MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
+FLIPS_SHOWN = 20
+
+
+def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
+    """One test suite a candidate, one test case a gate; undecided is skipped, not gateable an error."""
+    root = ElementTree.Element("testsuites")
+    for verdict, took in zip(verdicts, seconds, strict=True):
+        counts = {status: sum(gate.status == status for gate in verdict.gates) for status in MARKS}
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=_xml(f"medbench gate {verdict.candidate}"),
+            tests=str(len(verdict.gates)),
+            failures=str(counts["fail"]),
+            errors=str(counts["not gateable"]),
+            skipped=str(counts["undecided"]),
+            time=f"{took:.3f}",
+        )
+        for gate in verdict.gates:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=_xml(verdict.candidate), name=_xml(gate.rule), time="0"
+            )
+            if gate.status == "fail":
+                ElementTree.SubElement(case, "failure", message=_xml(gate.why), type="gate").text = _xml(gate.why)
+            elif gate.status == "not gateable":
+                ElementTree.SubElement(case, "error", message=_xml(gate.why), type="gate").text = _xml(gate.why)
+            elif gate.status == "undecided":
+                ElementTree.SubElement(case, "skipped", message=_xml(gate.why), type="gate").text = _xml(gate.why)
+            ElementTree.SubElement(case, "system-out").text = _xml(gate.why)
+    ElementTree.indent(root)
+    body: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + body + b"\n"
+
+
+def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> str:
+    """A table of the gates, and the questions whose answer flipped against the baseline."""
+    lines = [
+        f"### medbench gate: {MARKS[verdict.overall]}",
+        "",
+        f"`{_code(verdict.candidate)}`"
+        + (f" under `{_code(verdict.protocol)}`" if verdict.protocol else "")
+        + (f" against `{_code(verdict.baseline)}`" if verdict.baseline else ""),
+        "",
+        "| gate | verdict | estimate | interval | questions | why |",
+        "|---|---|---|---|---|---|",
+        *(_row(gate) for gate in verdict.gates),
+    ]
+    lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
+    for one in comparisons:
+        lines += ["", f"**{_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}"]
+        flips = ("lost", one.overall.lost, one.lost_ids), ("gained", one.overall.gained, one.gained_ids)
+        for name, count, ids in flips:
+            if ids:
+                more = f" and {count - FLIPS_SHOWN} more" if count > FLIPS_SHOWN else ""
+                lines.append(f"- {name}: {', '.join(f'`{_code(id)}`' for id in ids[:FLIPS_SHOWN])}{more}")
+    return "\n".join(lines) + "\n"
+
+
+def verdict_table(verdict: Verdict) -> str:
+    """What a person sees on the terminal."""
+    against = f" against {verdict.baseline}" if verdict.baseline else ""
+    title = shown(f"{verdict.candidate}{against} · {verdict.protocol}: {MARKS[verdict.overall]}")
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for heading in ("gate", "verdict", "questions", "why"):
+        table.add_column(heading, justify="right" if heading == "questions" else "left")
+    for gate in verdict.gates:
+        asked = f"{gate.used} of {gate.total}"
+        table.add_row(shown(gate.rule), shown(MARKS[gate.status]), asked, shown(gate.why))
+    return rendered(table, *(shown(f"warning: {warning}") for warning in verdict.warnings))
+
+
+def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison]) -> str:
+    """What `medbench compare` prints."""
+    table = Table(title=shown(f"{b} minus {a}"), title_justify="left", show_edge=False)
+    table.add_column("task")
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "McNemar p", "lost", "gained"):
+        table.add_column(heading, justify="right")
+    for one in comparisons:
+        rows = [(one.task, one.overall)]
+        rows += [(f"  {field} {value}", d) for field, values in one.categories.items() for value, d in values.items()]
+        for name, d in rows:
+            interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
+            table.add_row(shown(name), str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval,
+                          f"{d.p_value:.4f}", str(d.lost), str(d.gained))  # fmt: skip
+    return rendered(table)
+
+
+def _row(gate: GateResult) -> str:
+    unit = {"share": " %", "difference": " points"}.get(gate.unit, "")
+    scale = 100 if unit else 1
+    estimate = "-" if gate.estimate is None else f"{gate.estimate * scale:.1f}{unit}"
+    interval = "-"
+    if gate.interval is not None:
+        low, high = (bound * scale for bound in gate.interval)
+        interval = f"{low:.1f} to {high:.1f}"
+    asked = f"{gate.used} of {gate.total}"
+    return f"| {_cell(gate.rule)} | {MARKS[gate.status]} | {estimate} | {interval} | {asked} | {_cell(gate.why)} |"
+
+
+def _cell(text: str) -> str:
+    """Text that stays inside its cell and is no markup of Markdown or HTML."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(text)).replace("\n", " ")
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    """Text that stays inside its backticks; for use outside tables."""
+    return printable(text).replace("`", "'").replace("\n", " ")
+
+
+def _xml(text: str) -> str:
+    """Only characters that XML 1.0 allows."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+def exit_status(judged: Sequence[Judged]) -> int:
+    """1 when any failed, else 3 when any is undecided or not gateable, else 0."""
+    found = {one.verdict.overall for one in judged}
+    return 1 if "fail" in found else 0 if found <= {"pass"} else 3
+
+
+def write_outputs(
+    judged: Sequence[Judged], baseline: Path | None, junit_file: Path | None, summary: Path | None
+) -> None:
+    """JUnit and Markdown files, and the step summary of a GitHub workflow where one runs."""
+    if junit_file is not None:
+        _write(junit_file, junit([one.verdict for one in judged], [one.seconds for one in judged]))
+    step = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary is None and not step:
+        return
+    text = "\n".join(markdown(one.verdict, _comparisons(one, baseline)) for one in judged)
+    if summary is not None:
+        _write(summary, text.encode("utf-8", "replace"))
+    if step:
+        try:
+            with Path(step).open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError as error:
+            raise MedbenchError(f"GITHUB_STEP_SUMMARY {step}: cannot be written ({error.strerror})") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MedbenchError(f"{path.parent}: cannot be made ({error.strerror})") from None
+    write_atomically(path, content)
+
+
+def _comparisons(one: Judged, baseline: Path | None) -> list[TaskComparison]:
+    if baseline is None or one.folder is None:
+        return []
+    found = []
+    for task in dict.fromkeys(gate.task for gate in one.verdict.gates):
+        if samples_path(one.folder, task).exists():  # not for the mean, nor for a task that was not asked
+            with suppress(MedbenchError):  # no question that both answered
+                found.append(compare_task(task, read_samples(baseline, task), read_samples(one.folder, task)))
+    return found
