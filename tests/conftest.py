@@ -9,6 +9,7 @@ them are skipped without it.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint folder of the tiny random Qwen3 (seed 0). Shared by the whole session: do not write into it."""
-    from tiny import build_tiny_model
+    from support.tiny import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
@@ -59,3 +60,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"MEDBENCH_DATA names {named}, which is not a folder")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted folder of 128 KiB, which is soon full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root; test_a_file_size_limit_is_a_full_disk checks much of the same")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

@@ -4,7 +4,8 @@
 
 Two streams come in: what the trainer logs at a step (TRL's names) and what a gated checkpoint scored, question by
 question. A watchdog speaks once; what `stop` says is for the loop to act on. A metric that is not logged is not
-watched. The thresholds are this project's own; tests/test_watchdogs.py prints how often they cry wolf on honest runs.
+watched. The thresholds are this project's own; tests/training/test_watchdogs.py prints how often they raise a false
+alarm on honest runs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from tiny import build_tiny_model
+from support.tiny import build_tiny_model
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Message, Request

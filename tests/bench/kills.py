@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import conftest  # noqa: F401  # sets what vLLM reads from the environment
-from tiny_training import build, differences, kill_when, left_behind, start
+from support.tiny_training import build, differences, kill_when, left_behind, start
 
 
 def torn_training(recipe: Path, runs: Path, draw: random.Random, kills: int, longest: float) -> int:

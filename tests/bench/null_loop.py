@@ -5,8 +5,8 @@
 Every checkpoint of every attempt truly fails: on the loop's 100 questions it has one right answer fewer than the floor
 of 60 % asks for (the hardest case), on the 100 others likewise. New in each attempt is which questions those are,
 and the order in which they are asked. The loop, its journal, its gates and its order are the real ones; trainer and
-engine are made up (tests/loops.py). Beside it the naive loop: the same sequential gate with the whole alpha for every
-attempt, and no other questions to confirm on.
+engine are made up (tests/support/loops.py). Beside it the naive loop: the same sequential gate with the whole alpha
+for every attempt, and no other questions to confirm on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from loops import MadeUpJudge, MadeUpTrainings, recipe_of, world
 from scipy.stats import binomtest
+from support.loops import MadeUpJudge, MadeUpTrainings, recipe_of, world
 
 from medbench.harness.training.journal import Confirmed, Gated, Promoted
 

@@ -27,7 +27,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gate_runs import a_record, answer
+from support.gate_runs import a_record, answer
 
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.records import ModelRecord

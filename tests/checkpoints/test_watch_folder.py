@@ -1,0 +1,111 @@
+"""Which folders count as checkpoints, and when; and the command over real checkpoints, one of them broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medbench.harness.checkpoints.watch_folder import checkpoints_in
+from medbench.harness.cli.main import run
+from medbench.harness.contracts import MedbenchError
+
+
+class Clock:
+    """Time that passes only while somebody sleeps, and what happens meanwhile."""
+
+    def __init__(self, events: dict[float, Path] | None = None) -> None:
+        self.now = 1_000_000.0
+        self._events = {self.now + after: path for after, path in (events or {}).items()}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for moment in sorted(m for m in self._events if m <= self.now):
+            make(self._events.pop(moment), moment)
+
+
+def make(path: Path, moment: float, mark: str = "config.json") -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / mark).write_text("{}")
+    os.utime(path / mark, (moment, moment))
+    os.utime(path, (moment, moment))
+
+
+def watched(folder: Path, clock: Clock, idle: float = 60.0) -> list[str]:
+    found = checkpoints_in(folder, idle_seconds=idle, clock=clock, sleep=clock.sleep)
+    return [path.name for path in found]
+
+
+def test_checkpoints_come_oldest_first_and_once(tmp_path: Path) -> None:
+    clock = Clock({20: tmp_path / "step-3", 40: tmp_path / "step-4"})
+    make(tmp_path / "step-20", clock.now - 500)
+    make(tmp_path / "step-100", clock.now - 100, "adapter_config.json")
+    assert watched(tmp_path, clock) == ["step-20", "step-100", "step-3", "step-4"]
+
+
+def test_what_is_being_written_is_left_alone_until_it_settles(tmp_path: Path) -> None:
+    clock = Clock()
+    make(tmp_path / "step-1", clock.now - 3)
+    seen_at = [
+        clock.now - 1_000_000.0
+        for _ in checkpoints_in(tmp_path, idle_seconds=30, clock=clock, sleep=clock.sleep)
+    ]  # fmt: skip
+    assert len(seen_at) == 1
+    assert seen_at[0] >= 7
+
+
+def test_hidden_and_other_folders_are_no_checkpoints(tmp_path: Path) -> None:
+    clock = Clock()
+    make(tmp_path / ".step-1.tmp", clock.now - 500)
+    make(tmp_path / "tmp-checkpoint-2", clock.now - 500)
+    (tmp_path / "logs").mkdir()
+    assert watched(tmp_path, clock) == []
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MedbenchError, match="no such folder"):
+        next(checkpoints_in(tmp_path / "none", idle_seconds=0))
+
+
+@pytest.mark.engine
+def test_a_broken_checkpoint_fails_and_the_watch_goes_on(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support.tiny import build_tiny_model
+
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(tiny_model, folder / "step-1")
+    shutil.copytree(tiny_model, folder / "step-2")
+    os.truncate(folder / "step-2" / "model.safetensors", 50_000)
+    build_tiny_model(folder / "step-3", seed=3)
+    for age, name in ((300, "step-1"), (200, "step-2"), (100, "step-3")):
+        for path in [*(folder / name).iterdir(), folder / name]:
+            os.utime(path, (path.stat().st_mtime - age,) * 2)
+    # noise never gets anywhere near 90 %, so the two sound ones fail by their answers
+    (tmp_path / "gates.yaml").write_text("max_new_tokens: 8\ngates: [{task: medqa, at_least: 0.9}]\n")
+    arguments = ["watch", str(folder), "--gates", "gates.yaml", "--data", "sample", "--idle", "0", "--json", "--quiet"]
+    assert run(arguments) == 1
+    one, two, three = (json.loads(line) for line in capfd.readouterr().out.splitlines())
+    assert [Path(each["candidate"]).name for each in (one, two, three)] == ["step-1", "step-2", "step-3"]
+    assert two["gates"][0]["rule"] == "invalid checkpoint"
+    assert "truncated" in two["why"]
+    for sound in (one, three):
+        assert sound["overall"] == "fail"
+        assert 0 < sound["gates"][0]["used"] <= 30
+    assert one["fingerprint"] != three["fingerprint"]
+
+
+def test_a_watch_that_saw_nothing_is_not_a_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gates.yaml").write_text("gates: [{task: medqa, at_least: 0.9}]\n")
+    (tmp_path / "empty").mkdir()
+    arguments = ["watch", str(tmp_path / "empty"), "--gates", str(tmp_path / "gates.yaml"), "--data", "sample"]
+    assert run([*arguments, "--idle", "0"]) == 3
+    assert "no checkpoint appeared" in capfd.readouterr().err

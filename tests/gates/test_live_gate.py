@@ -1,0 +1,446 @@
+"""Gates while answers come in: what is asked next and when it stops, that stopping early is rarely wrong, never
+completion order, and that stored answers are used again.
+
+pytest tests/gates/test_live_gate.py
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.gate_runs import a_record, a_task, answer
+
+from medbench.harness.contracts import Completion, MedbenchError, Request, Sample, Task
+from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.evaluation.requests import permuted
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.live_gate import BLOCK, LiveGate, run_gate
+from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.verdict import GateResult, overall_of
+from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.run_folder import Run, create_run, read_samples, reopen_run
+
+COT = load_protocol("cot-v1")
+Samples = Mapping[str, Mapping[str, Sample]]
+
+
+class Silent:
+    def start(self, task: str, total: int, done: int) -> None: ...
+    def advance(self, task: str, sample: Sample) -> None: ...
+
+
+def ids_of(n: int) -> list[str]:
+    return [f"q{number}" for number in range(n)]
+
+
+def rules(*gates: dict[str, Any], **settings: Any) -> GateFile:
+    return GateFile(gates=[Gate(**({"task": "toy"} | gate)) for gate in gates], **settings)
+
+
+def candidate(ids: Sequence[str], right: int, seed: int) -> dict[str, Sample]:
+    """A made-up candidate that is right on so many of the questions, which ones drawn by `seed`."""
+    chosen = set(random.Random(f"right {seed}").sample(ids, right))
+    return {id: answer(id, float(id in chosen)) for id in ids}
+
+
+def flipped(samples: Mapping[str, Sample], lost: int, gained: int, seed: int) -> dict[str, Sample]:
+    """Another candidate that differs from the first on so many questions."""
+    draw = random.Random(f"flip {seed}")
+    right = [id for id, sample in samples.items() if sample.score == 1]
+    wrong = [id for id, sample in samples.items() if sample.score == 0]
+    changed = dict.fromkeys(draw.sample(right, lost), 0.0) | dict.fromkeys(draw.sample(wrong, gained), 1.0)
+    return {id: answer(id, changed.get(id, sample.score)) for id, sample in samples.items()}
+
+
+def drive(gate: LiveGate, samples: Samples) -> list[GateResult]:
+    """Answer what the gate asks for until it asks no more."""
+    while (block := gate.next_block()) is not None:
+        task, ids = block
+        gate.observe(task.name, [samples[task.name][id] for id in ids])
+    return gate.results()
+
+
+def live(
+    file: GateFile,
+    samples: Mapping[str, Sample],
+    baseline: Mapping[str, Sample] | None = None,
+    controls: Sequence[Mapping[str, Sample]] = (),
+    seed: int = 0,
+) -> GateResult:
+    """The first gate's result on the task "toy"."""
+    reference = Reference("base", {"toy": baseline}) if baseline is not None else None
+    others = [Reference(f"control {number}", {"toy": control}) for number, control in enumerate(controls)]
+    gate = LiveGate(file, [a_task(list(samples))], seed, reference, others)
+    return drive(gate, {"toy": samples})[0]
+
+
+# ---- stopping early is rarely wrong
+
+
+def test_wrong_verdicts_at_the_floor_are_at_most_alpha() -> None:
+    """200 candidates one answer short of the floor and 200 just on it; 5 % of 200 is 10, three deviations more 19."""
+    ids, floor = ids_of(150), rules({"at_least": 0.6})
+    passed = sum(live(floor, candidate(ids, 89, seed), seed=seed).status == "pass" for seed in range(200))
+    failed = sum(live(floor, candidate(ids, 90, seed), seed=seed).status == "fail" for seed in range(200))
+    print(f"of 200: {passed} false passes, {failed} false fails")
+    assert passed <= 19
+    assert failed <= 19
+
+
+def test_wrong_verdicts_at_the_margin_are_at_most_alpha() -> None:
+    """Against a baseline that differs on 8 % of the questions, and is the test's control as well."""
+    ids, file = ids_of(150), rules({"margin": 0.02})
+    base = candidate(ids, 105, seed=-1)
+    passed = failed = 0
+    for seed in range(200):
+        passed += live(file, flipped(base, 8, 4, seed), base, seed=seed).status == "pass"  # four lost, three allowed
+        failed += live(file, flipped(base, 7, 4, seed), base, seed=seed).status == "fail"
+    print(f"of 200: {passed} false passes, {failed} false fails")
+    assert passed <= 19
+    assert failed <= 19
+
+
+@pytest.mark.parametrize("gap", [-0.15, -0.10, 0.10, 0.15])
+def test_clear_candidates_are_decided_early_and_as_the_whole_would_be(gap: float) -> None:
+    ids, used = ids_of(400), 0
+    for seed in range(10):
+        result = live(rules({"at_least": 0.6}), candidate(ids, round(400 * (0.6 + gap)), seed), seed=seed)
+        assert result.status == ("pass" if gap > 0 else "fail")
+        assert result.total == 400
+        used += result.used
+    print(f"gap {gap:+.2f}: {used / 40:.0f} % of the questions")
+    assert used <= 10 * 400 * (0.65 if abs(gap) < 0.12 else 0.45)
+
+
+def test_a_loop_that_spends_little_on_passes_need_not_pay_for_its_fails() -> None:
+    """With a tiny alpha for passes a bad candidate fails as soon as with the usual one, and a good one passes later."""
+    ids = ids_of(400)
+
+    def asked(right: int, alpha: float, alpha_fail: float | None) -> tuple[str, int]:
+        used = 0
+        for seed in range(8):
+            samples = candidate(ids, right, seed)
+            file = rules({"at_least": 0.6}, alpha=alpha)
+            (result,) = drive(LiveGate(file, [a_task(ids)], seed, None, alpha_fail=alpha_fail), {"toy": samples})
+            used += result.used
+        return result.status, used
+
+    assert asked(200, 0.0001, 0.05) == asked(200, 0.05, None)
+    assert asked(200, 0.0001, None)[1] > asked(200, 0.05, None)[1]
+    assert asked(280, 0.0001, 0.05)[1] > asked(280, 0.05, None)[1]
+    assert {asked(280, 0.0001, 0.05)[0], asked(280, 0.05, None)[0]} == {"pass"}
+
+
+def test_a_live_verdict_is_the_finished_one_but_for_alpha() -> None:
+    """200 verdicts on 50 made-up candidates of every strength, against a baseline that they resemble more or less."""
+    ids, draw, wrong = ids_of(200), random.Random(7), []
+    for seed in range(50):
+        base = candidate(ids, draw.randint(60, 140), seed)
+        samples = flipped(base, draw.randint(0, 25), draw.randint(0, 25), seed)
+        for gate in ({"at_least": 0.5}, {"margin": 0.03}, {"at_most": 0.6}, {"better_by": 0.0}):
+            result = live(rules(gate), samples, base, seed=seed)
+            whole = LiveGate(rules(gate), [a_task(ids)], seed, Reference("base", {"toy": base}))
+            whole.observe("toy", [samples[id] for id in permuted(ids, seed=seed, task="toy")])
+            (finished,) = whole.results()
+            assert finished.status in ("pass", "fail")
+            assert result.status in ("pass", "fail")  # without a budget a live gate ends in a decision
+            assert finished.estimate is not None
+            if result.status != finished.status:
+                wrong.append(abs(finished.estimate - finished.threshold))
+    print(f"{len(wrong)} of 200 live verdicts differ from the whole; the widest gap among them {max(wrong, default=0)}")
+    assert len(wrong) <= 10
+    assert max(wrong, default=0.0) < 0.10
+
+
+def test_easy_questions_first_in_the_file_change_nothing() -> None:
+    """The order is by hash of the id: a file that has the easy questions first gives no early pass."""
+    ids = ids_of(300)
+    samples = {id: answer(id, float(number < 150)) for number, id in enumerate(ids)}
+    forwards = live(rules({"at_least": 0.7}), samples)
+    backwards = live(rules({"at_least": 0.7}), dict(reversed(samples.items())))
+    assert forwards == backwards
+    assert forwards.status == "fail"
+
+
+def test_a_control_that_resembles_the_candidate_spares_questions() -> None:
+    ids, without, with_control = ids_of(500), 0, 0
+    for seed in range(6):
+        control = candidate(ids, 400, seed)
+        samples = flipped(control, 12, 8, seed)
+        plain = live(rules({"at_least": 0.73}), samples, seed=seed)
+        sharp = live(rules({"at_least": 0.73}), samples, controls=[control], seed=seed)
+        assert (plain.status, sharp.status) == ("pass", "pass")
+        assert plain.controls == {}
+        assert plain.saved == 0
+        without, with_control = without + plain.used, with_control + sharp.used
+    assert sharp.controls.keys() == {"control 0"}
+    assert sharp.saved > 0
+    assert str(sharp.saved) in sharp.why
+    print(f"questions: {without} without a control, {with_control} with one")
+    assert with_control < 0.7 * without
+
+
+def test_a_control_that_misses_a_question_is_left_out() -> None:
+    ids = ids_of(300)
+    control = candidate(ids, 200, seed=1)
+    del control["q7"]
+    result = live(rules({"at_least": 0.5}), candidate(ids, 200, seed=2), controls=[control])
+    assert result.controls == {}
+    assert result.status == "pass"
+
+
+# ---- what is asked next, and when it ends
+
+
+def asked_of(gate: LiveGate, samples: Samples) -> list[tuple[str, list[str]]]:
+    """The blocks, in turn, that are asked until the end."""
+    blocks = []
+    while (block := gate.next_block()) is not None:
+        blocks.append((block[0].name, block[1]))
+        gate.observe(block[0].name, [samples[block[0].name][id] for id in block[1]])
+    return blocks
+
+
+def two_tasks(right_a: int, right_b: int, n: int = 200) -> tuple[list[Task], dict[str, dict[str, Sample]]]:
+    ids = ids_of(n)
+    tasks = [a_task(ids, "a"), a_task(ids, "b")]
+    return tasks, {"a": candidate(ids, right_a, 1), "b": candidate(ids, right_b, 2)}
+
+
+def test_each_task_is_asked_along_its_order() -> None:
+    tasks, samples = two_tasks(130, 125)
+    file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
+    blocks = asked_of(LiveGate(file, tasks, 3, None), samples)
+    assert {name for name, _ in blocks[:2]} == {"a", "b"}  # a first look at every task
+    for name in "ab":
+        asked = [id for task, ids in blocks if task == name for id in ids]
+        assert asked == permuted(ids_of(200), seed=3, task=name)[: len(asked)]
+    assert all(len(ids) <= BLOCK for _, ids in blocks)
+
+
+def test_one_sure_fail_ends_it_and_the_unasked_task_is_undecided() -> None:
+    tasks, samples = two_tasks(0, 200)
+    file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
+    gate = LiveGate(file, tasks, 0, None)
+    assert [name for name, _ in asked_of(gate, samples)] == ["a"]
+    results = gate.results()
+    assert [result.status for result in results] == ["fail", "undecided"]
+    assert results[1].estimate is None
+    assert results[1].interval == (0.0, 1.0)
+    assert overall_of(results)[0] == "fail"
+
+
+def test_a_task_whose_gates_are_decided_is_asked_no_more() -> None:
+    tasks, samples = two_tasks(200, 123)
+    file = rules({"task": "a", "at_least": 0.5}, {"task": "b", "at_least": 0.6})
+    gate = LiveGate(file, tasks, 0, None)
+    blocks = asked_of(gate, samples)
+    assert [name for name, _ in blocks].count("a") <= 2
+    assert [name for name, _ in blocks].count("b") > 2
+    assert overall_of(gate.results())[0] == "pass"
+
+
+def test_answers_out_of_the_order_are_refused() -> None:
+    samples = candidate(ids_of(40), 20, 0)
+    gate = LiveGate(rules({"at_least": 0.5}), [a_task(list(samples))], 0, None)
+    with pytest.raises(ValueError, match="order"):
+        gate.observe("toy", list(samples.values()))
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100])
+def test_a_budget_leaves_what_is_open_undecided(budget: int) -> None:
+    tasks, samples = two_tasks(121, 121)
+    file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6}, budget=budget)
+    gate = LiveGate(file, tasks, 0, None)
+    results = drive(gate, samples)
+    assert sum(result.used for result in results) == gate.used == budget
+    assert overall_of(results)[0] == "undecided"
+
+
+def test_the_population_is_asked_all_questions_before_it_is_looked_at() -> None:
+    tasks, samples = two_tasks(0, 200)
+    file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6}, decide="population")
+    results = drive(LiveGate(file, tasks, 0, None), samples)
+    assert [(result.status, result.used) for result in results] == [("fail", 200), ("pass", 200)]
+
+
+def test_a_category_alone_is_judged_but_all_of_the_task_is_asked() -> None:
+    ids = ids_of(300)
+    step = {id: {"step": "1" if number % 3 else "2"} for number, id in enumerate(ids)}
+    samples = {id: answer(id, float(step[id]["step"] == "1"), category=step[id]) for id in ids}
+    gate = LiveGate(rules({"at_least": 0.9, "category": {"step": "1"}}), [a_task(ids, category=step)], 0, None)
+    (result,) = drive(gate, {"toy": samples})
+    assert (result.status, result.total) == ("pass", 200)
+    assert result.used < gate.used <= 300
+
+
+def test_the_mean_of_tasks_is_decided_early() -> None:
+    tasks, samples = two_tasks(360, 360, n=400)
+    file = rules({"task": "mean", "at_least": 0.6}, {"task": "a", "at_least": 0.1}, {"task": "b", "at_least": 0.1})
+    gate = LiveGate(file, tasks, 0, None)
+    results = drive(gate, samples)
+    assert overall_of(results)[0] == "pass"
+    assert (results[0].used, results[0].total) == (gate.used, 800)
+    assert gate.used < 500
+
+
+def test_a_mean_of_which_a_task_was_not_asked_is_undecided() -> None:
+    tasks, samples = two_tasks(0, 200)
+    file = rules({"task": "mean", "at_least": 0.3}, {"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
+    results = drive(LiveGate(file, tasks, 0, None), samples)
+    assert [result.status for result in results] == ["undecided", "fail", "undecided"]
+
+
+def test_a_baseline_that_misses_answers_is_refused_with_how_many_it_has() -> None:
+    samples = candidate(ids_of(40), 20, 0)
+    base = dict(list(candidate(ids_of(40), 20, 1).items())[:30]) | {"q35": answer("q35", None)}
+    with pytest.raises(MedbenchError, match="answers 30 of the 40 questions of toy"):
+        LiveGate(rules({"margin": 0.02}), [a_task(list(samples))], 0, Reference("base", {"toy": base}))
+    with pytest.raises(MedbenchError, match="needs --baseline"):
+        LiveGate(rules({"margin": 0.02}), [a_task(list(samples))], 0, None)
+
+
+# ---- failed requests
+
+
+def test_a_slip_in_the_first_block_does_not_save_a_bad_checkpoint() -> None:
+    """Two failed requests among 32 are too many for a verdict; with more answers they are few."""
+    ids = ids_of(300)
+    order = permuted(ids, seed=0, task="toy")
+    samples = {id: answer(id, None if id in order[:2] else 0.0) for id in ids}
+    result = live(rules({"at_least": 0.6}), samples)
+    assert result.status == "fail"
+    assert 32 < result.used < 150
+
+
+def test_a_dead_engine_is_not_asked_everything() -> None:
+    samples = {id: answer(id, None) for id in ids_of(1000)}
+    result = live(rules({"at_least": 0.6}), samples)
+    assert result.status == "not gateable"
+    assert result.used < 100
+
+
+def test_failed_requests_count_against_a_pass_and_a_fail() -> None:
+    """4 % of requests fail; at a floor that the rest alone would just reach, the verdict stays open."""
+    ids = ids_of(200)
+    samples = candidate(ids, 130, 5)
+    for id in random.Random(0).sample(ids, 8):
+        samples[id] = answer(id, None)
+    right = sum(sample.score == 1 for sample in samples.values())
+    assert live(rules({"at_least": (right + 4) / 200}), samples).status == "undecided"
+    assert live(rules({"at_least": (right - 30) / 200}), samples).status == "pass"
+    assert live(rules({"at_least": (right + 40) / 200}), samples).status == "fail"
+
+
+# ---- in a run folder
+
+
+class Counting(FakeEngine):
+    """Remembers what it was asked."""
+
+    def __init__(self, replies: Mapping[str, Mapping[str, Any]], delay: float = 0.0) -> None:
+        super().__init__(replies, delay)
+        self.asked: list[str] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        requests = list(requests)
+        self.asked += [request.id.partition("/")[2] for request in requests]
+        yield from super().generate(requests)
+
+
+class Reversed(Counting):
+    """What was asked last comes back first, as short answers do under continuous batching."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        yield from reversed(list(super().generate(requests)))
+
+
+def replies_of(samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
+    """A where the sample is right, else B; a failed request has no reply."""
+    return {
+        id: {"output": f"The answer is ({'A' if sample.score else 'B'})."}
+        for id, sample in samples.items()
+        if sample.score is not None
+    }
+
+
+def a_run(root: Path, n: int) -> Run:
+    record = a_record("run", {"toy": n})
+    return reopen_run(root / "run", record) if (root / "run").exists() else create_run(root, record)
+
+
+def gated(root: Path, file: GateFile, samples: Mapping[str, Sample], engine: Counting) -> list[GateResult]:
+    with a_run(root, len(samples)) as run:
+        return run_gate(LiveGate(file, [a_task(list(samples))], 0, None), run, COT, engine, Silent())
+
+
+def test_what_comes_back_first_changes_neither_verdict_nor_questions(tmp_path: Path) -> None:
+    samples = candidate(ids_of(300), 210, 0)
+    file = rules({"at_least": 0.6})
+    engines = Counting(replies_of(samples)), Reversed(replies_of(samples))
+    results = [gated(tmp_path / str(i), file, samples, engine) for i, engine in enumerate(engines)]
+    assert results[0] == results[1]
+    assert results[0][0].used < 300
+    stored = [{s.id for s in read_samples(tmp_path / f"{i}/run", "toy")} for i in range(2)]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == results[0][0].used
+
+
+def test_a_second_gate_asks_nothing_again(tmp_path: Path) -> None:
+    samples = candidate(ids_of(300), 210, 0)
+    first, second = Counting(replies_of(samples)), Counting({})
+    before = gated(tmp_path, rules({"at_least": 0.6}), samples, first)
+    assert gated(tmp_path, rules({"at_least": 0.6}), samples, second) == before
+    assert second.asked == []
+    harder = gated(tmp_path, rules({"at_least": 0.68}), samples, third := Counting(replies_of(samples)))
+    assert third.asked != []
+    assert set(third.asked).isdisjoint(first.asked)
+    assert harder[0].used == len(first.asked) + len(third.asked)
+
+
+def test_answers_that_a_run_has_beyond_the_block_wait_for_their_turn(tmp_path: Path) -> None:
+    """An interrupted evaluation holds the short answers of later questions: they are no evidence before their turn."""
+    samples = candidate(ids_of(300), 210, 0)
+    order = permuted(list(samples), seed=0, task="toy")
+    with a_run(tmp_path, 300) as run:
+        for id in [*order[250:], *order[5:20]]:
+            run.append("toy", samples[id])
+    engine = Counting(replies_of(samples))
+    result = gated(tmp_path, rules({"at_least": 0.6}), samples, engine)
+    assert result == gated(tmp_path / "fresh", rules({"at_least": 0.6}), samples, Counting(replies_of(samples)))
+    assert engine.asked == [*order[:5], *order[20 : result[0].used]]
+
+
+def test_a_request_that_failed_is_asked_again_by_the_next_gate(tmp_path: Path) -> None:
+    samples = candidate(ids_of(100), 66, 0)
+    order = permuted(list(samples), seed=0, task="toy")
+    holes = {id: reply for id, reply in replies_of(samples).items() if id not in order[10:13]}
+    (first,) = gated(tmp_path, rules({"at_least": 0.65}), samples, Counting(holes))
+    assert first.status == "undecided"
+    (second,) = gated(tmp_path, rules({"at_least": 0.65}), samples, engine := Counting(replies_of(samples)))
+    assert second.status == "pass"
+    assert sorted(engine.asked) == sorted(order[10:13])
+    stored = [sample.id for sample in read_samples(tmp_path / "run", "toy")]
+    assert sorted(stored) == sorted(samples)
+
+
+@pytest.mark.parametrize(("at_most", "status"), [(0.0005, "fail"), (5.0, "pass")])
+def test_the_pace_is_judged_when_the_rest_is_and_again_alike(tmp_path: Path, at_most: float, status: str) -> None:
+    samples = candidate(ids_of(200), 120, 0)
+    file = rules({"at_least": 0.6}, {"metric": "seconds_per_question", "at_most": at_most})
+    first = gated(tmp_path, file, samples, Counting(replies_of(samples), delay=0.002))
+    assert [result.status for result in first] == ["pass", status]
+    assert first[1].estimate is not None
+    assert first[1].estimate > 0.002
+    assert gated(tmp_path, file, samples, Counting({})) == first
+
+
+def test_a_pace_alone_is_known_after_a_few_questions(tmp_path: Path) -> None:
+    samples = candidate(ids_of(500), 120, 0)
+    file = rules({"metric": "seconds_per_question", "at_most": 5})
+    (result,) = gated(tmp_path, file, samples, Counting(replies_of(samples)))
+    assert (result.status, result.used) == ("pass", 64)

@@ -1,0 +1,200 @@
+"""Paired comparison of two runs: closed forms, clusters, flips both ways, categories, and what is refused.
+
+pytest tests/runs/test_compare.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar
+from support.gate_runs import answer, answers, stored_run
+
+from medbench.harness.cli.main import run
+from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.compare import TaskComparison, compare_runs, compare_task
+
+Pairs = list[tuple[bool, bool, int]]
+"""(right in A, right in B, cluster) of each question."""
+
+pairs = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 20)), min_size=1, max_size=60)
+
+
+def samples(scores: Sequence[float], clusters: Sequence[int]) -> list[Sample]:
+    return [answer(f"q{i}", float(s), cluster=f"c{c}") for i, (s, c) in enumerate(zip(scores, clusters, strict=True))]
+
+
+def compared(found: Pairs) -> TaskComparison:
+    clusters = [cluster for _, _, cluster in found]
+    return compare_task("toy", samples([a for a, _, _ in found], clusters), samples([b for _, b, _ in found], clusters))
+
+
+@given(pairs)
+def test_mcnemar_is_statsmodels_exact_test(found: Pairs) -> None:
+    result = compared(found).overall
+    lost = sum(a and not b for a, b, _ in found)
+    gained = sum(b and not a for a, b, _ in found)
+    assert (result.lost, result.gained) == (lost, gained)
+    assert result.p_value == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue if lost + gained else 1)
+    if lost + gained:
+        assert result.p_value == pytest.approx(binomtest(lost, lost + gained).pvalue)
+
+
+def test_mcnemar_of_many_flips() -> None:
+    result = compared([(True, False, i) for i in range(1500)] + [(False, True, i) for i in range(1600)]).overall
+    assert result.p_value == pytest.approx(binomtest(1500, 3100).pvalue, rel=1e-9)
+
+
+@given(pairs)
+def test_the_interval_is_that_of_clustered_least_squares(found: Pairs) -> None:
+    clusters = [cluster for _, _, cluster in found]
+    differences = np.array([float(b) - float(a) for a, b, _ in found])
+    result = compared(found).overall
+    assert result.difference == pytest.approx(differences.mean())
+    if len(set(clusters)) > 1:
+        fit = sm.OLS(differences, np.ones(len(differences))).fit(
+            cov_type="cluster", cov_kwds={"groups": np.array(clusters), "use_correction": False}
+        )
+        low, high = fit.conf_int(0.05)[0]
+        assert result.interval == pytest.approx((max(-1, low), min(1, high)), abs=1e-6)
+
+
+def test_duplicates_widen_the_interval_and_move_nothing() -> None:
+    apart = compared([(i % 3 > 0, i % 4 > 0, i) for i in range(60)]).overall
+    twice = compared([(i % 3 > 0, i % 4 > 0, i) for i in range(60)] * 2).overall
+    assert twice.difference == pytest.approx(apart.difference)
+    assert twice.interval == pytest.approx(apart.interval)
+    assert twice.n == 2 * apart.n
+
+
+@given(pairs)
+def test_exchanging_the_runs_changes_the_sign_alone(found: Pairs) -> None:
+    there, back = compared(found), compared([(b, a, cluster) for a, b, cluster in found])
+    one, two = there.overall, back.overall
+    assert two.difference == pytest.approx(-one.difference)
+    assert two.interval == pytest.approx((-one.interval[1], -one.interval[0]))
+    assert (two.p_value, two.n, two.a, two.b) == (one.p_value, one.n, one.b, one.a)
+    assert (two.lost, two.gained) == (one.gained, one.lost)
+    assert (back.lost_ids, back.gained_ids) == (there.gained_ids, there.lost_ids)
+
+
+@given(pairs)
+def test_a_run_against_itself_differs_in_nothing(found: Pairs) -> None:
+    result = compared([(a, a, cluster) for a, _, cluster in found])
+    assert (result.overall.difference, result.overall.interval, result.overall.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert result.lost_ids == result.gained_ids == ()
+
+
+def test_flips_are_named_both_ways() -> None:
+    before = [answer("both"), answer("lost"), answer("gained", 0.0), answer("neither", 0.0)]
+    after = [answer("gained"), answer("neither", 0.0), answer("both"), answer("lost", 0.0)]
+    result = compare_task("toy", before, after)
+    assert (result.lost_ids, result.gained_ids) == (("lost",), ("gained",))
+    assert (result.overall.a, result.overall.b, result.overall.n) == (0.5, 0.5, 4)
+
+
+def test_each_category_is_compared_by_itself() -> None:
+    def some(right: dict[str, float]) -> list[Sample]:
+        return [answer(id, score, category={"step": id[0], "all": "x"}) for id, score in right.items()]
+
+    result = compare_task("toy", some({"1a": 1, "1b": 1, "2a": 0}), some({"1a": 0, "1b": 1, "2a": 1}))
+    steps = result.categories["step"]
+    assert (steps["1"].n, steps["1"].difference, steps["1"].lost) == (2, -0.5, 1)
+    assert (steps["2"].n, steps["2"].difference, steps["2"].gained) == (1, 1.0, 1)
+    assert result.categories["all"]["x"].n == 3
+
+
+def test_questions_that_one_run_lacks_are_counted_apart() -> None:
+    before = [answer("a"), answer("b"), answer("failed", None)]
+    result = compare_task("toy", before, [answer("a", 0.0), answer("failed"), answer("only here")])
+    assert (result.overall.n, result.overall.lost, result.unpaired) == (1, 1, 3)
+
+
+def test_nothing_in_common_is_refused() -> None:
+    with pytest.raises(MedbenchError, match="no question was answered by both"):
+        compare_task("toy", answers(2), [answer("q0", None), answer("other")])
+
+
+DIRECT = load_protocol("direct-v1").model_dump(mode="json")
+REFUSED = {
+    "protocol": ({"protocol": DIRECT}, "protocol cot-v1 and direct-v1"),
+    "prompt": (
+        {"protocol": load_protocol("cot-v1").model_dump(mode="json") | {"prompt": "Say A."}},
+        "two versions of protocol cot-v1",
+    ),
+    "version": ({"described": {"version": "2"}}, "toy version 1 and 2"),
+    "split": ({"described": {"split": "dev"}}, "toy split test and dev"),
+    "data": ({"described": {"sha256": "1" * 64}}, "toy sha256"),
+    "partition": ({"partition": "gate"}, "partition all and gate"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_runs_that_were_not_asked_alike_are_refused(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changes, says = REFUSED[name]
+    a = stored_run(tmp_path, "a", {"toy": answers(3, 2)})
+    b = stored_run(tmp_path, "b", {"toy": answers(3, 2)}, **changes)
+    assert run(["compare", str(a), str(b)]) == 2
+    printed = capfd.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == ""
+    assert says in line
+    assert "a and b are not comparable" in line
+
+
+def test_runs_without_a_common_task_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    a = stored_run(tmp_path, "a", {"one": answers(3)})
+    b = stored_run(tmp_path, "b", {"two": answers(3)})
+    assert run(["compare", str(a), str(b)]) == 2
+    assert "a has one, b has two: no task in common" in capfd.readouterr().err
+    assert run(["compare", str(a), str(tmp_path / "none")]) == 2
+    assert "no such file" in capfd.readouterr().err
+
+
+def test_tasks_that_both_have_are_compared(tmp_path: Path) -> None:
+    a = stored_run(tmp_path, "a", {"one": answers(3, 2), "two": answers(1)})
+    b = stored_run(tmp_path, "b", {"three": answers(1), "one": answers(4, 1)})
+    first, second, found = compare_runs(a, b)
+    assert (first.run_id, second.run_id) == ("a", "b")
+    assert [(one.task, one.overall.gained) for one in found] == [("one", 1)]
+
+
+def numbers(root: Path, capfd: pytest.CaptureFixture[str], **changes: Any) -> dict[str, Any]:
+    a = stored_run(root, "a", {"toy": answers(60, 40, category={"step": "1"})})
+    b = stored_run(root, "b", {"toy": answers(70, 30, category={"step": "1"})}, **changes)
+    assert run(["compare", str(a), str(b), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return found
+
+
+def test_the_command_prints_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = numbers(tmp_path, capfd)
+    assert (content["a"], content["b"], content["protocol"]) == ("a", "b", "cot-v1")
+    (task,) = content["tasks"]
+    assert task["overall"]["difference"] == pytest.approx(0.1)
+    assert task["overall"]["p_value"] == pytest.approx(2 * 0.5**10)
+    assert len(task["gained_ids"]) == 10
+    assert task["categories"]["step"]["1"]["gained"] == 10
+
+
+def test_the_command_prints_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    numbers(tmp_path, capfd)
+    assert run(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capfd.readouterr().out
+    assert "b minus a" in out
+    row = next(line for line in out.splitlines() if line.startswith(" toy"))
+    assert row.split() == ["toy", "│", "100", "│", "60.0", "│", "70.0", "│", "+10.0", "│", "+4.1", "to", "+15.9", "│",
+                           "0.0020", "│", "0", "│", "10"]  # fmt: skip
+    assert "step 1" in out

@@ -1,0 +1,1 @@
+"""Helpers that tests share: made-up runs and trainings, tiny models, hostile text."""
