@@ -50,13 +50,13 @@ class TaskCard:
 
 
 class TaskLoader:
-    """Our tasks (the YAML under `folder`) and, by any other name, lm-eval's own.
+    """Our tasks (the YAML under `tasks_folder()`) and, by any other name, lm-eval's own.
 
     `data` is a folder, "sample", "hub", or None: MEDBENCH_DATA, else the hub, else the sample with a warning.
     """
 
-    def __init__(self, folder: Path, data: str | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
-        self._folder = folder
+    def __init__(self, data: str | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
+        self._folder = tasks_folder()
         self._data = data or os.environ.get("MEDBENCH_DATA") or None
         self._warn = warn
 

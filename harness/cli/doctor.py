@@ -38,7 +38,7 @@ SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPR
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
 
-def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
+def examine(data: str | None) -> dict[str, Any]:
     """Findings as JSON-able values; sizes in bytes. `data` is a folder, "sample" or "hub"; None is MEDBENCH_DATA.
 
     Rows are loaded, because only their hash tells whether they are the pinned ones; the hub is never asked.
@@ -57,7 +57,7 @@ def examine(tasks_folder: Path, data: str | None) -> dict[str, Any]:
         "vllm": {"version": version, "build": "cpu" if vllm.runs_on_cpu() else "gpu"} if version else None,
         "cache": {"path": str(cache_dir()), SMOLLM2: (cache_dir() / SMOLLM2).exists()},
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
-        "data": _data(tasks_folder, data or os.environ.get("MEDBENCH_DATA") or HUB),
+        "data": _data(data or os.environ.get("MEDBENCH_DATA") or HUB),
     }
     return {**findings, "advice": advise(findings)}
 
@@ -120,10 +120,10 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _data(tasks_folder: Path, source: str) -> dict[str, Any]:
+def _data(source: str) -> dict[str, Any]:
     if source == HUB:
         return {"source": HUB, "tasks": []}
-    loader = TaskLoader(tasks_folder, source)
+    loader = TaskLoader(source)
     splits = [(card, split) for card in loader.cards.values() for split in card.files]
     return {"source": source, "tasks": [_split_state(loader, card, split, source) for card, split in splits]}
 

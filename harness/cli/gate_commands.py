@@ -39,7 +39,6 @@ def gate_command(**options: Any) -> int:
     CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
     the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
     """
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.gates import rules
 
     if options["init"]:
@@ -58,7 +57,6 @@ def gate_command(**options: Any) -> int:
             options["gates_file"],
             options["baseline"],
             gate_options_of(options),
-            tasks_folder(),
             say,
             aa=options["aa"] or 0,
         )
@@ -98,7 +96,6 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
     Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
     watch (4).
     """
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.checkpoints.watch_folder import checkpoints_in
     from medbench.harness.cli.options import gate_options_of
     from medbench.harness.cli.verdict_output import exit_status, verdict_table
@@ -106,7 +103,7 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 
     judged = []
     asked = gate_options_of({**options, "base_url": None, "replies": None, "seed": None})
-    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, asked, tasks_folder(), say) as keeper:
+    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, asked, say) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
             one = keeper.judge(str(checkpoint))
             judged.append(one)

@@ -83,12 +83,11 @@ def eval_command(**options: Any) -> int:
     MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
     no hub.
     """
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.cli.options import options_of
     from medbench.harness.evaluation.evaluate import evaluate_model
 
     with clean_stdout() as stdout:
-        outcome = evaluate_model(options_of(options), tasks_folder(), say)
+        outcome = evaluate_model(options_of(options), say)
         stdout.write(_outcome_text(outcome, options["as_json"]))
     unscored = [name for name, result in outcome.results.items() if result.accuracy is None]
     if unscored:
@@ -119,7 +118,6 @@ def score_command(as_json: bool, **options: Any) -> None:
     FILE: JSON lines {"id", "output"}, and where known "finish_reason" (stop or length) and "sample" (which of several
     replies to a question, from 0). The run folder is as eval's: gate, compare and report take it.
     """
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.evaluation.score_replies import ScoreOptions, score_file
 
     asked = ScoreOptions(**options)
@@ -128,10 +126,10 @@ def score_command(as_json: bool, **options: Any) -> None:
             from medbench.harness.cli.diagnostic_tables import band_table
             from medbench.harness.evaluation.protocol_sensitivity import band_of
 
-            band = band_of(asked, tasks_folder(), say)
+            band = band_of(asked, say)
             stdout.write(json.dumps(band.as_json()) + "\n" if as_json else band_table(band))
             return
-        stdout.write(_outcome_text(score_file(asked, tasks_folder(), say), as_json))
+        stdout.write(_outcome_text(score_file(asked, say), as_json))
 
 
 @cli.command("train")
@@ -149,7 +147,6 @@ def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) ->
     Every checkpoint is judged on half of the questions; one that passes is confirmed once on the other half and becomes
     the next stage's start. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget is spent.
     """
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.training import train
     from medbench.harness.training.prepare import TrainOptions
     from medbench.harness.training.recipe import read_recipe
@@ -159,11 +156,11 @@ def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) ->
     asked = TrainOptions(recipe, **options)
     with clean_stdout() as stdout:
         if dry_run:
-            lines = train.plan(read, asked, tasks_folder(), say)
+            lines = train.plan(read, asked, say)
             stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
             return 0
         watchdogs = WatchdogConfig.model_validate(read.watchdogs)
-        trained = train.train(read, asked, lambda: Watchdogs(watchdogs), tasks_folder(), say)
+        trained = train.train(read, asked, lambda: Watchdogs(watchdogs), say)
         stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
     return 0 if trained.ended.outcome == "passed" else 1
 
@@ -198,13 +195,13 @@ def report_command(runs: tuple[Path, ...], output: Path, form: str, references: 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
     """List tasks and protocols, or show one task with a rendered prompt."""
-    from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+    from medbench.harness.benchmarks.catalog import TaskLoader
     from medbench.harness.benchmarks.rows import SAMPLE
     from medbench.harness.cli.tables import task_page, task_table
     from medbench.harness.protocols.protocol import built_in_names, load_protocol
     from medbench.harness.text import printable
 
-    loader = TaskLoader(tasks_folder(), data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
+    loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     if name is None:
         protocols = [load_protocol(each) for each in built_in_names()]
         content = {"tasks": [card.as_json() for card in loader.cards.values()],
@@ -249,13 +246,11 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
     if model is None:
         if engine or questions or config_file:
             raise click.UsageError("--engine, --questions and --config belong to --determinism MODEL")
-        from medbench.harness.benchmarks.catalog import tasks_folder
         from medbench.harness.cli.doctor import examine, report
 
-        findings = examine(tasks_folder(), data)
+        findings = examine(data)
         click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
         return
-    from medbench.harness.benchmarks.catalog import tasks_folder
     from medbench.harness.cli.diagnostic_tables import determinism_report
     from medbench.harness.config import read_yaml
     from medbench.harness.engines.settings import EngineChoice
@@ -266,7 +261,7 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
     chosen: Any = engine or config.engine or "vllm"  # click has checked the name
     options = EvalOptions(model, engine=EngineChoice(chosen, config.engine_config), data=data)
     with clean_stdout() as stdout:
-        found = determinism.diagnose(options, questions or determinism.QUESTIONS, tasks_folder(), say)
+        found = determinism.diagnose(options, questions or determinism.QUESTIONS, say)
         stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
 
 

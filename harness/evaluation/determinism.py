@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from statistics import median
 from typing import Any, runtime_checkable
 from typing import Protocol as TypingProtocol
@@ -127,7 +126,7 @@ class Determinism:
         }
 
 
-def diagnose(options: EvalOptions, questions: int, tasks_folder: Path, say: Say) -> Determinism:
+def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
     """Start the engine that `options` name and ask `questions` of one task in every setting; minutes on a CPU.
 
     Raises MedbenchError when the model or no task can be had, or no question can be answered.
@@ -136,7 +135,7 @@ def diagnose(options: EvalOptions, questions: int, tasks_folder: Path, say: Say)
         raise MedbenchError(
             f"--determinism asks an engine in this process: --engine vllm or hf, not {options.engine.name}"
         )
-    task = _first_task(tasks_folder, options.data, say)
+    task = _first_task(options.data, say)
     protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
     model = model_record(options, say)
     engine = start_engine(options.engine, options.model, checkpoint_of(model))
@@ -211,9 +210,9 @@ def conclude(found: Determinism) -> str:
     return f"{', '.join(changes)}: {meaning}; {_remedy(found.engine)}"
 
 
-def _first_task(tasks_folder: Path, data: str | None, say: Say) -> Task:
+def _first_task(data: str | None, say: Say) -> Task:
     """The first of the default tasks that loads; without a data folder from the built-in sample, not from the hub."""
-    loader = TaskLoader(tasks_folder, data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
+    loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     faults: list[str] = []
     for name in DEFAULT_TASKS:
         try:

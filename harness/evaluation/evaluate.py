@@ -51,7 +51,7 @@ class Outcome:
         }
 
 
-def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcome:
+def evaluate_model(options: EvalOptions, say: Say) -> Outcome:
     """Raises MedbenchError before anything is written if something of what was asked is wrong."""
     notes: list[str] = []
 
@@ -59,7 +59,7 @@ def evaluate_model(options: EvalOptions, tasks_folder: Path, say: Say) -> Outcom
         notes.append(line)
         say(line)
 
-    loader = TaskLoader(tasks_folder, options.data, warn)
+    loader = TaskLoader(options.data, warn)
     tasks = [keep_partition(loader.load(name), options.partition) for name in options.tasks]
     protocol = protocol_for(tasks, options)
     for line in example_notes(tasks, protocol):

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from medbench.harness.benchmarks.catalog import TaskLoader
@@ -75,12 +74,12 @@ def extent(rows: Sequence[Row]) -> tuple[float, float]:
     return min(row.accuracy for row in rows), max(row.accuracy for row in rows)
 
 
-def band_of(options: ScoreOptions, tasks_folder: Path, say: Say) -> Band:
+def band_of(options: ScoreOptions, say: Say) -> Band:
     """Raises MedbenchError as score_file does; nothing is written."""
     if options.name is not None:
         raise MedbenchError("--name: --protocol all writes no run folder: leave it out, or choose one protocol")
     refuse_unreadable(options.file)
-    task = TaskLoader(tasks_folder, options.data, say).load(options.task)
+    task = TaskLoader(options.data, say).load(options.task)
     if task.foreign is not None:
         raise MedbenchError(f"--protocol all: {task.name} is lm-eval's own and read as its YAML says: leave it out")
     return band_over(task, replies_to(task, options.file), incomplete=options.incomplete)

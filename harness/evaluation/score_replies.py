@@ -62,7 +62,7 @@ class ScoreOptions:
         )
 
 
-def score_file(options: ScoreOptions, tasks_folder: Path, say: Say) -> Outcome:
+def score_file(options: ScoreOptions, say: Say) -> Outcome:
     """Raises MedbenchError before anything is written if something of what was asked is wrong."""
     notes: list[str] = []
 
@@ -72,7 +72,7 @@ def score_file(options: ScoreOptions, tasks_folder: Path, say: Say) -> Outcome:
 
     refuse_bad_name(options.name)
     refuse_unreadable(options.file)
-    task = TaskLoader(tasks_folder, options.data, warn).load(options.task)
+    task = TaskLoader(options.data, warn).load(options.task)
     return score_task(options, task, notes, warn)
 
 

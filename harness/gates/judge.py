@@ -99,7 +99,6 @@ def gate_candidates(
     gates: Path,
     baseline: Path | None,
     options: EvalOptions,
-    tasks_folder: Path,
     say: Say,
     *,
     aa: int = 0,
@@ -108,7 +107,7 @@ def gate_candidates(
     if all((Path(name) / "run.json").exists() for name in candidates):
         rules = read_gate_file(gates)
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
-    with Gatekeeper(gates, baseline, options, tasks_folder, say, aa=aa) as keeper:
+    with Gatekeeper(gates, baseline, options, say, aa=aa) as keeper:
         return [keeper.judge(name) for name in candidates]
 
 
@@ -120,7 +119,6 @@ class Gatekeeper:
         gates: Path,
         baseline: Path | None,
         options: EvalOptions,
-        tasks_folder: Path,
         say: Say,
         *,
         aa: int = 0,
@@ -133,7 +131,7 @@ class Gatekeeper:
 
         self._options, self._aa = options, aa
         self._rules, self._baseline, self._say = read_gate_file(gates), baseline, say
-        loader = TaskLoader(tasks_folder, self._options.data, say)
+        loader = TaskLoader(self._options.data, say)
         refuse_unknown_tasks(self._rules, gates, list(loader.cards))
         self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]
         self._protocol = protocol_of(self._rules, baseline)

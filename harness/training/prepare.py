@@ -31,13 +31,13 @@ class TrainOptions:
 class Prepared:
     """A recipe with everything it names found and checked; nothing is trained or written yet."""
 
-    def __init__(self, recipe: Recipe, options: TrainOptions, tasks_folder: Path, say: Say) -> None:
+    def __init__(self, recipe: Recipe, options: TrainOptions, say: Say) -> None:
         """Raises MedbenchError for a task, protocol, benchmark or start that is not there."""
         self.recipe = recipe
         data = options.data or os.environ.get("MEDBENCH_DATA") or recipe.data
         if data is not None and Path(data).is_dir():
             os.environ["MEDBENCH_DATA"] = str(Path(data).resolve())  # recipes may name files below it
-        loader = TaskLoader(tasks_folder, data, say)
+        loader = TaskLoader(data, say)
         for stage in recipe.stages:
             refuse_unknown_tasks(stage.gates, options.recipe, list(loader.cards))
         gated = [name for stage in recipe.stages for name in stage.gates.tasks]

@@ -67,9 +67,7 @@ class Trained:
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
 
 
-def train(
-    recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs], tasks_folder: Path, say: Say
-) -> Trained:
+def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs], say: Say) -> Trained:
     """Attempts until every stage's gates are passed, or the budget is spent.
 
     Raises MedbenchError before anything is trained if something of what was asked is wrong.
@@ -82,7 +80,7 @@ def train(
     if known is not None and known.recipe_sha256 != digest:
         raise MedbenchError(f"{folder} was begun with another recipe (only its budget may change): give the changed "
                             f"recipe another name")  # fmt: skip
-    prepared = Prepared(recipe, options, tasks_folder, say)
+    prepared = Prepared(recipe, options, say)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         begun = len(stages_of(journal.events))
@@ -104,9 +102,9 @@ def train(
             keeper.close()
 
 
-def plan(recipe: Recipe, options: TrainOptions, tasks_folder: Path, say: Say) -> list[str]:
+def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
-    prepared = Prepared(recipe, options, tasks_folder, say)
+    prepared = Prepared(recipe, options, say)
     budget = recipe.budget
     limits = [f"{budget.attempts} attempts a stage", *([f"{budget.hours:g} hours"] if budget.hours else []),
               *([f"{budget.questions} questions"] if budget.questions else [])]  # fmt: skip

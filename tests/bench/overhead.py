@@ -118,7 +118,7 @@ def _score(shown: str) -> str:
 
 def main() -> None:
     model = resolve("smollm2-135m").path
-    task = TaskLoader(tasks_folder(), DATA).load("medqa")
+    task = TaskLoader(DATA).load("medqa")
     with tempfile.TemporaryDirectory() as root:
         whole_commands(model, task, Path(root))
         in_one_engine(model, task, Path(root))

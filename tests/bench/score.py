@@ -62,10 +62,10 @@ def in_a_child(file: Path, folder: Path) -> tuple[float, float]:
 
 def whole_command(folder: Path) -> float:
     """`medbench score` over made-up replies to the built-in sample of MedQA's form, of which there are 30 questions."""
-    from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+    from medbench.harness.benchmarks.catalog import TaskLoader
     from medbench.harness.benchmarks.rows import SAMPLE
 
-    ids = [question.id for question in TaskLoader(tasks_folder(), SAMPLE).load("medqa").questions]
+    ids = [question.id for question in TaskLoader(SAMPLE).load("medqa").questions]
     with (folder / "sample.jsonl").open("w") as file:
         for at in range(1020):
             output = FINDING.format("B") * 10 + "The answer is (B)."

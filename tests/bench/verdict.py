@@ -87,7 +87,7 @@ def main() -> None:
         given = {"engine": "vllm", "base_url": None, "replies": None, "data": None, "runs": runs, "seed": None,
                  "config_file": None, "quiet": True}  # fmt: skip
         found = {}
-        with Gatekeeper(root / "gates.yaml", runs / "base", given, tasks_folder(), say) as keeper:
+        with Gatekeeper(root / "gates.yaml", runs / "base", given, say) as keeper:
             keeper.judge("smollm2-135m")  # warms the engine; its answers are in nobody's time
             for name, checkpoint in (("lost 10 points", damaged), ("lost nothing", intact)):
                 judged = keeper.judge(str(checkpoint))

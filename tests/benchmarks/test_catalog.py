@@ -112,7 +112,7 @@ def our_verdict(task: Task, question: Question) -> tuple[str, str | None, float]
 @pytest.fixture(scope="module")
 def loader() -> TaskLoader:
     """lm-eval's index of its own tasks takes seconds to build: once for this file."""
-    return TaskLoader(tasks_folder(), SAMPLE)
+    return TaskLoader(SAMPLE)
 
 
 def fault(loader: TaskLoader, name: str, split: str = "test") -> str:
@@ -136,7 +136,7 @@ def test_an_unknown_split_names_those_there_are(loader: TaskLoader) -> None:
 def test_a_split_without_rows_names_the_file_to_add(loader: TaskLoader, tmp_path: Path) -> None:
     assert "no rows of split 'train' in sample: add pubmedqa/train.jsonl" in fault(loader, "pubmedqa", "train")
     copy_sample(tmp_path)
-    said = fault(TaskLoader(tasks_folder(), str(tmp_path)), "medqa", "train")
+    said = fault(TaskLoader(str(tmp_path)), "medqa", "train")
     assert said == f"medqa: no rows of split 'train' in {tmp_path}: add medqa/train.jsonl"
 
 
@@ -148,7 +148,7 @@ def copy_sample(folder: Path) -> None:
 def test_unofficial_rows_are_named(tmp_path: Path) -> None:
     copy_sample(tmp_path)
     warnings: list[str] = []
-    task = TaskLoader(tasks_folder(), str(tmp_path), warnings.append).load("medqa")
+    task = TaskLoader(str(tmp_path), warnings.append).load("medqa")
     assert (task.data.source, task.data.official) == ("local", False)
     assert warnings == [
         f"medqa: the rows are not the pinned ones (sha256 {task.data.sha256[:12]}): the run is marked unofficial"
@@ -163,11 +163,11 @@ def test_one_changed_row_makes_the_real_rows_unofficial(tmp_path: Path, data_dir
     (tmp_path / "medqa").mkdir()
     (tmp_path / "medqa" / "test.jsonl").write_text("\n".join([*lines[:100], json.dumps(row), *lines[101:]]))
     warnings: list[str] = []
-    task = TaskLoader(tasks_folder(), str(tmp_path), warnings.append).load("medqa")
+    task = TaskLoader(str(tmp_path), warnings.append).load("medqa")
     assert (len(task.questions), task.data.official, len(warnings)) == (1273, False, 1)
     turned = tmp_path / "medqa" / "test.jsonl"
     turned.write_text("\n".join(reversed(lines)))
-    assert TaskLoader(tasks_folder(), str(tmp_path)).load("medqa").data.official, "the order of rows means nothing"
+    assert TaskLoader(str(tmp_path)).load("medqa").data.official, "the order of rows means nothing"
 
 
 def test_a_faulty_row_is_named_through_lm_eval(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_faulty_row_is_named_through_lm_eval(tmp_path: Path) -> None:
     path = tmp_path / "medqa" / "test.jsonl"
     path.write_text(path.read_text() + '{"question": "half"}\n')
     number = len(path.read_text().splitlines())
-    said = fault(TaskLoader(tasks_folder(), str(tmp_path)), "medqa")
+    said = fault(TaskLoader(str(tmp_path)), "medqa")
     assert said.startswith(f"{path}:{number}: options: field required")
 
 
@@ -194,7 +194,7 @@ def test_without_data_and_hub_the_sample_is_used_with_a_warning(
     else:
         monkeypatch.setenv("MEDBENCH_DATA", setting)
     warnings: list[str] = []
-    task = TaskLoader(tasks_folder(), None, warnings.append).load("medqa")
+    task = TaskLoader(None, warnings.append).load("medqa")
     assert task.data.source == SAMPLE
     assert warnings[0].startswith("medqa: no --data, no MEDBENCH_DATA, and ")
     assert "from the hub" in warnings[0]
@@ -202,7 +202,7 @@ def test_without_data_and_hub_the_sample_is_used_with_a_warning(
 
 
 def test_a_hub_that_was_asked_for_and_is_not_there_is_a_fault() -> None:
-    said = fault(TaskLoader(tasks_folder(), "hub"), "medqa")
+    said = fault(TaskLoader("hub"), "medqa")
     assert "GBaker/MedQA-USMLE-4-options cannot be had from the hub" in said
     assert "name a folder with --data or MEDBENCH_DATA" in said
 
@@ -214,7 +214,7 @@ def with_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> TaskLoader
     """The sample with one file more, or another."""
     copy_sample(folder)
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TaskLoader(tasks_folder(), str(folder))
+    return TaskLoader(str(folder))
 
 
 def examples_of(task: Task, n: int = 5) -> dict[str, list[str]]:
@@ -234,7 +234,7 @@ OTHER_EXAMPLES = {
 
 @pytest.mark.parametrize("name", OTHER_EXAMPLES)
 def test_without_another_split_examples_come_from_the_questions_but_never_the_question(name: str) -> None:
-    task = TaskLoader(tasks_folder(), SAMPLE).load(name)
+    task = TaskLoader(SAMPLE).load(name)
     assert task.examples is not None
     assert (task.examples.split, task.examples.sha256) == ("test", task.data.sha256)
     assert task.examples.note.startswith(f"{name}: worked examples come from the evaluated split itself")
@@ -242,7 +242,7 @@ def test_without_another_split_examples_come_from_the_questions_but_never_the_qu
     drawn = examples_of(task)
     assert all(len(set(ids)) == 5 and id not in ids for id, ids in drawn.items())
     # whatever is asked, in whatever order: as after --limit, --resume, or in half of the questions
-    again = TaskLoader(tasks_folder(), SAMPLE).load(name).examples
+    again = TaskLoader(SAMPLE).load(name).examples
     assert again is not None
     last = task.questions[-1].id
     assert [one.id for one in again.draw(last, 5)] == drawn[last]
@@ -284,7 +284,7 @@ def test_mmlu_pro_health_shows_the_validation_rows_in_turn(tmp_path: Path) -> No
     assert task.examples.split == "validation"
     assert set(map(tuple, examples_of(task).values())) == {("0", "1", "2", "3", "4")}
     # half of the files is no split
-    both = TaskLoader(tasks_folder(), str(tmp_path)).load("mmlu_pro_medical").examples
+    both = TaskLoader(str(tmp_path)).load("mmlu_pro_medical").examples
     assert both is not None
     assert both.split == "test"
 
@@ -305,7 +305,7 @@ def test_too_few_rows_for_the_examples_are_one_line_that_names_the_file(tmp_path
 
 
 def test_too_few_questions_for_the_examples_name_the_file_of_another_split() -> None:
-    task = TaskLoader(tasks_folder(), SAMPLE).load("medqa")
+    task = TaskLoader(SAMPLE).load("medqa")
     assert task.examples is not None
     task.examples.draw(task.questions[0].id, 29)
     with pytest.raises(MedbenchError, match=r"30 rows of split test are too few for 30 .*, or add medqa/train.jsonl$"):

@@ -139,7 +139,7 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
         tmp_path / "bin", 'echo "NVIDIA H100, 81559 MiB, 570.86.10"; echo "NVIDIA A10, 23028 MiB, 570.86.10"'
     )
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    findings = examine(tasks_folder(), "hub")
+    findings = examine("hub")
     assert [gpu["name"] for gpu in findings["gpus"]] == ["NVIDIA H100", "NVIDIA A10"]
     assert findings["gpus"][0] == GPU
     assert findings["gpu_fault"] is None
@@ -148,32 +148,32 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_nvidia_smi_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(tmp_path / "bin", 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    findings = examine(tasks_folder(), "hub")
+    findings = examine("hub")
     assert findings["gpus"] == []
     assert any("version mismatch" in line for line in findings["advice"])
 
 
 def test_no_nvidia_smi_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    findings = examine(tasks_folder(), "hub")
+    findings = examine("hub")
     assert (findings["gpus"], findings["gpu_fault"]) == ([], None)
 
 
 def test_settings_disk_and_cache_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "not" / "made" / "yet"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    findings = examine(tasks_folder(), "hub")
+    findings = examine("hub")
     assert findings["settings"]["OMP_NUM_THREADS"] == "3"
     assert findings["cache"] == {"path": str(tmp_path / "not" / "made" / "yet"), "smollm2-135m": False}
     assert findings["disk_free"][str(tmp_path / "not" / "made" / "yet")] > 0
     assert not (tmp_path / "not").exists()
     (tmp_path / "not" / "made" / "yet" / "smollm2-135m").mkdir(parents=True)
-    assert examine(tasks_folder(), "hub")["cache"]["smollm2-135m"] is True
+    assert examine("hub")["cache"]["smollm2-135m"] is True
 
 
 def test_the_hub_is_not_asked_when_no_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDBENCH_DATA", raising=False)
-    findings = examine(tasks_folder(), None)
+    findings = examine(None)
     assert findings["data"] == {"source": "hub", "tasks": []}
     assert "the hub is used when no folder is named" in report(findings)
 
@@ -183,7 +183,7 @@ def test_each_task_of_a_data_folder_is_loaded_and_judged(tmp_path: Path) -> None
         shutil.copytree(tasks_folder() / family / "sample", tmp_path / family)
     (tmp_path / "pubmedqa" / "test.jsonl").write_text("{broken\n")
     (tmp_path / "mmlu_pro_medical" / "biology.jsonl").unlink()
-    findings = examine(tasks_folder(), str(tmp_path))
+    findings = examine(str(tmp_path))
     found = {(one["task"], one["split"]): one for one in findings["data"]["tasks"]}
     assert found["medqa", "test"]["state"] == "other rows"
     assert found["medqa", "test"]["rows"] == len((tmp_path / "medqa" / "test.jsonl").read_text().splitlines())
@@ -197,19 +197,19 @@ def test_each_task_of_a_data_folder_is_loaded_and_judged(tmp_path: Path) -> None
 
 
 def test_a_data_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    findings = examine(tasks_folder(), str(tmp_path / "nowhere"))
+    findings = examine(str(tmp_path / "nowhere"))
     assert sum("nowhere" in line for line in findings["advice"]) == 1
 
 
 def test_the_sample_is_named_as_such() -> None:
-    findings = examine(tasks_folder(), "sample")
+    findings = examine("sample")
     assert {one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"} == {"sample"}
     assert any("scores mean nothing" in line for line in findings["advice"])
 
 
 @pytest.mark.data
 def test_the_real_files_are_the_pinned_ones(data_dir: Path) -> None:
-    findings = examine(tasks_folder(), str(data_dir))
+    findings = examine(str(data_dir))
     states = {one["task"]: one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"}
     assert states == dict.fromkeys(states, "pinned")
     assert {"medqa", "pubmedqa", "mmlu_pro_medical"} <= states.keys()
@@ -230,7 +230,7 @@ def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from medbench.harness.benchmarks.catalog import tasks_folder;"
         "from medbench.harness.cli.doctor import examine, report;"
-        "report(examine(tasks_folder(), 'sample'));"
+        "report(examine('sample'));"
         "print([name for name in ('torch', 'vllm', 'transformers', 'peft', 'trl') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

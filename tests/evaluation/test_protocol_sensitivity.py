@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gate_runs import a_task, write_medqa, write_replies
 
-from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli.diagnostic_tables import band_table
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Task
@@ -103,7 +103,7 @@ def test_lm_evals_own_tasks_have_no_band(tmp_path: Path, monkeypatch: pytest.Mon
     foreign: Any = SimpleNamespace()
     monkeypatch.setattr(module.TaskLoader, "load", lambda self, name: replace(a_task(["q0"]), foreign=foreign))
     with pytest.raises(MedbenchError, match="lm-eval's own"):
-        band_of(ScoreOptions(a_file(tmp_path, ["A"]), "theirs", "all"), tasks_folder(), lambda _: None)
+        band_of(ScoreOptions(a_file(tmp_path, ["A"]), "theirs", "all"), lambda _: None)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
 
 @pytest.mark.parametrize("model", ["Meta-Llama-3_1-8B-Instruct", "Qwen1.5-7B-Chat"])
 def test_real_replies(model: str, data_dir: Path) -> None:
-    task = TaskLoader(tasks_folder(), str(data_dir)).load("mmlu_pro_health")
+    task = TaskLoader(str(data_dir)).load("mmlu_pro_health")
     file = data_dir / "replay" / f"mmlu_pro_health_{model}.jsonl"
     band = band_over(task, replies_to(task, file))
     print("\n" + band_table(band))

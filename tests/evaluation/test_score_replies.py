@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gate_runs import a_task, write_gates, write_medqa, write_replies
 
-from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.evaluation.evaluate import Outcome
@@ -409,7 +409,7 @@ def test_a_published_script_reads_the_text_whole_and_medbench_up_to_the_next_que
 def test_the_official_script_read_the_same_letters(model: str, data_dir: Path, tmp_path: Path) -> None:
     file = data_dir / "replay" / f"mmlu_pro_health_{model}.jsonl"
     official = {str(row["question_id"]): row["official_pred"] for row in map(json.loads, file.open())}
-    task = TaskLoader(tasks_folder(), str(data_dir)).load("mmlu_pro_health")
+    task = TaskLoader(str(data_dir)).load("mmlu_pro_health")
     options = ScoreOptions(file, task.name, protocol="mmlu-pro-official", runs=tmp_path / "runs")
     outcome = score_task(options, task, [], lambda _: None)
     samples = list(read_samples(outcome.folder, task.name))

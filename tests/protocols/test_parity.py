@@ -206,7 +206,7 @@ class Both:
 @cache
 def first_questions(data: str) -> list[Task]:
     """Our tasks with the questions that `--limit` of the lm_eval command asks."""
-    tasks = [TaskLoader(tasks_folder(), data).load(name) for name in TASKS]
+    tasks = [TaskLoader(data).load(name) for name in TASKS]
     return [replace(task, questions=task.questions[:N]) for task in tasks]
 
 
@@ -292,7 +292,7 @@ def test_direct_prompts_and_continuations_are_lm_eval_s(data: str, tokenizer: An
     from lm_eval.tasks._yaml_loader import load_yaml
 
     protocol = load_protocol("direct-v1", shots=5)
-    cards = TaskLoader(tasks_folder(), data).cards
+    cards = TaskLoader(data).cards
     choosing = {"output_type": "multiple_choice", "doc_to_text": lambda doc: protocol.text(question_of(doc)),
                 "doc_to_target": "gold", "doc_to_choice": "labels", "process_results": None, "generation_kwargs": None,
                 "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}  # fmt: skip

@@ -43,12 +43,12 @@ GARBAGE = (
 
 @cache
 def cards() -> dict[str, TaskCard]:
-    return TaskLoader(tasks_folder(), SAMPLE).cards
+    return TaskLoader(SAMPLE).cards
 
 
 @cache
 def loaded(data: str, name: str, split: str = "test") -> Task:
-    return TaskLoader(tasks_folder(), data).load(name, split)
+    return TaskLoader(data).load(name, split)
 
 
 def normal(question: Question) -> str:
