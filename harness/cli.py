@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medbench.harness import __version__
 from medbench.harness.cli_gates import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.places import tasks_folder
@@ -33,7 +32,7 @@ EXIT_INTERRUPTED = 4
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="medbench")
+@click.version_option(package_name="medbench", prog_name="medbench")
 def cli() -> None:
     """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
 
