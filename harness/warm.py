@@ -21,6 +21,7 @@ from medbench.harness.checkpoints import check_safetensors, fingerprint, weight_
 from medbench.harness.config import EngineConfig
 from medbench.harness.contracts import Checkpoint, MedbenchError
 from medbench.harness.engines.vllm import Probe, VLLMEngine
+from medbench.harness.installing import needed
 
 SAME = 1e-3
 """Nats within which two probes of the same weights lie: batch and cache change the order of sums, not more."""
@@ -94,7 +95,8 @@ class WarmEngine:
         self.close()
 
     def _start(self, checkpoint: Checkpoint) -> None:
-        self.engine = VLLMEngine(checkpoint.path, self._config)
+        with needed("vLLM cannot start"):
+            self.engine = VLLMEngine(checkpoint.path, self._config)
         self._checkpoint = checkpoint
         self._shape = _shape_of(Path(checkpoint.path))
         self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs
