@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say
 from medbench.harness.engines.fake import FakeEngine, read_replies
 from medbench.harness.engines.hot_swap import WarmEngine
@@ -76,7 +77,9 @@ def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None)
     if choice.name == "hf":
         from medbench.harness.engines.hf import HFEngine
 
-        return HFEngine(checkpoint.path, dtype=config.dtype, batch_size=config.batch_size)
+        with needed("--engine hf cannot start"):
+            return HFEngine(checkpoint.path, dtype=config.dtype, batch_size=config.batch_size)
     from medbench.harness.engines.vllm import VLLMEngine
 
-    return VLLMEngine(checkpoint.path, config)
+    with needed("vLLM cannot start"):
+        return VLLMEngine(checkpoint.path, config)
