@@ -146,6 +146,15 @@ def test_the_torn_line_is_no_sample() -> None:
     assert len(list(read_samples(STORED / "runs/incomplete", "medqa"))) == 7
 
 
+def without_kind(content: Any) -> Any:
+    """A verdict without what newer verdicts say of each gate beside its rule."""
+    if not isinstance(content, dict) or "gates" not in content:
+        return content
+    added = {"kind", "unit"}
+    gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
+    return {**content, "gates": gates}
+
+
 def test_the_training_and_its_events() -> None:
     training = read_training(STORED / TRAINING)
     assert (training.name, [stage["name"] for stage in training.recipe["stages"]]) == ("tiny", ["sft", "grpo"])
@@ -157,7 +166,7 @@ def test_the_training_and_its_events() -> None:
     lines = lines_of(STORED / TRAINING / "journal.jsonl")
     for event, line in zip(events, lines, strict=True):
         for key in line:
-            assert as_json(getattr(event, key)) == line[key], key
+            assert without_kind(as_json(getattr(event, key))) == line[key], key
 
 
 def test_metrics_of_the_attempts() -> None:

@@ -247,5 +247,8 @@ def plugin(installed: Installed) -> Callable[[str], None]:
 
 def test_a_trainer_of_another_package_is_found(installed: Installed, plugin: Callable[[str], None]) -> None:
     plugin("foreign_trainer")
-    code = "from medbench.harness.training.trainer_plugins import find_trainer; print(find_trainer('foreign_trainer').__name__)"
+    code = (
+        "from medbench.harness.training.trainer_plugins import find_trainer; "
+        "print(find_trainer('foreign_trainer').__name__)"
+    )
     assert installed.call("python", "-c", code) == "foreign_trainer\n"
