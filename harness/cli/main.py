@@ -150,17 +150,15 @@ def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) ->
     from medbench.harness.training import train
     from medbench.harness.training.prepare import TrainOptions
     from medbench.harness.training.recipe import read_recipe
-    from medbench.harness.training.watchdogs import WatchdogConfig, Watchdogs
 
-    read = read_recipe(recipe, WatchdogConfig)
+    read = read_recipe(recipe)
     asked = TrainOptions(recipe, **options)
     with clean_stdout() as stdout:
         if dry_run:
             lines = train.plan(read, asked, say)
             stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
             return 0
-        watchdogs = WatchdogConfig.model_validate(read.watchdogs)
-        trained = train.train(read, asked, lambda: Watchdogs(watchdogs), say)
+        trained = train.train(read, asked, say)
         stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
     return 0 if trained.ended.outcome == "passed" else 1
 
@@ -220,11 +218,10 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); every fault, by key path."""
     from medbench.harness.cli.validate import faults_of
-    from medbench.harness.training.watchdogs import WatchdogConfig
 
     total = 0
     for path in paths:
-        kind, faults = faults_of(path, WatchdogConfig)
+        kind, faults = faults_of(path)
         total += len(faults)
         click.echo("\n".join(faults) if faults else f"{path}: a sound {kind}")
     return 2 if total else 0

@@ -1,6 +1,6 @@
 """The training loop at work: trains, gates, reruns, promotes, and journals each step when it is done.
 
-    ended = Loop(folder, recipe, journal, judge, launch, watch, say).run()
+    ended = Loop(folder, recipe, journal, judge, launch, say).run()
 
 What comes next is attempts.next_action's to say, from the journal alone; here it is carried out. A kill loses little:
 a half-judged checkpoint keeps its answers in its run folder, a half-trained attempt goes on from its last checkpoint.
@@ -56,7 +56,7 @@ from medbench.harness.training.state import (
     stages_of,
 )
 from medbench.harness.training.trainer_plugins import FailedAttempt, adapt, find_trainer
-from medbench.harness.training.watchdogs import Alarm, AttemptWatch, Watchdogs
+from medbench.harness.training.watchdogs import Alarm, AttemptWatch, WatchdogConfig, Watchdogs
 
 POLL_SECONDS = 0.5
 FINISHED = ".finished"
@@ -74,10 +74,11 @@ class Loop:
     journal: Journal
     judge: Judge
     launch: Launcher
-    watch: Callable[[], Watchdogs]
     say: Say
     prepared: Mapping[str, list[str]] = field(default_factory=dict)
     """stage -> what its trainer said of its data and memory."""
+    watch: Callable[[WatchdogConfig], Watchdogs] = Watchdogs
+    """Makes an attempt's watchdogs."""
     sleep: Callable[[float], None] = time.sleep
     _began: float = field(default_factory=time.monotonic)
     _before: float = 0.0
@@ -194,7 +195,7 @@ class Loop:
         stage, attempt = self.recipe.stages[index], self._attempt
         folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
-        watch = AttemptWatch(self.watch())
+        watch = AttemptWatch(self.watch(self.recipe.watchdogs))
         watch.catch_up(read_metrics(folder), attempt.gated, lambda run: self.judge.samples(self.folder / run))
         with self._process(stage, attempt.started, folder) as process:
             while True:

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, field_serializer
 
 from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.contracts import MedbenchError
@@ -22,6 +22,7 @@ from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.training.trainer_plugins import find_trainer
+from medbench.harness.training.watchdogs import WatchdogConfig
 
 
 def _folder_name(name: str) -> str:
@@ -84,30 +85,32 @@ class Recipe(Record):
     """For gating."""
     data: str | None = None
     """Folder of benchmark files; --data and MEDBENCH_DATA win over it."""
-    watchdogs: dict[str, Any] = Field(default_factory=dict)
-    """As the file gave it; the caller of `read_recipe` names the model."""
+    watchdogs: WatchdogConfig = WatchdogConfig()
     benchmarks: list[str] = Field(default_factory=lambda: ["medqa", "mmlu_pro_medical", "pubmedqa"])
     """Tasks whose test questions must not be trained on."""
     stages: list[Stage] = Field(min_length=1)
 
+    @field_serializer("watchdogs")
+    def _watchdogs_as_given(self, watchdogs: WatchdogConfig) -> dict[str, Any]:
+        """Without defaults: training.json and the recipe's hash hold this section as the file gave it."""
+        return watchdogs.model_dump(exclude_unset=True)
 
-def read_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
-                points: Sequence[EntryPoint] | None = None) -> Recipe:  # fmt: skip
-    """Parse and validate `path`, its stages' configs by their trainers' own.
 
-    `watchdogs` checks the section of that name; `points` are the trainers to choose from, the installed ones if None.
-    Raises MedbenchError with all faults in one line.
+def read_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> Recipe:
+    """Parse and validate `path`, including each stage's config, by its trainer's `Config`.
+
+    `points` are the trainers to choose from; None means the installed ones. Raises MedbenchError with all faults in
+    one line.
     """
-    recipe, faults = _check(path, watchdogs, points)
+    recipe, faults = _check(path, points)
     if recipe is None or faults:
         raise MedbenchError("; ".join(faults))
     return recipe
 
 
-def check_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
-                 points: Sequence[EntryPoint] | None = None) -> list[str]:  # fmt: skip
-    """One line for every fault; none means that the recipe is sound. Arguments as read_recipe's."""
-    return _check(path, watchdogs, points)[1]
+def check_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> list[str]:
+    """One line for every fault; none if the recipe is valid. Arguments as for read_recipe."""
+    return _check(path, points)[1]
 
 
 def config_of(stage: Stage, points: Sequence[EntryPoint] | None = None) -> BaseModel:
@@ -123,21 +126,17 @@ def read_config(model: type[BaseModel], content: dict[str, Any], where: str) -> 
     return config
 
 
-def _check(path: Path, watchdogs: type[BaseModel] | None,
-           points: Sequence[EntryPoint] | None) -> tuple[Recipe | None, list[str]]:  # fmt: skip
+def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | None, list[str]]:
     content, faults = parse_yaml(path)
     if faults:
         return None, faults
     recipe, faults = check_mapping(content, Recipe, str(path))
-    faults += [f"{path}: {fault}" for fault in _deeper_faults(content, path, watchdogs, points)]
+    faults += [f"{path}: {fault}" for fault in _deeper_faults(content, path, points)]
     return (recipe and _with_found_files(recipe, path)), faults
 
 
-def _deeper_faults(content: dict[Any, Any], path: Path, watchdogs: type[BaseModel] | None,
-                   points: Sequence[EntryPoint] | None) -> Iterator[str]:  # fmt: skip
+def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPoint] | None) -> Iterator[str]:
     """What the recipe's own model cannot see: plugins, other stages, files. The content may be faulty elsewhere."""
-    if watchdogs and isinstance(section := content.get("watchdogs", {}), dict):
-        yield from _below("watchdogs", _check_as_json(section, watchdogs)[1])
     stages = content.get("stages")
     names: list[Any] = []
     for index, stage in enumerate(stages if isinstance(stages, list) else []):

@@ -43,7 +43,6 @@ from medbench.harness.training.prepare import Prepared, TrainOptions
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.state import stages_of
-from medbench.harness.training.watchdogs import Watchdogs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Trained:
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
 
 
-def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs], say: Say) -> Trained:
+def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
     """Attempts until every stage's gates are passed, or the budget is spent.
 
     Raises MedbenchError before anything is trained if something of what was asked is wrong.
@@ -95,7 +94,7 @@ def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs],
         keeper = EngineKeeper(say)
         try:
             judge = EngineJudge(folder, prepared, engine, say, keeper)
-            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(recipe), watch, say, lines)
+            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(recipe), say, lines)
             ended = loop.run()
             return Trained(folder, ended, _stage_summaries(journal))
         finally:

@@ -25,7 +25,7 @@ from medbench.harness.training.contracts import Ruling
 from medbench.harness.training.journal import Journal
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.recipe import Recipe, Stage
-from medbench.harness.training.watchdogs import Watchdogs
+from medbench.harness.training.watchdogs import WatchdogConfig
 
 LABELS = ("A", "B", "C", "D")
 
@@ -188,7 +188,7 @@ def world(
     start: float = 0.3,
     n: int = 200,
     exact: bool = False,
-    watch: Callable[[], Watchdogs] = Silent,
+    watch: Callable[[WatchdogConfig], Any] = lambda config: Silent(),
 ) -> Loop:
     """A loop over the made-up world in `folder`, new or as it was left."""
     begin = folder / "start"
@@ -196,5 +196,5 @@ def world(
     (begin / "truth.json").write_text(json.dumps({"accuracy": start, "seed": 0}))
     judge = MadeUpJudge(folder, n, exact)
     return Loop(
-        folder, recipe, begin, Journal(folder), judge, trainings, watch, lambda line: None, sleep=lambda _: None
+        folder, recipe, begin, Journal(folder), judge, trainings, lambda line: None, watch=watch, sleep=lambda _: None
     )
