@@ -183,7 +183,7 @@ def test_a_stage_without_gates_is_a_fault(written: Callable[..., Path]) -> None:
 
 def test_two_stages_of_one_name_are_a_fault(written: Callable[..., Path]) -> None:
     (fault,) = faults(written({**SOUND, "stages": SOUND["stages"] * 2}))
-    assert fault == "stages.1.name: stage 0 is called 'sft' already: rename one"
+    assert fault == "stages.1.name: stage 0 has the same name, 'sft': rename one"
 
 
 def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
