@@ -39,10 +39,11 @@ from medbench.harness.training.journal import (
     read_training,
 )
 from medbench.harness.training.loop import Loop, stage_folder
-from medbench.harness.training.prepare import Prepared, TrainOptions
+from medbench.harness.training.prepare import Prepared, TrainOptions, prepare_training
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.state import stages_of
+from medbench.harness.training.trainer_plugins import DATA_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
     if known is not None and known.recipe_sha256 != digest:
         raise MedbenchError(f"{folder} was begun with another recipe (only its budget may change): give the changed "
                             f"recipe another name")  # fmt: skip
-    prepared = Prepared(recipe, options, say)
+    prepared = prepare_training(recipe, options, say)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         begun = len(stages_of(journal.events))
@@ -94,7 +95,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
         keeper = EngineKeeper(say)
         try:
             judge = EngineJudge(folder, prepared, engine, say, keeper)
-            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(recipe), say, lines)
+            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(prepared), say, lines)
             ended = loop.run()
             return Trained(folder, ended, _stage_summaries(journal))
         finally:
@@ -103,7 +104,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
 
 def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
-    prepared = Prepared(recipe, options, say)
+    prepared = prepare_training(recipe, options, say)
     budget = recipe.budget
     limits = [f"{budget.attempts} attempts a stage", *([f"{budget.hours:g} hours"] if budget.hours else []),
               *([f"{budget.questions} questions"] if budget.questions else [])]  # fmt: skip
@@ -153,10 +154,15 @@ def _sleeping(recipe: Recipe) -> Any:
     return recipe.engine.model_copy(update={"vllm_args": {"enable_sleep_mode": True, **recipe.engine.vllm_args}})
 
 
-def _launcher(recipe: Recipe) -> Callable[..., TrainingProcess]:
+def _launcher(prepared: Prepared) -> Callable[..., TrainingProcess]:
+    data = {DATA_FOLDER: str(prepared.data_folder)} if prepared.data_folder is not None else {}
+    wait = prepared.recipe.device == "shared"
+
     def launch(stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> TrainingProcess:
-        return TrainingProcess(stage.trainer, config, start=start, folder=folder, seed=seed, launch=stage.launch,
-                               wait_until_judged=recipe.device == "shared")  # fmt: skip
+        launched = stage.launch.model_copy(update={"env": data | stage.launch.env})
+        return TrainingProcess(
+            stage.trainer, config, start=start, folder=folder, seed=seed, launch=launched, wait_until_judged=wait
+        )
 
     return launch
 

@@ -32,6 +32,8 @@ from medbench.harness.gates.verdict import Verdict
 from medbench.harness.text import did_you_mean
 
 GROUP = "medbench.trainers"
+DATA_FOLDER = "MEDBENCH_DATA"
+"""Environment variable, set in `prepare` and `train`: the folder of data files, where a training has one."""
 
 
 @dataclass(frozen=True, slots=True)
