@@ -1,7 +1,5 @@
 """Trainers as plugins: what one must have, and how it is found.
 
-    python -c "from medbench.harness.training.trainer_plugins import known_trainers; print(known_trainers())"
-
 A trainer is a module, or any other object, behind an entry point of the group `medbench.trainers`. It has
 
     Config                                          a pydantic model: the `config` of a recipe's stage
@@ -67,11 +65,6 @@ SIGNATURES = {
     "adapt": ("config", "verdict"),
 }
 """Names of the parameters; * marks those given by keyword."""
-
-
-def known_trainers() -> list[str]:
-    """Names of the installed trainers."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Trainer:

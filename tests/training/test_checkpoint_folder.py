@@ -170,6 +170,7 @@ def test_training_waits_only_where_asked_and_until_its_own_step_is_judged(
         (b"\n \n\t\n", "(it printed nothing)"),
         (b"1\n2\n\n3\n4\n5\n6\n", "2 | 3 | 4 | 5 | 6"),
         (b"  10%|#   | 1/9\r  20%|##  | 2/9\rdone\n", "10%|# | 1/9 | 20%|## | 2/9 | done"),
+        (b"\x1b[2K\x1b]8;;file:///x\x1b\\train.py\x1b]8;;\x1b\\:3: \x1b[31mKeyError\x1b[m", "train.py:3: KeyError"),
         (b"\x1b[1;31mError\x1b[0m: \xff\x00\x07no memory", "Error: � no memory"),
         ("Verlust größer als 1\u2028‮".encode(), "Verlust größer als 1"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, known_trainers, prepare
+from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, prepare
 
 SOUND = """
 from pydantic import BaseModel
@@ -135,10 +135,6 @@ def test_one_plugin_seen_twice_is_one(plugin: Callable[..., EntryPoint]) -> None
 
 def test_a_broken_plugin_stands_in_nobodys_way(plugin: Callable[..., EntryPoint]) -> None:
     assert find_trainer("good", [plugin("raise ValueError"), plugin(SOUND, "good")])
-
-
-def test_known_trainers_are_names() -> None:
-    assert known_trainers() == sorted(set(known_trainers()))
 
 
 def trainer(**functions: object):
