@@ -221,8 +221,10 @@ def adapt(config: Config, verdict: FailedAttempt) -> Config:
 def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
     if protocol.method != "generate" or protocol.shots:
-        raise MedbenchError(f"protocol: {protocol.name} asks for no free reply to a bare question: take {DEFAULT}, or "
-                            f"another that generates, without worked examples")  # fmt: skip
+        raise MedbenchError(
+            f"protocol: {protocol.name} asks for no free reply to a bare question: take {DEFAULT}, or "
+            f"another that generates, without worked examples"
+        )
     return protocol
 
 
@@ -232,8 +234,10 @@ def _engine(rollout: RolloutSettings) -> Literal["transformers", "vllm"]:
 
     is_gpu, is_installed = torch.cuda.is_available(), find_spec("vllm") is not None
     if rollout.engine == "vllm" and not is_gpu:
-        raise MedbenchError("rollout.engine: vllm needs a CUDA GPU here, for its CPU build cannot take the new weights "
-                            "of a training: set it to transformers or auto")  # fmt: skip
+        raise MedbenchError(
+            "rollout.engine: vllm needs a CUDA GPU here, for its CPU build cannot take the new weights "
+            "of a training: set it to transformers or auto"
+        )
     if rollout.engine == "vllm" and not is_installed:
         raise MedbenchError("rollout.engine: vllm is not installed: pip install 'medbench[vllm]', or set it to auto")
     return "vllm" if rollout.engine != "transformers" and is_gpu and is_installed else "transformers"
@@ -246,14 +250,18 @@ def _prompts(config: Config, rows: Sequence[Row], dropped: Set[int], asker: Aske
     context = _context(start)
     room = context - rollout.max_completion_tokens
     if room < 1:
-        raise MedbenchError(f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) leaves no room for a "
-                            f"prompt in the model's context of {context} tokens: lower it")  # fmt: skip
+        raise MedbenchError(
+            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) leaves no room for a "
+            f"prompt in the model's context of {context} tokens: lower it"
+        )
     most = min(room, rollout.max_prompt_tokens or room)
     prompts = asker.fitting(clean, most)
     if not prompts:
-        raise MedbenchError(f"prompts: of {len(clean)} rows none has at most {most} tokens, what is left beside "
-                            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or given by "
-                            f"rollout.max_prompt_tokens: change these, or take other rows")  # fmt: skip
+        raise MedbenchError(
+            f"prompts: of {len(clean)} rows none has at most {most} tokens, what is left beside "
+            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or given by "
+            f"rollout.max_prompt_tokens: change these, or take other rows"
+        )
     return prompts
 
 

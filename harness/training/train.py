@@ -56,12 +56,21 @@ class Trained:
 
     def as_json(self) -> dict[str, Any]:
         checkpoint = str(self.folder / self.ended.checkpoint) if self.ended.checkpoint else None
-        return {"training": str(self.folder), "outcome": self.ended.outcome, "reason": self.ended.reason,
-                "checkpoint": checkpoint, "seconds": self.ended.elapsed, "stages": self.stages}  # fmt: skip
+        return {
+            "training": str(self.folder),
+            "outcome": self.ended.outcome,
+            "reason": self.ended.reason,
+            "checkpoint": checkpoint,
+            "seconds": self.ended.elapsed,
+            "stages": self.stages,
+        }
 
     def in_words(self) -> str:
-        lines = [f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
-                 f"{stage['seconds'] / 60:.1f} min, {stage['result']}" for stage in self.stages]  # fmt: skip
+        lines = [
+            f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
+            f"{stage['seconds'] / 60:.1f} min, {stage['result']}"
+            for stage in self.stages
+        ]
         best = "promoted" if self.ended.outcome == "passed" else "best"
         where = f"{best}: {self.folder / self.ended.checkpoint}" if self.ended.checkpoint else "no checkpoint"
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
@@ -78,20 +87,28 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
         raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or give the recipe another name")
     digest = recipe_sha256(recipe)
     if known is not None and known.recipe_sha256 != digest:
-        raise MedbenchError(f"{folder} was begun with another recipe (only its budget may change): give the changed "
-                            f"recipe another name")  # fmt: skip
+        raise MedbenchError(
+            f"{folder} was begun with another recipe (only its budget may change): give the changed recipe another name"
+        )
     prepared = prepare_training(recipe, options, say)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         begun = len(stages_of(journal.events))
-        lines = {stage.name: prepared.check_stage(index, stage_folder(folder, recipe, index))
-                 for index, stage in enumerate(recipe.stages) if index >= begun}  # fmt: skip
+        lines = {
+            stage.name: prepared.check_stage(index, stage_folder(folder, recipe, index))
+            for index, stage in enumerate(recipe.stages)
+            if index >= begun
+        }
         if known is None:
             create_training(folder, _described(recipe, digest, prepared))
         engine = EvalOptions(
-            model="", data=prepared.data, runs=folder / "runs", resume=True, quiet=options.quiet,
+            model="",
+            data=prepared.data,
+            runs=folder / "runs",
+            resume=True,
+            quiet=options.quiet,
             engine=EngineChoice(config=_sleeping(recipe)),
-        )  # fmt: skip
+        )
         keeper = EngineKeeper(say)
         try:
             judge = EngineJudge(folder, prepared, engine, say, keeper)
@@ -106,17 +123,27 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
     prepared = prepare_training(recipe, options, say)
     budget = recipe.budget
-    limits = [f"{budget.attempts} attempts a stage", *([f"{budget.hours:g} hours"] if budget.hours else []),
-              *([f"{budget.questions} questions"] if budget.questions else [])]  # fmt: skip
-    lines = [f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
-             f"start: {recipe.start} ({prepared.start})", f"device: {recipe.device}"]  # fmt: skip
+    limits = [
+        f"{budget.attempts} attempts a stage",
+        *([f"{budget.hours:g} hours"] if budget.hours else []),
+        *([f"{budget.questions} questions"] if budget.questions else []),
+    ]
+    lines = [
+        f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
+        f"start: {recipe.start} ({prepared.start})",
+        f"device: {recipe.device}",
+    ]
     for index, stage in enumerate(recipe.stages):
         with tempfile.TemporaryDirectory() as aside:
             said = prepared.check_stage(index, Path(aside) / stage.name)
         lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
         lines += [f"  {line}" for line in said]
-        asked = {partition: {name: len(keep_partition(prepared.tasks[name], partition).questions)
-                             for name in stage.gates.tasks} for partition in ("gate", "report")}  # fmt: skip
+        asked = {
+            partition: {
+                name: len(keep_partition(prepared.tasks[name], partition).questions) for name in stage.gates.tasks
+            }
+            for partition in ("gate", "report")
+        }
         for name in stage.gates.tasks:
             lines.append(
                 f"  {name}: {asked['gate'][name]} questions while training, {asked['report'][name]} to confirm"

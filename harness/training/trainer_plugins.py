@@ -90,8 +90,9 @@ def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Train
     return cast(Trainer, trainer)
 
 
-def prepare(trainer: Trainer, config: BaseModel, *, start: Path, folder: Path,
-            benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:  # fmt: skip
+def prepare(
+    trainer: Trainer, config: BaseModel, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]
+) -> list[str]:
     """What the trainer says of its stage before any training; nothing where it offers no check."""
     offered: Callable[..., list[str]] | None = getattr(trainer, "prepare", None)
     lines: Any = offered(config, start=start, folder=folder, benchmarks=benchmarks) if offered else []

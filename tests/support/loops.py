@@ -47,8 +47,9 @@ def answers(task: Task, accuracy: float, seed: int, *, exact: bool) -> dict[str,
 
 def _sample(question: Question, right: bool) -> Sample:
     letter = "A" if right else "B"
-    return Sample(question.id, question.cluster, "", letter, "stop", letter, "answered", None, "A", float(right), None,
-                  10, 10, {})  # fmt: skip
+    return Sample(
+        question.id, question.cluster, "", letter, "stop", letter, "answered", None, "A", float(right), None, 10, 10, {}
+    )
 
 
 @dataclass(slots=True)
@@ -75,9 +76,18 @@ class MadeUpJudge:
         results = gate.results()
         overall, why = overall_of(results)
         verdict = Verdict(
-            overall=overall, why=why, alpha=rules.alpha, decide=rules.decide, partition=rules.partition,
-            correction="", candidate=str(checkpoint), fingerprint="", baseline=None, protocol="cot-v1", gates=results,
-        )  # fmt: skip
+            overall=overall,
+            why=why,
+            alpha=rules.alpha,
+            decide=rules.decide,
+            partition=rules.partition,
+            correction="",
+            candidate=str(checkpoint),
+            fingerprint="",
+            baseline=None,
+            protocol="cot-v1",
+            gates=results,
+        )
         asked = {id: samples[id] for id in gate._lines["medqa"].order[: gate.used]}
         self.runs[name] = asked
         return Ruling(verdict, self.folder / "runs" / name, 0.0, gate.used, {"medqa": list(asked.values())})

@@ -42,8 +42,11 @@ ROWS = [
     },
     {"question": "Which organ makes insulin?", "options": ["The spleen", "The pancreas"], "answer": "The pancreas"},
 ]
-LEAKED = {"question": "Who first described how the blood circulates through heart and lung?",
-          "options": ["Harvey", "Galen", "Vesalius", "Malpighi"], "answer": "A"}  # fmt: skip
+LEAKED = {
+    "question": "Who first described how the blood circulates through heart and lung?",
+    "options": ["Harvey", "Galen", "Vesalius", "Malpighi"],
+    "answer": "A",
+}
 BENCHMARK = {"medqa": [Question("1", "1", str(LEAKED["question"]), ("Harvey", "Galen"), ("A", "B"), "A")]}
 
 
@@ -208,9 +211,17 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
     tokenizer = load_tokenizer(str(start))
     kind = GRPOTrainer if whose == "trl" else grpo._trainer_class(Asker(load_protocol("cot-v1"), tokenizer))
     arguments = GRPOConfig(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, num_generations=2,
-        max_completion_length=4, use_cpu=True, bf16=False, save_strategy="no", report_to="none", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        num_generations=2,
+        max_completion_length=4,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
     trainer = kind(
         model=model,
         args=arguments,
@@ -309,8 +320,13 @@ def test_prepare_says_what_would_be_trained(config: grpo.Config, start: Path, tm
 
 
 def test_prepare_hints_at_rewards_that_cannot_be_earned(start: Path, tmp_path: Path) -> None:
-    row = {"pubid": 1, "question": "Does it?", "context": {"contexts": ["It may."]}, "long_answer": "It does.",
-           "final_decision": "yes"}  # fmt: skip
+    row = {
+        "pubid": 1,
+        "question": "Does it?",
+        "context": {"contexts": ["It may."]},
+        "long_answer": "It does.",
+        "final_decision": "yes",
+    }
     path = tmp_path / "pubmedqa.jsonl"
     path.write_text(json.dumps(row))
     config = settled(recipe(path, rewards={"long": 30}))

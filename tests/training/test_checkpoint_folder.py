@@ -114,8 +114,20 @@ def test_what_is_not_finite_is_kept_for_the_watchdogs(tmp_path: Path) -> None:
     assert line["grad_norm"] == math.inf
 
 
-HOSTILE = (b"", b"{", b"[1]", b"3", b'{"loss": 1}', b'{"step": "1"}', b'{"step": true}', b'{"step": -1}', b"\xff\xfe",
-           b'{"step": 1.5}', b"[" * 100_000, b'{"step": ' + b"9" * 5000 + b"}")  # fmt: skip
+HOSTILE = (
+    b"",
+    b"{",
+    b"[1]",
+    b"3",
+    b'{"loss": 1}',
+    b'{"step": "1"}',
+    b'{"step": true}',
+    b'{"step": -1}',
+    b"\xff\xfe",
+    b'{"step": 1.5}',
+    b"[" * 100_000,
+    b'{"step": ' + b"9" * 5000 + b"}",
+)
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=[str(one[:12]) for one in HOSTILE])

@@ -168,7 +168,7 @@ def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Call
         (stage(gates={"gates": []}), "stages.0.gates.gates", "at least 1 item"),
         (stage(gates={**GATES, "partition": "gate"}), "stages.0.gates.partition", "leave it out"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_has_its_key_path(written: Callable[..., Path], content: Any, key: str, what: str) -> None:
     (fault,) = faults(written(content))
     assert fault.startswith(f"{key}: ")
@@ -193,18 +193,36 @@ def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
 
 
 def test_all_faults_are_told_at_once_and_in_one_line(written: Callable[..., Path]) -> None:
-    path = written({
-        "name": "a b", "strat": "x", "seed": "no", "watchdogs": {"window": 0},
-        "stages": [
-            {"name": "one", "trainer": "toy", "config": {"learning_rate": -1, "lora": {"rnak": 3}}, "gates": GATES},
-            {"name": "one", "trainer": "tyo", "launch": {"accelerate": "no"}, "gates": {**GATES, "partition": "all"}},
-        ],
-    })  # fmt: skip
+    path = written(
+        {
+            "name": "a b",
+            "strat": "x",
+            "seed": "no",
+            "watchdogs": {"window": 0},
+            "stages": [
+                {"name": "one", "trainer": "toy", "config": {"learning_rate": -1, "lora": {"rnak": 3}}, "gates": GATES},
+                {
+                    "name": "one",
+                    "trainer": "tyo",
+                    "launch": {"accelerate": "no"},
+                    "gates": {**GATES, "partition": "all"},
+                },
+            ],
+        }
+    )
     expected = {
-        "name", "start", "strat", "seed", "watchdogs.window", "stages.0.config.learning_rate",
-        "stages.0.config.lora.rnak", "stages.1.name", "stages.1.trainer", "stages.1.launch.accelerate",
+        "name",
+        "start",
+        "strat",
+        "seed",
+        "watchdogs.window",
+        "stages.0.config.learning_rate",
+        "stages.0.config.lora.rnak",
+        "stages.1.name",
+        "stages.1.trainer",
+        "stages.1.launch.accelerate",
         "stages.1.gates.partition",
-    }  # fmt: skip
+    }
     found = faults(path)
     assert {fault.split(": ")[0] for fault in found} == expected
     assert len(found) == len(expected)

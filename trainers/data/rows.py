@@ -172,8 +172,15 @@ def _pubmedqa(where: str, raw: Mapping[str, Any]) -> Row:
     if decision not in DECISIONS:
         raise ValueError(f"final_decision: {decision!r} is none of {', '.join(DECISIONS)}")
     context = "\n".join(contexts)  # as tasks/pubmedqa joins them
-    question = Question(str(raw.get("pubid", content_id(text))), cluster_id(text, (context,)), text, DECISIONS,
-                        DECISIONS, decision, context)  # fmt: skip
+    question = Question(
+        str(raw.get("pubid", content_id(text))),
+        cluster_id(text, (context,)),
+        text,
+        DECISIONS,
+        DECISIONS,
+        decision,
+        context,
+    )
     return Row(where, question, _thought(reasoning), "")
 
 
@@ -181,8 +188,9 @@ def _multiple_choice(where: str, raw: Mapping[str, Any]) -> Row:
     text, options = _as_asked(raw), _options(raw)
     labels = tuple(LETTERS[: len(options)])
     column = next((name for name in ("reasoning", "explanation") if raw.get(name) is not None), None)
-    question = Question(content_id(text, *options), cluster_id(text, options), text, options, labels,
-                        _gold(raw, options, labels))  # fmt: skip
+    question = Question(
+        content_id(text, *options), cluster_id(text, options), text, options, labels, _gold(raw, options, labels)
+    )
     return Row(where, question, _thought(_text(raw, column)) if column else "", "")
 
 
