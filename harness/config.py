@@ -5,6 +5,7 @@ python -c "from medbench.harness.config import read_yaml, EvalConfig; print(Eval
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -19,6 +20,22 @@ class Record(BaseModel):
     """Frozen, and an unknown key is an error: a mistyped setting must never be silently lost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a mapping."""
+
+    path: tuple[str | int, ...]
+    """Keys and list indices down to it; empty: the mapping itself."""
+    message: str
+
+    def below(self, *path: str | int) -> Fault:
+        """The same fault, seen from the mapping that holds this one at `path`."""
+        return Fault((*path, *self.path), self.message)
+
+    def line(self, where: str) -> str:
+        return f"{where}: {'.'.join(map(str, self.path)) or '(top)'}: {self.message}"
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
@@ -72,17 +89,21 @@ def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[
     try:
         return model.model_validate(content), []
     except ValidationError as error:
-        return None, [_fault_line(fault, model, where) for fault in error.errors(include_url=False)]
+        return None, [fault.line(where) for fault in faults_in(error, model)]
 
 
-def _fault_line(fault: Any, model: type[BaseModel], where: str) -> str:
-    key_path = ".".join(str(part) for part in fault["loc"]) or "(top)"
+def faults_in(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
+    """What `model` found wrong, worded for the author of the file."""
+    return [Fault(fault["loc"], _message(fault, model)) for fault in error.errors(include_url=False)]
+
+
+def _message(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
         hint = did_you_mean(str(fault["loc"][-1]), _fields_at(model, fault["loc"][:-1]))
-        return f"{where}: {key_path}: unknown key; {hint}"
+        return f"unknown key; {hint}"
     if fault["type"] == "missing":
-        return f"{where}: {key_path}: missing"
-    return f"{where}: {key_path}: {fault['msg'][0].lower()}{fault['msg'][1:]} (found {_short(fault['input'])})"
+        return "missing"
+    return f"{fault['msg'][0].lower()}{fault['msg'][1:]} (found {_short(fault['input'])})"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -68,8 +68,10 @@ class Config(Record):
         for text in (*self.command, *self.env.values()):
             for match in _PLACEHOLDER.finditer(text):
                 if match[2] and match[2] not in known:
-                    raise ValueError(f"unknown placeholder {match[0]} in {text!r}; {did_you_mean(match[2], known)}, "
-                                     f"or write {{{match[0]}}} for the braces themselves")  # fmt: skip
+                    raise ValueError(
+                        f"unknown placeholder {match[0]} in {text!r}; {did_you_mean(match[2], known)}, "
+                        f"or write {{{match[0]}}} for the braces themselves"
+                    )
         if not self.command[0].strip():
             raise ValueError("command: its first word names the program")
         if Path(self.checkpoints).is_absolute() or ".." in Path(self.checkpoints).parts:
@@ -148,8 +150,9 @@ def _command(config: Config, start: Path, folder: Path, seed: int) -> list[str]:
 
 def _holds_something(folder: Path) -> bool:
     """Whether an earlier call left anything: neither the log and the job, which are ours, nor a hidden file."""
-    return any(not path.name.startswith(".") and path.name not in (checkpoint_folder.LOG, JOB)
-               for path in folder.iterdir())  # fmt: skip
+    return any(
+        not path.name.startswith(".") and path.name not in (checkpoint_folder.LOG, JOB) for path in folder.iterdir()
+    )
 
 
 def _candidates(config: Config, folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence, Set
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,6 +45,8 @@ from medbench.trainers.trl.run import (
     reporting_fault,
     run,
 )
+
+TESTED_TRL = "1.16"
 
 
 class RolloutSettings(Record):
@@ -162,6 +165,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"{config.rollout.max_completion_tokens} tokens on every process; {passes:.3g} passes over the prompts",
         f"generation: {engine}",
         *training_memory(start, config.training, config.lora, tokens=longest + config.rollout.max_completion_tokens),
+        *_untested_trl(version("trl")),
         *_hints(config, prompts),
     ]
 
@@ -172,6 +176,8 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     from trl.trainer.grpo_config import GRPOConfig
 
     quiet()
+    for line in _untested_trl(version("trl")):
+        print(line, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(str(start))
     # with either of these, TRL takes the thought out of a completion before the rewards see it
@@ -215,8 +221,10 @@ def adapt(config: Config, verdict: FailedAttempt) -> Config:
 def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
     if protocol.method != "generate" or protocol.shots:
-        raise MedbenchError(f"protocol: {protocol.name} asks for no free reply to a bare question: take {DEFAULT}, or "
-                            f"another that generates, without worked examples")  # fmt: skip
+        raise MedbenchError(
+            f"protocol: {protocol.name} asks for no free reply to a bare question: take {DEFAULT}, or "
+            f"another that generates, without worked examples"
+        )
     return protocol
 
 
@@ -226,8 +234,10 @@ def _engine(rollout: RolloutSettings) -> Literal["transformers", "vllm"]:
 
     is_gpu, is_installed = torch.cuda.is_available(), find_spec("vllm") is not None
     if rollout.engine == "vllm" and not is_gpu:
-        raise MedbenchError("rollout.engine: vllm needs a CUDA GPU here, for its CPU build cannot take the new weights "
-                            "of a training: set it to transformers or auto")  # fmt: skip
+        raise MedbenchError(
+            "rollout.engine: vllm needs a CUDA GPU here, for its CPU build cannot take the new weights "
+            "of a training: set it to transformers or auto"
+        )
     if rollout.engine == "vllm" and not is_installed:
         raise MedbenchError("rollout.engine: vllm is not installed: pip install 'medbench[vllm]', or set it to auto")
     return "vllm" if rollout.engine != "transformers" and is_gpu and is_installed else "transformers"
@@ -240,14 +250,18 @@ def _prompts(config: Config, rows: Sequence[Row], dropped: Set[int], asker: Aske
     context = _context(start)
     room = context - rollout.max_completion_tokens
     if room < 1:
-        raise MedbenchError(f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) leaves no room for a "
-                            f"prompt in the model's context of {context} tokens: lower it")  # fmt: skip
+        raise MedbenchError(
+            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) leaves no room for a "
+            f"prompt in the model's context of {context} tokens: lower it"
+        )
     most = min(room, rollout.max_prompt_tokens or room)
     prompts = asker.fitting(clean, most)
     if not prompts:
-        raise MedbenchError(f"prompts: of {len(clean)} rows none has at most {most} tokens, what is left beside "
-                            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or given by "
-                            f"rollout.max_prompt_tokens: change these, or take other rows")  # fmt: skip
+        raise MedbenchError(
+            f"prompts: of {len(clean)} rows none has at most {most} tokens, what is left beside "
+            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or given by "
+            f"rollout.max_prompt_tokens: change these, or take other rows"
+        )
     return prompts
 
 
@@ -312,20 +326,43 @@ def _ends(model: Any, tokenizer: Tokenizer) -> list[int]:
     return sorted(end for end in ends if end is not None)
 
 
+def _untested_trl(installed: str) -> list[str]:
+    """A warning if _trainer_class was not tested with the `installed` TRL."""
+    if installed.startswith(f"{TESTED_TRL}."):
+        return []
+    return [
+        f"warning: TRL {installed} is untested, {TESTED_TRL}.* is tested: grpo overrides private methods of TRL, so "
+        f"check a short training first, or pip install 'trl=={TESTED_TRL}.*'"
+    ]
+
+
 def _trainer_class(asker: Asker) -> type[Any]:
+    """GRPOTrainer that asks and generates as the evaluation does. Raises MedbenchError if TRL lacks what it overrides.
+
+    TRL has no public hook for either. tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
+    """
     from peft.helpers import DoraCaching
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    class Trainer(GRPOTrainer):
-        """GRPOTrainer that asks and generates as the evaluation does."""
+    for name in ("_tokenize_prompts", "_generate_single_turn"):
+        if not hasattr(GRPOTrainer, name):
+            raise MedbenchError(
+                f"TRL {version('trl')}: GRPOTrainer has no {name}, which grpo overrides: "
+                f"pip install 'trl=={TESTED_TRL}.*'"
+            )
 
+    class Trainer(GRPOTrainer):
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            # TRL would encode a text with the tokenizer's own special tokens, a second BOS among them
+            # TRL encodes a prompt with the tokenizer's own special tokens, so with a second BOS if the chat template
+            # has written one: https://github.com/huggingface/trl/issues/3853 (there with vLLM)
             return [asker.ids(prompt) for prompt in prompts], None, {}
 
         def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+            # TRL samples in train mode, on purpose: https://github.com/huggingface/trl/issues/3000. In eval mode there
+            # is no dropout, and DoRA's weight norms, the same for every token, can be cached:
+            # https://github.com/huggingface/peft/issues/2651
             model: Any = self.model
-            model.eval()  # no dropout; and DoRA's norms, the same for every token, are kept in this mode alone
+            model.eval()
             try:
                 with DoraCaching():
                     return super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]

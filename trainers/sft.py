@@ -186,5 +186,7 @@ def _length_line(config: Config, rows: int) -> str:
         return f"packed; {settings.steps or settings.epochs} {'steps' if settings.steps else 'epochs'}"
     steps = _steps(settings, rows, rows_a_step)
     checkpoints = math.ceil(steps / settings.save_every)
-    return (f"{steps} steps of {rows_a_step} rows on one process ({steps * rows_a_step / rows:.1f} epochs), "
-            f"{checkpoints} checkpoints")  # fmt: skip
+    return (
+        f"{steps} steps of {rows_a_step} rows on one process ({steps * rows_a_step / rows:.1f} epochs), "
+        f"{checkpoints} checkpoints"
+    )

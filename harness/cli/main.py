@@ -231,11 +231,10 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); list every fault by key path."""
     from medbench.harness.cli.validate import faults_of
-    from medbench.harness.training.watchdogs import WatchdogConfig
 
     total = 0
     for path in paths:
-        kind, faults = faults_of(path, WatchdogConfig)
+        kind, faults = faults_of(path)
         total += len(faults)
         click.echo("\n".join(faults) if faults else f"{path}: valid {kind}")
     return 2 if total else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.evaluation.options import EvalConfig
@@ -42,11 +42,10 @@ class TaskMetadata(Record):
 MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
 
 
-def faults_of(path: Path, watchdogs: type[BaseModel] | None = None) -> tuple[str, list[str]]:
-    """(kind of file, one line for every fault); no line means that it is sound.
+def faults_of(path: Path) -> tuple[str, list[str]]:
+    """(kind of file, one line for every fault); no lines if the file is valid.
 
-    `watchdogs` is the model of a recipe's section of that name. Nothing that a file names is imported, but for a
-    recipe's trainers, which are installed plugins.
+    Nothing that a file names is imported, except a recipe's trainers, which are installed plugins.
     """
     content, faults = parse_yaml(path)
     kind = _kind(content)
@@ -55,7 +54,7 @@ def faults_of(path: Path, watchdogs: type[BaseModel] | None = None) -> tuple[str
     if kind == "task":
         return kind, _task_faults(content, str(path))
     if kind == "recipe":
-        return kind, check_recipe(path, watchdogs)
+        return kind, check_recipe(path)
     return kind, check_mapping(content, MODELS[kind], str(path))[1]
 
 

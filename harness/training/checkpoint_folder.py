@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.text import Text
+
 from medbench.harness.contracts import MedbenchError
 
 METRICS = "metrics.jsonl"
@@ -118,7 +120,7 @@ def last_lines(path: Path, n: int = 5, most: int = 2000) -> str:
         return "(it printed nothing)"
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
-    plain = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
-    printable = ("".join(c if c.isprintable() else " " for c in line) for line in re.split(r"[\r\n]+", plain))
+    plain = (Text.from_ansi(line).plain for line in re.split(r"[\r\n]+", text))
+    printable = ("".join(c if c.isprintable() else " " for c in line) for line in plain)
     lines = [" ".join(line.split()) for line in printable]
     return " | ".join([line for line in lines if line][-n:])[-most:] or "(it printed nothing)"

@@ -1,6 +1,6 @@
 """The training loop at work: trains, gates, reruns, promotes, and journals each step when it is done.
 
-    ended = Loop(folder, recipe, journal, judge, launch, watch, say).run()
+    ended = Loop(folder, recipe, journal, judge, launch, say).run()
 
 What comes next is attempts.next_action's to say, from the journal alone; here it is carried out. A kill loses little:
 a half-judged checkpoint keeps its answers in its run folder, a half-trained attempt goes on from its last checkpoint.
@@ -56,7 +56,7 @@ from medbench.harness.training.state import (
     stages_of,
 )
 from medbench.harness.training.trainer_plugins import FailedAttempt, adapt, find_trainer
-from medbench.harness.training.watchdogs import Alarm, AttemptWatch, Watchdogs
+from medbench.harness.training.watchdogs import Alarm, AttemptWatch, WatchdogConfig, Watchdogs
 
 POLL_SECONDS = 0.5
 FINISHED = ".finished"
@@ -74,10 +74,11 @@ class Loop:
     journal: Journal
     judge: Judge
     launch: Launcher
-    watch: Callable[[], Watchdogs]
     say: Say
     prepared: Mapping[str, list[str]] = field(default_factory=dict)
     """stage -> what its trainer said of its data and memory."""
+    watch: Callable[[WatchdogConfig], Watchdogs] = Watchdogs
+    """Makes an attempt's watchdogs."""
     sleep: Callable[[float], None] = time.sleep
     _began: float = field(default_factory=time.monotonic)
     _before: float = 0.0
@@ -103,36 +104,32 @@ class Loop:
             case next_action.BeginStage(index):
                 self._begin_stage(index)
             case next_action.Measure(index, partition):
-                self._measure(index, partition)
+                self._measure(index, partition, self._current_stage())
             case next_action.BeginAttempt(index, number, start):
-                self._begin_attempt(index, number, start)
+                self._begin_attempt(index, number, start, self._current_stage())
             case next_action.Train(index):
                 self._train(index)
             case next_action.Confirm(index):
-                self._confirm(index)
+                self._confirm(index, self._current_stage())
             case next_action.Refuse():
-                confirmed = self._attempt.confirmed
-                assert confirmed is not None
-                self._end_attempt("failed", f"passed while training, not confirmed: {confirmed.verdict.why}")
+                self._refuse(self._open_attempt())
             case next_action.Promote(index):
-                self._promote(index)
+                self._promote(index, self._current_stage().attempts[-1])
 
-    @property
-    def _stage(self) -> StageState:
+    def _current_stage(self) -> StageState:
+        """A snapshot: what is appended to the journal later does not show in it."""
         return stages_of(self.journal.events)[-1]
 
-    @property
-    def _attempt(self) -> Attempt:
-        attempt = self._stage.open
-        assert attempt is not None
-        return attempt
+    def _open_attempt(self) -> Attempt:
+        """A snapshot, as _current_stage."""
+        return _open(self._current_stage())
 
-    @property
     def _elapsed(self) -> float:
+        """Seconds of work on this training, over all sessions."""
         return self._before + time.monotonic() - self._began
 
     def _append(self, event: Event) -> None:
-        self.journal.append(event.model_copy(update={"elapsed": round(self._elapsed, 3)}))
+        self.journal.append(event.model_copy(update={"elapsed": round(self._elapsed(), 3)}))
 
     def _relative(self, path: Path | None) -> str | None:
         return str(path.relative_to(self.folder)) if path is not None else None
@@ -146,8 +143,8 @@ class Loop:
         self._append(StageStarted(stage=name, start=start, fingerprint=fingerprint, prepared=prepared))
         self.say(f"stage {name}: from {start}")
 
-    def _measure(self, index: int, partition: next_action.Partition) -> None:
-        stage = self._stage.started
+    def _measure(self, index: int, partition: next_action.Partition, state: StageState) -> None:
+        stage = state.started
         rules = self._rules(index, partition, self.recipe.stages[index].gates.alpha)
         found = self.judge.measure(
             self.folder / stage.start, rules, name=f"{stage.stage}-start-{partition}", seed=self.recipe.seed
@@ -167,8 +164,8 @@ class Loop:
         why = found.verdict.why if found.verdict is not None else f"{found.questions} answered"
         self.say(f"stage {stage.stage}: its start on the {partition} questions: {why}")
 
-    def _begin_attempt(self, index: int, number: int, start: str | None) -> None:
-        stage, state = self.recipe.stages[index], self._stage
+    def _begin_attempt(self, index: int, number: int, start: str | None, state: StageState) -> None:
+        stage = self.recipe.stages[index]
         trainer = find_trainer(stage.trainer)
         config = read_config(trainer.Config, stage.config, f"stage {stage.name}: config")
         for attempt in state.attempts:
@@ -191,30 +188,33 @@ class Loop:
 
     def _train(self, index: int) -> None:
         """Until a checkpoint passes or the attempt ends."""
-        stage, attempt = self.recipe.stages[index], self._attempt
+        stage, state = self.recipe.stages[index], self._current_stage()
+        attempt = _open(state)
         folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
-        watch = AttemptWatch(self.watch())
+        watch = AttemptWatch(self.watch(self.recipe.watchdogs))
         watch.catch_up(read_metrics(folder), attempt.gated, lambda run: self.judge.samples(self.folder / run))
         with self._process(stage, attempt.started, folder) as process:
             while True:
-                code = process.poll()  # before the folder is looked at: nothing appears in it after the end
+                code = process.poll()  # before the folder is read: nothing appears in it after the process has ended
                 metrics = read_metrics(folder)  # before the checkpoints, so that none is overtaken by later steps
-                judged = {one.step for one in self._attempt.gated}
+                state = self._current_stage()
+                attempt = _open(state)
+                judged = {one.step for one in attempt.gated}
                 found = next((one for one in checkpoints(folder) if one.step not in judged), None)
-                reason = self._journal(watch.steps(metrics, until=found.step if found is not None else None))
+                reason = self._journal(attempt, watch.steps(metrics, until=found.step if found is not None else None))
                 if reason is None and found is not None:
-                    reason = self._gate(index, found, watch)
-                    if self._attempt.passed is not None:
+                    passed, reason = self._gate(index, state, attempt, found, watch)
+                    if passed:
                         return
                     mark_judged(folder, found.step)
                 elif reason is None and code is not None:
-                    reason = self._came_to_end(folder, code)
+                    reason = _why_ended(attempt, folder, code)
                 if reason is None:
-                    reason = next_action.spent_budget(self.recipe.budget, self.journal.events, self._elapsed)
+                    reason = next_action.spent_budget(self.recipe.budget, self.journal.events, self._elapsed())
                 if reason is not None:
                     crashed = code not in (None, 0) and found is None
-                    self._end_attempt("failed", reason, crashed=crashed)
+                    self._end_attempt(self._open_attempt(), "failed", reason, crashed=crashed)
                     return
                 if found is None:
                     self.sleep(POLL_SECONDS)
@@ -234,9 +234,8 @@ class Loop:
         finally:
             process.stop()
 
-    def _journal(self, alarms: Sequence[Alarm]) -> str | None:
-        """Journal what is new; the reason of one that stops the attempt."""
-        attempt = self._attempt
+    def _journal(self, attempt: Attempt, alarms: Sequence[Alarm]) -> str | None:
+        """Journal the alarms that are new; the reason of the first that stops the attempt, or None."""
         known = {(alarm.kind, alarm.step, alarm.stop) for alarm in attempt.alarms}
         for alarm in alarms:
             if (alarm.kind, alarm.step, alarm.stop) not in known:
@@ -253,12 +252,16 @@ class Loop:
                 self.say(f"{'stopped' if alarm.stop else 'watchdog'}: {alarm.reason}")
         return next((f"watchdog {alarm.kind}: {alarm.reason}" for alarm in alarms if alarm.stop), None)
 
-    def _gate(self, index: int, found: Published, watch: AttemptWatch) -> str | None:
-        """Judge a checkpoint on the gate questions; why the attempt must stop, or None."""
-        stage, attempt = self.recipe.stages[index], self._attempt
+    def _gate(
+        self, index: int, state: StageState, attempt: Attempt, found: Published, watch: AttemptWatch
+    ) -> tuple[bool, str | None]:
+        """Judge a checkpoint on the gate questions: (whether it passed, why the attempt must stop or None)."""
+        stage = self.recipe.stages[index]
         alpha = next_action.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
         left = next_action.questions_left(self.recipe.budget, self.journal.events)
-        ruling = self._ask(found.path, found.step, "gate", self._rules(index, "gate", alpha, left), stage.gates.alpha)
+        rules = self._rules(index, "gate", alpha, left)
+        measured = state.measured.get("gate")
+        ruling = self._ask(found.path, found.step, attempt.started, measured, rules, stage.gates.alpha)
         self.judge.rest()
         verdict = _verdict(ruling)
         self._append(
@@ -275,35 +278,37 @@ class Loop:
             )
         )
         self.say(f"step {found.step}: {verdict.overall}: {verdict.why}")
-        reason = self._journal(watch.judged(found.step, ruling.samples))
+        reason = self._journal(attempt, watch.judged(found.step, ruling.samples))
         if verdict.overall == "pass":
-            return None
+            return True, None
         rule = regressed(verdict, stage)
-        return f"step {found.step} surely fails '{rule}'" if rule is not None else reason
+        return False, f"step {found.step} surely fails '{rule}'" if rule is not None else reason
 
-    def _ask(self, checkpoint: Path, step: int, partition: str, rules: GateFile, alpha_fail: float) -> Ruling:
-        started, measured = self._attempt.started, self._stage.measured.get(partition)
+    def _ask(
+        self,
+        checkpoint: Path,
+        step: int,
+        started: AttemptStarted,
+        measured: Measured | None,
+        rules: GateFile,
+        alpha_fail: float,
+    ) -> Ruling:
         return self.judge.judge(
             checkpoint,
             rules,
-            name=f"{started.stage}-a{started.attempt}-step-{step:06d}-{partition}",
+            name=f"{started.stage}-a{started.attempt}-step-{step:06d}-{rules.partition}",
             seed=started.seed,
             baseline=self.folder / measured.run if measured is not None and measured.whole else None,
             alpha_fail=alpha_fail,
         )
 
-    def _came_to_end(self, folder: Path, code: int) -> str:
-        attempt = self._attempt
-        if code != 0:
-            return f"training ended with {code}: {last_lines(folder / LOG)}"
-        if not attempt.gated:
-            return f"training left no checkpoint: {last_lines(folder / LOG)}"
-        best = best_of(attempt.gated)
-        assert best is not None
-        return f"no checkpoint passed; the best, step {best.step}: {best.verdict.why}"
+    def _refuse(self, attempt: Attempt) -> None:
+        assert attempt.confirmed is not None
+        self._end_attempt(attempt, "failed", f"passed while training, not confirmed: {attempt.confirmed.verdict.why}")
 
-    def _end_attempt(self, outcome: Literal["passed", "failed"], reason: str, *, crashed: bool = False) -> None:
-        attempt = self._attempt
+    def _end_attempt(
+        self, attempt: Attempt, outcome: Literal["passed", "failed"], reason: str, *, crashed: bool = False
+    ) -> None:
         judging = sum(one.seconds for one in (*attempt.gated, *([attempt.confirmed] if attempt.confirmed else ())))
         best = best_of(attempt.gated)
         self._append(
@@ -317,18 +322,19 @@ class Loop:
                 diverged=is_diverged(attempt),
                 rambling=is_rambling(attempt),
                 crashed=crashed,
-                training_seconds=round(max(0.0, self._elapsed - attempt.started.elapsed - judging), 3),
+                training_seconds=round(max(0.0, self._elapsed() - attempt.started.elapsed - judging), 3),
             )
         )
         self.say(f"stage {attempt.started.stage}, attempt {attempt.started.attempt} {outcome}: {reason}")
 
-    def _confirm(self, index: int) -> None:
-        stage, state, attempt = self.recipe.stages[index], self._stage, self._attempt
+    def _confirm(self, index: int, state: StageState) -> None:
+        stage, attempt = self.recipe.stages[index], _open(state)
         passed = attempt.passed
         assert passed is not None
         alpha = next_action.spent_alpha(stage.gates.alpha, state.confirmations + 1)
         rules = self._rules(index, "report", alpha)
-        ruling = self._ask(self.folder / passed.checkpoint, passed.step, "report", rules, stage.gates.alpha)
+        checkpoint, measured = self.folder / passed.checkpoint, state.measured.get("report")
+        ruling = self._ask(checkpoint, passed.step, attempt.started, measured, rules, stage.gates.alpha)
         verdict = _verdict(ruling)
         self._append(
             Confirmed(
@@ -344,14 +350,13 @@ class Loop:
         )
         self.say(f"step {passed.step} on the report questions: {verdict.overall}: {verdict.why}")
 
-    def _promote(self, index: int) -> None:
-        attempt = self._stage.attempts[-1]
+    def _promote(self, index: int, attempt: Attempt) -> None:
         passed, started = attempt.passed, attempt.started
         assert passed is not None
         target = stage_folder(self.folder, self.recipe, index) / "promoted"
         fingerprint = self.judge.promote(self.folder / passed.checkpoint, target)
         if attempt.ended is None:
-            self._end_attempt("passed", f"step {passed.step} passed and was confirmed")
+            self._end_attempt(attempt, "passed", f"step {passed.step} passed and was confirmed")
         self._append(
             Promoted(
                 stage=started.stage,
@@ -373,6 +378,22 @@ class Loop:
 def stage_folder(folder: Path, recipe: Recipe, index: int) -> Path:
     """Where a stage's attempts lie."""
     return folder / f"{index + 1}-{recipe.stages[index].name}"
+
+
+def _open(state: StageState) -> Attempt:
+    attempt = state.open
+    assert attempt is not None, "next_action asks for this only while an attempt is open"
+    return attempt
+
+
+def _why_ended(attempt: Attempt, folder: Path, code: int) -> str:
+    """Why an attempt failed whose training ended with exit status `code` and left no checkpoint unjudged."""
+    if code != 0:
+        return f"training ended with {code}: {last_lines(folder / LOG)}"
+    best = best_of(attempt.gated)
+    if best is None:
+        return f"training left no checkpoint: {last_lines(folder / LOG)}"
+    return f"no checkpoint passed; the best, step {best.step}: {best.verdict.why}"
 
 
 def _verdict(ruling: Ruling) -> Verdict:

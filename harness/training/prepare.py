@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from medbench.harness.evaluation.plan import example_notes
 from medbench.harness.gates.finished_run import protocol_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
-from medbench.harness.training.trainer_plugins import find_trainer, prepare
+from medbench.harness.training.trainer_plugins import DATA_FOLDER, find_trainer, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,34 +29,56 @@ class TrainOptions:
     quiet: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A recipe with everything it names found and checked; nothing is trained or written yet."""
 
-    def __init__(self, recipe: Recipe, options: TrainOptions, say: Say) -> None:
-        """Raises MedbenchError for a task, protocol, benchmark or start that is not there."""
-        self.recipe = recipe
-        data = options.data or os.environ.get("MEDBENCH_DATA") or recipe.data
-        if data is not None and Path(data).is_dir():
-            os.environ["MEDBENCH_DATA"] = str(Path(data).resolve())  # recipes may name files below it
-        loader = TaskLoader(data, say)
-        for stage in recipe.stages:
-            refuse_unknown_tasks(stage.gates, str(options.recipe), list(loader.cards))
-        gated = [name for stage in recipe.stages for name in stage.gates.tasks]
-        self.tasks: dict[str, Task] = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
-        for stage in recipe.stages:
-            protocol = protocol_of(stage.gates, None)
-            example_notes([self.tasks[name] for name in stage.gates.tasks], protocol)
-        self.start = Path(resolve(recipe.start, say).path)
-        self.data = data
+    recipe: Recipe
+    tasks: dict[str, Task]
+    """Name -> task: the benchmarks that must not be trained on, and the gates' tasks."""
+    start: Path
+    """Folder of the full checkpoint that the recipe starts from."""
+    data: str | None
+    """As `medbench eval --data` takes it: a folder, "sample", "hub" or None."""
 
     @property
-    def benchmarks(self) -> dict[str, Sequence[Question]]:
-        return {name: task.questions for name, task in self.tasks.items()}
+    def data_folder(self) -> Path | None:
+        """What $MEDBENCH_DATA stands for in the recipe; None leaves it to the environment."""
+        return Path(self.data).resolve() if self.data is not None and Path(self.data).is_dir() else None
 
     def check_stage(self, index: int, folder: Path) -> list[str]:
-        """What the stage's trainer says of its data and memory. Raises MedbenchError for what it cannot use."""
+        """What the stage's trainer reports about its data and memory. Raises MedbenchError for what it cannot use."""
         stage = self.recipe.stages[index]
         folder.mkdir(parents=True, exist_ok=True)
-        return prepare(
-            find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=self.benchmarks
-        )
+        benchmarks: dict[str, Sequence[Question]] = {name: task.questions for name, task in self.tasks.items()}
+        with _data_folder_set(self.data_folder):
+            return prepare(
+                find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=benchmarks
+            )
+
+
+def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepared:
+    """Find all that the recipe names. Raises MedbenchError for a missing task, protocol, benchmark or start."""
+    data = options.data or os.environ.get(DATA_FOLDER) or recipe.data
+    loader = TaskLoader(data, say)
+    for stage in recipe.stages:
+        refuse_unknown_tasks(stage.gates, str(options.recipe), list(loader.cards))
+    gated = [name for stage in recipe.stages for name in stage.gates.tasks]
+    tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
+    for stage in recipe.stages:
+        example_notes([tasks[name] for name in stage.gates.tasks], protocol_of(stage.gates, None))
+    return Prepared(recipe, tasks, Path(resolve(recipe.start, say).path), data)
+
+
+@contextmanager
+def _data_folder_set(folder: Path | None) -> Iterator[None]:
+    """A trainer's `prepare` runs in this process and expands $MEDBENCH_DATA, as its `train` does in a child."""
+    before = os.environ.get(DATA_FOLDER)
+    if folder is not None:
+        os.environ[DATA_FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(DATA_FOLDER, None)
+        if before is not None:
+            os.environ[DATA_FOLDER] = before

@@ -38,8 +38,17 @@ GRACE_SECONDS = 10.0
 class TrainingProcess:
     """A training under way. Use as a context manager: leaving it stops the training."""
 
-    def __init__(self, trainer: str, config: BaseModel | Mapping[str, Any], *, start: Path, folder: Path, seed: int,
-                 launch: Launch | None = None, wait_until_judged: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        trainer: str,
+        config: BaseModel | Mapping[str, Any],
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        launch: Launch | None = None,
+        wait_until_judged: bool = False,
+    ) -> None:
         """Starts it. Raises MedbenchError where `folder` cannot be written; what the child finds, it exits with."""
         self.folder = folder
         launch = launch or Launch()
@@ -50,16 +59,25 @@ class TrainingProcess:
         except OSError as error:
             raise MedbenchError(f"{folder}: cannot be written ({error.strerror})") from None
         content = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-        job = {"trainer": trainer, "config": content, "start": str(start.resolve()), "folder": str(folder.resolve()),
-               "seed": seed, "launch": launch.model_dump()}  # fmt: skip
+        job = {
+            "trainer": trainer,
+            "config": content,
+            "start": str(start.resolve()),
+            "folder": str(folder.resolve()),
+            "seed": seed,
+            "launch": launch.model_dump(),
+        }
         write_atomically(folder / JOB, json.dumps(job, indent=1).encode() + b"\n")
         self._mark = secrets.token_hex(16)
         with log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "medbench.harness.training.worker", str(folder.resolve() / JOB)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env=_environment(launch, seed, self._mark, wait_until_judged),
-            )  # fmt: skip
+            )
 
     @property
     def pid(self) -> int:

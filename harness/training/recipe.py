@@ -12,16 +12,17 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_serializer
 
-from medbench.harness.config import Record, check_mapping, parse_yaml
+from medbench.harness.config import Fault, Record, check_mapping, faults_in, parse_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.training.trainer_plugins import find_trainer
+from medbench.harness.training.watchdogs import WatchdogConfig
 
 
 def _folder_name(name: str) -> str:
@@ -84,30 +85,32 @@ class Recipe(Record):
     """For gating."""
     data: str | None = None
     """Folder of benchmark files; --data and MEDBENCH_DATA win over it."""
-    watchdogs: dict[str, Any] = Field(default_factory=dict)
-    """As the file gave it; the caller of `read_recipe` names the model."""
+    watchdogs: WatchdogConfig = WatchdogConfig()
     benchmarks: list[str] = Field(default_factory=lambda: ["medqa", "mmlu_pro_medical", "pubmedqa"])
     """Tasks whose test questions must not be trained on."""
     stages: list[Stage] = Field(min_length=1)
 
+    @field_serializer("watchdogs")
+    def _watchdogs_as_given(self, watchdogs: WatchdogConfig) -> dict[str, Any]:
+        """Without defaults: training.json and the recipe's hash hold this section as the file gave it."""
+        return watchdogs.model_dump(exclude_unset=True)
 
-def read_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
-                points: Sequence[EntryPoint] | None = None) -> Recipe:  # fmt: skip
-    """Parse and validate `path`, its stages' configs by their trainers' own.
 
-    `watchdogs` checks the section of that name; `points` are the trainers to choose from, the installed ones if None.
-    Raises MedbenchError with all faults in one line.
+def read_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> Recipe:
+    """Parse and validate `path`, including each stage's config, by its trainer's `Config`.
+
+    `points` are the trainers to choose from; None means the installed ones. Raises MedbenchError with all faults in
+    one line.
     """
-    recipe, faults = _check(path, watchdogs, points)
+    recipe, faults = _check(path, points)
     if recipe is None or faults:
         raise MedbenchError("; ".join(faults))
     return recipe
 
 
-def check_recipe(path: Path, watchdogs: type[BaseModel] | None = None,
-                 points: Sequence[EntryPoint] | None = None) -> list[str]:  # fmt: skip
-    """One line for every fault; none means that the recipe is sound. Arguments as read_recipe's."""
-    return _check(path, watchdogs, points)[1]
+def check_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> list[str]:
+    """One line for every fault; none if the recipe is valid. Arguments as for read_recipe."""
+    return _check(path, points)[1]
 
 
 def config_of(stage: Stage, points: Sequence[EntryPoint] | None = None) -> BaseModel:
@@ -116,82 +119,65 @@ def config_of(stage: Stage, points: Sequence[EntryPoint] | None = None) -> BaseM
 
 
 def read_config(model: type[BaseModel], content: dict[str, Any], where: str) -> BaseModel:
-    """`content`, from YAML or JSON, as a `model`. Raises MedbenchError with all faults, each opened by `where`."""
-    config, faults = _check_as_json(content, model)
+    """`content`, from YAML or JSON, as a `model`. Raises MedbenchError with all faults, each preceded by `where`."""
+    config, faults = _check_config(content, model)
     if config is None:
-        raise MedbenchError("; ".join(f"{where}: {fault}" for fault in faults))
+        raise MedbenchError("; ".join(fault.line(where) for fault in faults))
     return config
 
 
-def _check(path: Path, watchdogs: type[BaseModel] | None,
-           points: Sequence[EntryPoint] | None) -> tuple[Recipe | None, list[str]]:  # fmt: skip
+def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | None, list[str]]:
     content, faults = parse_yaml(path)
     if faults:
         return None, faults
     recipe, faults = check_mapping(content, Recipe, str(path))
-    faults += [f"{path}: {fault}" for fault in _deeper_faults(content, path, watchdogs, points)]
+    faults += [fault.line(str(path)) for fault in _deeper_faults(content, path, points)]
     return (recipe and _with_found_files(recipe, path)), faults
 
 
-def _deeper_faults(content: dict[Any, Any], path: Path, watchdogs: type[BaseModel] | None,
-                   points: Sequence[EntryPoint] | None) -> Iterator[str]:  # fmt: skip
-    """What the recipe's own model cannot see: plugins, other stages, files. The content may be faulty elsewhere."""
-    if watchdogs and isinstance(section := content.get("watchdogs", {}), dict):
-        yield from _below("watchdogs", _check_as_json(section, watchdogs)[1])
+def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPoint] | None) -> Iterator[Fault]:
+    """What `Recipe` itself cannot check: plugins, other stages, files. `content` may have other faults."""
     stages = content.get("stages")
     names: list[Any] = []
     for index, stage in enumerate(stages if isinstance(stages, list) else []):
         if not isinstance(stage, dict):
             continue
-        where = f"stages.{index}"
+        where = ("stages", index)
         if (name := stage.get("name")) in names and name is not None:
-            yield f"{where}.name: stage {names.index(name)} is called {name!r} already: rename one"
+            message = f"stage {names.index(name)} has the same name, {name!r}: rename one"
+            yield Fault((*where, "name"), message)
         names.append(name)
-        yield from _config_faults(where, stage, points)
+        yield from (fault.below(*where) for fault in _config_faults(stage, points))
         if isinstance(gates := stage.get("gates"), dict) and "partition" in gates:
-            yield (f"{where}.gates.partition: leave it out: checkpoints are judged on `gate` while training, and "
-                   "confirmed on `report`")  # fmt: skip
+            message = "leave it out: checkpoints are judged on `gate` while training, and confirmed on `report`"
+            yield Fault((*where, "gates", "partition"), message)
         launch = stage.get("launch")
         file = launch.get("accelerate") if isinstance(launch, dict) else None
         if isinstance(file, str) and not (path.parent / file).is_file():
-            yield f"{where}.launch.accelerate: {path.parent / file}: no such file; `accelerate config` writes one"
+            message = f"{path.parent / file}: no such file; `accelerate config` writes one"
+            yield Fault((*where, "launch", "accelerate"), message)
 
 
-def _config_faults(where: str, stage: dict[Any, Any], points: Sequence[EntryPoint] | None) -> Iterator[str]:
+def _config_faults(stage: dict[Any, Any], points: Sequence[EntryPoint] | None) -> list[Fault]:
     trainer, config = stage.get("trainer"), stage.get("config", {})
     if not (isinstance(trainer, str) and isinstance(config, dict)):
-        return
+        return []
     try:
         model = find_trainer(trainer, points).Config
     except MedbenchError as error:
-        yield f"{where}.trainer: {error}"
-        return
-    yield from _below(f"{where}.config", _check_as_json(config, model)[1])
+        return [Fault(("trainer",), str(error))]
+    return [fault.below("config") for fault in _check_config(config, model)[1]]
 
 
-class _AsJson:
-    """Stands in for a model in check_mapping: a strict model then takes a list for a tuple, and text for a path."""
-
-    def __init__(self, model: type[BaseModel]) -> None:
-        self._model = model
-        self.model_fields = model.model_fields
-
-    def model_validate(self, content: dict[Any, Any]) -> BaseModel:
-        return self._model.model_validate_json(json.dumps(content))
-
-
-def _check_as_json(content: dict[Any, Any], model: type[BaseModel]) -> tuple[BaseModel | None, list[str]]:
-    """(record, []) or (None, one line for every fault, opening with its key path)."""
+def _check_config(content: dict[Any, Any], model: type[BaseModel]) -> tuple[BaseModel | None, list[Fault]]:
+    """(record, []) or (None, its faults). By way of JSON, so that a strict model takes a list for a tuple, and text
+    for a path."""
     try:
-        record, faults = check_mapping(content, cast(type[BaseModel], _AsJson(model)), "")
-    except TypeError as error:  # what YAML knows and JSON does not: a date, a set, bytes
-        return None, [f"(top): {str(error)[0].lower()}{str(error)[1:]}: write it as text, in quotes"]
-    return record, [fault.removeprefix(": ") for fault in faults]
-
-
-def _below(where: str, faults: list[str]) -> list[str]:
-    return [f"{where}{fault.removeprefix('(top)')}" if fault.startswith("(top)") else f"{where}.{fault}"
-            for fault in faults]  # fmt: skip
+        return model.model_validate_json(json.dumps(content)), []
+    except ValidationError as error:
+        return None, faults_in(error, model)
+    except TypeError as error:  # YAML has values that JSON has not: a date, a set, bytes
+        return None, [Fault((), f"{str(error)[0].lower()}{str(error)[1:]}: write it as text, in quotes")]
 
 
 def _with_found_files(recipe: Recipe, path: Path) -> Recipe:

@@ -39,11 +39,11 @@ from medbench.harness.training.journal import (
     read_training,
 )
 from medbench.harness.training.loop import Loop, stage_folder
-from medbench.harness.training.prepare import Prepared, TrainOptions
+from medbench.harness.training.prepare import Prepared, TrainOptions, prepare_training
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.state import stages_of
-from medbench.harness.training.watchdogs import Watchdogs
+from medbench.harness.training.trainer_plugins import DATA_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +56,27 @@ class Trained:
 
     def as_json(self) -> dict[str, Any]:
         checkpoint = str(self.folder / self.ended.checkpoint) if self.ended.checkpoint else None
-        return {"training": str(self.folder), "outcome": self.ended.outcome, "reason": self.ended.reason,
-                "checkpoint": checkpoint, "seconds": self.ended.elapsed, "stages": self.stages}  # fmt: skip
+        return {
+            "training": str(self.folder),
+            "outcome": self.ended.outcome,
+            "reason": self.ended.reason,
+            "checkpoint": checkpoint,
+            "seconds": self.ended.elapsed,
+            "stages": self.stages,
+        }
 
     def in_words(self) -> str:
-        lines = [f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
-                 f"{stage['seconds'] / 60:.1f} min, {stage['result']}" for stage in self.stages]  # fmt: skip
+        lines = [
+            f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
+            f"{stage['seconds'] / 60:.1f} min, {stage['result']}"
+            for stage in self.stages
+        ]
         best = "promoted" if self.ended.outcome == "passed" else "best"
         where = f"{best}: {self.folder / self.ended.checkpoint}" if self.ended.checkpoint else "no checkpoint"
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
 
 
-def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs], say: Say) -> Trained:
+def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
     """Attempts until every stage's gates are passed, or the budget is spent.
 
     Raises MedbenchError before anything is trained if something of what was asked is wrong.
@@ -78,24 +87,32 @@ def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs],
         raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or give the recipe another name")
     digest = recipe_sha256(recipe)
     if known is not None and known.recipe_sha256 != digest:
-        raise MedbenchError(f"{folder} was begun with another recipe (only its budget may change): give the changed "
-                            f"recipe another name")  # fmt: skip
-    prepared = Prepared(recipe, options, say)
+        raise MedbenchError(
+            f"{folder} was begun with another recipe (only its budget may change): give the changed recipe another name"
+        )
+    prepared = prepare_training(recipe, options, say)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         begun = len(stages_of(journal.events))
-        lines = {stage.name: prepared.check_stage(index, stage_folder(folder, recipe, index))
-                 for index, stage in enumerate(recipe.stages) if index >= begun}  # fmt: skip
+        lines = {
+            stage.name: prepared.check_stage(index, stage_folder(folder, recipe, index))
+            for index, stage in enumerate(recipe.stages)
+            if index >= begun
+        }
         if known is None:
             create_training(folder, _described(recipe, digest, prepared))
         engine = EvalOptions(
-            model="", data=prepared.data, runs=folder / "runs", resume=True, quiet=options.quiet,
+            model="",
+            data=prepared.data,
+            runs=folder / "runs",
+            resume=True,
+            quiet=options.quiet,
             engine=EngineChoice(config=_sleeping(recipe)),
-        )  # fmt: skip
+        )
         keeper = EngineKeeper(say)
         try:
             judge = EngineJudge(folder, prepared, engine, say, keeper)
-            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(recipe), watch, say, lines)
+            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(prepared), say, lines)
             ended = loop.run()
             return Trained(folder, ended, _stage_summaries(journal))
         finally:
@@ -104,19 +121,29 @@ def train(recipe: Recipe, options: TrainOptions, watch: Callable[[], Watchdogs],
 
 def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
-    prepared = Prepared(recipe, options, say)
+    prepared = prepare_training(recipe, options, say)
     budget = recipe.budget
-    limits = [f"{budget.attempts} attempts a stage", *([f"{budget.hours:g} hours"] if budget.hours else []),
-              *([f"{budget.questions} questions"] if budget.questions else [])]  # fmt: skip
-    lines = [f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
-             f"start: {recipe.start} ({prepared.start})", f"device: {recipe.device}"]  # fmt: skip
+    limits = [
+        f"{budget.attempts} attempts a stage",
+        *([f"{budget.hours:g} hours"] if budget.hours else []),
+        *([f"{budget.questions} questions"] if budget.questions else []),
+    ]
+    lines = [
+        f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
+        f"start: {recipe.start} ({prepared.start})",
+        f"device: {recipe.device}",
+    ]
     for index, stage in enumerate(recipe.stages):
         with tempfile.TemporaryDirectory() as aside:
             said = prepared.check_stage(index, Path(aside) / stage.name)
         lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
         lines += [f"  {line}" for line in said]
-        asked = {partition: {name: len(keep_partition(prepared.tasks[name], partition).questions)
-                             for name in stage.gates.tasks} for partition in ("gate", "report")}  # fmt: skip
+        asked = {
+            partition: {
+                name: len(keep_partition(prepared.tasks[name], partition).questions) for name in stage.gates.tasks
+            }
+            for partition in ("gate", "report")
+        }
         for name in stage.gates.tasks:
             lines.append(
                 f"  {name}: {asked['gate'][name]} questions while training, {asked['report'][name]} to confirm"
@@ -154,10 +181,15 @@ def _sleeping(recipe: Recipe) -> Any:
     return recipe.engine.model_copy(update={"vllm_args": {"enable_sleep_mode": True, **recipe.engine.vllm_args}})
 
 
-def _launcher(recipe: Recipe) -> Callable[..., TrainingProcess]:
+def _launcher(prepared: Prepared) -> Callable[..., TrainingProcess]:
+    data = {DATA_FOLDER: str(prepared.data_folder)} if prepared.data_folder is not None else {}
+    wait = prepared.recipe.device == "shared"
+
     def launch(stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> TrainingProcess:
-        return TrainingProcess(stage.trainer, config, start=start, folder=folder, seed=seed, launch=stage.launch,
-                               wait_until_judged=recipe.device == "shared")  # fmt: skip
+        launched = stage.launch.model_copy(update={"env": data | stage.launch.env})
+        return TrainingProcess(
+            stage.trainer, config, start=start, folder=folder, seed=seed, launch=launched, wait_until_judged=wait
+        )
 
     return launch
 

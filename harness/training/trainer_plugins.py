@@ -1,7 +1,5 @@
 """Trainers as plugins: what one must have, and how it is found.
 
-    python -c "from medbench.harness.training.trainer_plugins import known_trainers; print(known_trainers())"
-
 A trainer is a module, or any other object, behind an entry point of the group `medbench.trainers`. It has
 
     Config                                          a pydantic model: the `config` of a recipe's stage
@@ -32,6 +30,8 @@ from medbench.harness.gates.verdict import Verdict
 from medbench.harness.text import did_you_mean
 
 GROUP = "medbench.trainers"
+DATA_FOLDER = "MEDBENCH_DATA"
+"""Environment variable, set in `prepare` and `train`: the folder of data files, where a training has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,6 @@ SIGNATURES = {
 """Names of the parameters; * marks those given by keyword."""
 
 
-def known_trainers() -> list[str]:
-    """Names of the installed trainers."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
-
-
 def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Trainer:
     """The trainer called `name`. Raises MedbenchError for an unknown or ambiguous name and for a broken plugin."""
     points = list(entry_points(group=GROUP)) if points is None else points
@@ -95,8 +90,9 @@ def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Train
     return cast(Trainer, trainer)
 
 
-def prepare(trainer: Trainer, config: BaseModel, *, start: Path, folder: Path,
-            benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:  # fmt: skip
+def prepare(
+    trainer: Trainer, config: BaseModel, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]
+) -> list[str]:
     """What the trainer says of its stage before any training; nothing where it offers no check."""
     offered: Callable[..., list[str]] | None = getattr(trainer, "prepare", None)
     lines: Any = offered(config, start=start, folder=folder, benchmarks=benchmarks) if offered else []

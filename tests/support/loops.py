@@ -25,7 +25,7 @@ from medbench.harness.training.contracts import Ruling
 from medbench.harness.training.journal import Journal
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.recipe import Recipe, Stage
-from medbench.harness.training.watchdogs import Watchdogs
+from medbench.harness.training.watchdogs import WatchdogConfig
 
 LABELS = ("A", "B", "C", "D")
 
@@ -47,8 +47,9 @@ def answers(task: Task, accuracy: float, seed: int, *, exact: bool) -> dict[str,
 
 def _sample(question: Question, right: bool) -> Sample:
     letter = "A" if right else "B"
-    return Sample(question.id, question.cluster, "", letter, "stop", letter, "answered", None, "A", float(right), None,
-                  10, 10, {})  # fmt: skip
+    return Sample(
+        question.id, question.cluster, "", letter, "stop", letter, "answered", None, "A", float(right), None, 10, 10, {}
+    )
 
 
 @dataclass(slots=True)
@@ -75,9 +76,18 @@ class MadeUpJudge:
         results = gate.results()
         overall, why = overall_of(results)
         verdict = Verdict(
-            overall=overall, why=why, alpha=rules.alpha, decide=rules.decide, partition=rules.partition,
-            correction="", candidate=str(checkpoint), fingerprint="", baseline=None, protocol="cot-v1", gates=results,
-        )  # fmt: skip
+            overall=overall,
+            why=why,
+            alpha=rules.alpha,
+            decide=rules.decide,
+            partition=rules.partition,
+            correction="",
+            candidate=str(checkpoint),
+            fingerprint="",
+            baseline=None,
+            protocol="cot-v1",
+            gates=results,
+        )
         asked = {id: samples[id] for id in gate._lines["medqa"].order[: gate.used]}
         self.runs[name] = asked
         return Ruling(verdict, self.folder / "runs" / name, 0.0, gate.used, {"medqa": list(asked.values())})
@@ -188,7 +198,7 @@ def world(
     start: float = 0.3,
     n: int = 200,
     exact: bool = False,
-    watch: Callable[[], Watchdogs] = Silent,
+    watch: Callable[[WatchdogConfig], Any] = lambda config: Silent(),
 ) -> Loop:
     """A loop over the made-up world in `folder`, new or as it was left."""
     begin = folder / "start"
@@ -196,5 +206,5 @@ def world(
     (begin / "truth.json").write_text(json.dumps({"accuracy": start, "seed": 0}))
     judge = MadeUpJudge(folder, n, exact)
     return Loop(
-        folder, recipe, begin, Journal(folder), judge, trainings, watch, lambda line: None, sleep=lambda _: None
+        folder, recipe, begin, Journal(folder), judge, trainings, lambda line: None, watch=watch, sleep=lambda _: None
     )

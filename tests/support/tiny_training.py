@@ -58,8 +58,14 @@ RECIPE: dict[str, Any] = {
             "config": {
                 "data": [{"path": "$MEDBENCH_DATA/pubmedqa/train.jsonl"}],
                 # the rate grows all the time, so that the first checkpoint has seen a quarter of what the last has
-                "training": {"steps": 32, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 32, "save_every": 16,
-                             "scheduler": "constant_with_warmup"},
+                "training": {
+                    "steps": 32,
+                    "batch_size": 16,
+                    "learning_rate": 2e-3,
+                    "warmup_steps": 32,
+                    "save_every": 16,
+                    "scheduler": "constant_with_warmup",
+                },
                 "lora": {"rank": 16, "alpha": 32.0, "use_dora": True, "use_rslora": True},
             },
             "gates": {
@@ -90,7 +96,7 @@ RECIPE: dict[str, Any] = {
             },
         },
     ],
-}  # fmt: skip
+}
 
 
 def write_questions(path: Path, n: int, *, first: int, seed: int) -> list[dict[str, Any]]:
@@ -102,8 +108,15 @@ def write_questions(path: Path, n: int, *, first: int, seed: int) -> list[dict[s
         word = WORDS[decision][at // 2 % 2]
         drug, place = (_name(draw, length) for length in (4, 3))
         sentence = f"In {place}, {draw.randint(20, 90)} patients were {word} after they took {drug}."
-        rows.append({"pubid": first + at, "question": f"Does {drug} ease pain?", "context": {"contexts": [sentence]},
-                     "long_answer": CONCLUSIONS[decision], "final_decision": decision})  # fmt: skip
+        rows.append(
+            {
+                "pubid": first + at,
+                "question": f"Does {drug} ease pain?",
+                "context": {"contexts": [sentence]},
+                "long_answer": CONCLUSIONS[decision],
+                "final_decision": decision,
+            }
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
@@ -227,9 +240,12 @@ def differences(torn: Path, whole: Path) -> list[str]:
     """
     mine, its = (runs / f"train-{NAME}" for runs in (torn, whole))
     events, expected = _told(mine, torn), _told(its, whole)
-    found = [f"event {at}, {other['event']}: {name} is {str(one.get(name))[:200]}, not {str(other[name])[:200]}"
-             for at, (one, other) in enumerate(zip(events, expected, strict=False))
-             for name in other if one.get(name) != other[name]]  # fmt: skip
+    found = [
+        f"event {at}, {other['event']}: {name} is {str(one.get(name))[:200]}, not {str(other[name])[:200]}"
+        for at, (one, other) in enumerate(zip(events, expected, strict=False))
+        for name in other
+        if one.get(name) != other[name]
+    ]
     if len(events) != len(expected):
         found.append(f"{len(events)} events, not {len(expected)}")
     found += [f"twice: {line}" for line, n in Counter(map(json.dumps, events)).items() if n > 1]

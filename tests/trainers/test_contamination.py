@@ -40,13 +40,22 @@ VIGNETTE = asked(
     ("Subthalamic nucleus", "Substantia nigra", "Caudate nucleus", "Locus coeruleus"),
     "B",
 )
-SHORT = asked("short", "Who described the circulation of the blood?",
-              ("William Harvey", "Galen of Pergamon", "Andreas Vesalius", "Marcello Malpighi"))  # fmt: skip
-GENERIC = asked("generic", "Which of the following statements is true?",
-                ("Bile is made in the gallbladder and stored in the liver until a fatty meal arrives",
-                 "Bile is made in the liver and thickened in the gallbladder between two meals",
-                 "Bile contains enzymes that split the triglycerides of a meal in the duodenum",
-                 "Bile salts are lost with the stool and made anew from cholesterol each day"), "B")  # fmt: skip
+SHORT = asked(
+    "short",
+    "Who described the circulation of the blood?",
+    ("William Harvey", "Galen of Pergamon", "Andreas Vesalius", "Marcello Malpighi"),
+)
+GENERIC = asked(
+    "generic",
+    "Which of the following statements is true?",
+    (
+        "Bile is made in the gallbladder and stored in the liver until a fatty meal arrives",
+        "Bile is made in the liver and thickened in the gallbladder between two meals",
+        "Bile contains enzymes that split the triglycerides of a meal in the duodenum",
+        "Bile salts are lost with the stool and made anew from cholesterol each day",
+    ),
+    "B",
+)
 TINY = asked(
     "tiny", "The soleus muscle:", ("flexes the foot", "extends the knee", "abducts the hip", "inverts the hand")
 )
@@ -112,7 +121,7 @@ def shuffled_sentences(text: str) -> str:
         (CASE + changed(TRIAL.context, 0.15), "trial", "context", "ngram near"),
         (TRIAL.context[:300], "trial", "context", "ngram"),
     ],
-)  # fmt: skip
+)
 def test_planted_overlaps_are_found(text: str, id: str, part: str, kinds: str) -> None:
     overlaps = found(text)
     assert any(each.part == part and each.kind in kinds for each in overlaps)
@@ -142,7 +151,7 @@ NEIGHBOURS = (
     "Three hundred men were randomised after hernia repair to early discharge or to routine care. Pain was mild.",
     CASE,
     "",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("text", NEIGHBOURS)
@@ -189,8 +198,14 @@ def test_the_order_of_the_rows_decides_only_the_order_of_the_overlaps(order: lis
 def test_turns_of_phrase_of_many_questions_find_none() -> None:
     """Vital signs and the closing line are the same in 30 vignettes; a row that has them too is nobody's copy."""
     phrase = "His temperature is 37 C, pulse is 80/min, respirations are 14/min, and blood pressure is 120/80 mm Hg."
-    many = [asked(f"q{at}", f"Man {at} has sign{at}. {phrase} Which of the following is the most likely diagnosis?",
-                  (f"cause{at}", "other")) for at in range(30)]  # fmt: skip
+    many = [
+        asked(
+            f"q{at}",
+            f"Man {at} has sign{at}. {phrase} Which of the following is the most likely diagnosis?",
+            (f"cause{at}", "other"),
+        )
+        for at in range(30)
+    ]
     row = f"A plumber has a rash. {phrase} Which of the following is the most likely diagnosis?"
     assert found(row, benchmarks={"medqa": many}) == []
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,8 +42,11 @@ ROWS = [
     },
     {"question": "Which organ makes insulin?", "options": ["The spleen", "The pancreas"], "answer": "The pancreas"},
 ]
-LEAKED = {"question": "Who first described how the blood circulates through heart and lung?",
-          "options": ["Harvey", "Galen", "Vesalius", "Malpighi"], "answer": "A"}  # fmt: skip
+LEAKED = {
+    "question": "Who first described how the blood circulates through heart and lung?",
+    "options": ["Harvey", "Galen", "Vesalius", "Malpighi"],
+    "answer": "A",
+}
 BENCHMARK = {"medqa": [Question("1", "1", str(LEAKED["question"]), ("Harvey", "Galen"), ("A", "B"), "A")]}
 
 
@@ -176,6 +180,75 @@ def test_the_clean_prompts_are_asked_in_seeded_order_with_one_bos(
         seen = float(str(line["num_tokens"]))
 
 
+def test_trl_still_adds_a_second_bos(start: Path) -> None:
+    """If this fails, TRL takes prompts as they are: delete grpo's override of _tokenize_prompts."""
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    tokenizer = load_tokenizer(str(start))
+    asker = Asker(load_protocol("cot-v1"), tokenizer)
+    text = asker.prompt(BENCHMARK["medqa"][0]).text
+    ids, _, _ = GRPOTrainer._tokenize_prompts(SimpleNamespace(processing_class=tokenizer), [text])
+    assert ids == [[tokenizer.convert_tokens_to_ids("<|endoftext|>"), *asker.ids(text)]]
+    assert grpo._trainer_class(asker)._tokenize_prompts(SimpleNamespace(), [text])[0] == [asker.ids(text)]
+
+
+@pytest.mark.parametrize("whose", ["trl", "medbench"])
+def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Path) -> None:
+    """If this fails for trl, it generates in eval mode: delete grpo's override of _generate_single_turn."""
+    import datasets
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    model = AutoModelForCausalLM.from_pretrained(start)
+    modes: set[bool] = set()
+
+    def note(module: Any, given: Any, named: dict[str, Any]) -> None:
+        if named.get("past_key_values") is not None:  # as generation alone does
+            modes.add(module.training)
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    tokenizer = load_tokenizer(str(start))
+    kind = GRPOTrainer if whose == "trl" else grpo._trainer_class(Asker(load_protocol("cot-v1"), tokenizer))
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        num_generations=2,
+        max_completion_length=4,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = kind(
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list([{"prompt": "Which organ makes insulin?"}] * 2),
+        reward_funcs=lambda completions, **_: [float(len(one)) for one in completions],
+    )
+    trainer.train()
+    assert modes == {whose == "trl"}
+    assert model.training
+
+
+@pytest.mark.parametrize(("installed", "lines"), [("1.16.0", 0), ("1.16.7", 0), ("1.17.0", 1), ("1.160.0", 1)])
+def test_an_untested_trl_is_told(installed: str, lines: int) -> None:
+    said = grpo._untested_trl(installed)
+    assert len(said) == lines
+    assert all(f"TRL {installed} is untested" in line and "\n" not in line for line in said)
+
+
+def test_a_trl_without_what_is_overridden_is_refused(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    monkeypatch.delattr(GRPOTrainer, "_generate_single_turn")
+    with pytest.raises(MedbenchError, match=r"GRPOTrainer has no _generate_single_turn.*pip install"):
+        grpo._trainer_class(Asker(load_protocol("cot-v1"), load_tokenizer(str(start))))
+
+
 def test_a_killed_training_ends_with_the_same_weights(
     attempt: Path, config: grpo.Config, start: Path, tmp_path: Path
 ) -> None:
@@ -247,8 +320,13 @@ def test_prepare_says_what_would_be_trained(config: grpo.Config, start: Path, tm
 
 
 def test_prepare_hints_at_rewards_that_cannot_be_earned(start: Path, tmp_path: Path) -> None:
-    row = {"pubid": 1, "question": "Does it?", "context": {"contexts": ["It may."]}, "long_answer": "It does.",
-           "final_decision": "yes"}  # fmt: skip
+    row = {
+        "pubid": 1,
+        "question": "Does it?",
+        "context": {"contexts": ["It may."]},
+        "long_answer": "It does.",
+        "final_decision": "yes",
+    }
     path = tmp_path / "pubmedqa.jsonl"
     path.write_text(json.dumps(row))
     config = settled(recipe(path, rewards={"long": 30}))

@@ -17,9 +17,17 @@ from medbench.trainers.trl.lora import LoraSettings, parameters, peft_config, re
 
 @pytest.mark.parametrize(
     "given",
-    [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"targets": []}, {"targets": ""}, {"targets": ["q_proj", ""]},
-     {"targets": "("}, {"rnak": 4}],
-)  # fmt: skip
+    [
+        {"rank": 0},
+        {"alpha": 0},
+        {"dropout": 1.0},
+        {"targets": []},
+        {"targets": ""},
+        {"targets": ["q_proj", ""]},
+        {"targets": "("},
+        {"rnak": 4},
+    ],
+)
 def test_faulty_settings_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LoraSettings(**given)

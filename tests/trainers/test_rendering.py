@@ -149,8 +149,9 @@ def test_longer_rows_are_left_out_and_counted_never_cut(tiny_model: Path) -> Non
     renderer = Renderer(tiny_model, PROTOCOL)
     rows = [row(LETTERED), row(LETTERED, reasoning="It is so. " * 50)]
     short, long = (renderer.render(one).length for one in rows)
-    assert [(len(kept), out) for kept, out in (renderer.fitting(rows, n) for n in (long, long - 1, short, short - 1))] \
-        == [(2, 0), (1, 1), (1, 1), (0, 2)]  # fmt: skip
+    assert [
+        (len(kept), out) for kept, out in (renderer.fitting(rows, n) for n in (long, long - 1, short, short - 1))
+    ] == [(2, 0), (1, 1), (1, 1), (0, 2)]
 
 
 @pytest.mark.parametrize("name", ["pubmedqa/train", "train/medical_o1_demo_sft", "train/medmcqa_mcq"])

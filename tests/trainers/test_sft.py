@@ -52,8 +52,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
             right = "A" if n % 2 else "B"
             options = {right: organ, "B" if right == "A" else "A": other}
             reasoning = f"The {organ} is swollen." + " Which is the most likely diagnosis?" * (n % 3)
-            row = {"question": f"Which is swollen, case {n}?", "options": options, "answer_idx": right,
-                   "reasoning": reasoning}  # fmt: skip
+            row = {
+                "question": f"Which is swollen, case {n}?",
+                "options": options,
+                "answer_idx": right,
+                "reasoning": reasoning,
+            }
             file.write(json.dumps(row) + "\n")
     return path
 
@@ -202,8 +206,9 @@ def test_rows_of_like_length_share_a_step() -> None:
     assert abs(sum(first) / 248 - sum(lengths) / 500) < 60  # lengths are not in order over the training
 
 
-BENCHMARK = Question("7", "7", "Which is swollen, case 3 of the men over sixty who smoke and drink a lot?", ("x", "y"),
-                     ("A", "B"), "A")  # fmt: skip
+BENCHMARK = Question(
+    "7", "7", "Which is swollen, case 3 of the men over sixty who smoke and drink a lot?", ("x", "y"), ("A", "B"), "A"
+)
 
 
 def test_prepare_says_what_would_be_trained_and_train_leaves_out_what_it_found(tmp_path, tiny_model, rows) -> None:

@@ -33,10 +33,20 @@ from medbench.trainers.trl.run import (
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"steps": 1, "epochs": 1.0}, {"steps": 0}, {"epochs": 0.0}, {"steps": 1, "learning_rate": 0},
-     {"steps": 1, "learning_rate": "fast"}, {"steps": 1, "batch_size": 0}, {"steps": 1, "save_every": 0},
-     {"steps": 1, "scheduler": "cosin"}, {"steps": 1, "report_to": ["a pigeon"]}, {"steps": 1, "precision": "fp8"}],
-)  # fmt: skip
+    [
+        {},
+        {"steps": 1, "epochs": 1.0},
+        {"steps": 0},
+        {"epochs": 0.0},
+        {"steps": 1, "learning_rate": 0},
+        {"steps": 1, "learning_rate": "fast"},
+        {"steps": 1, "batch_size": 0},
+        {"steps": 1, "save_every": 0},
+        {"steps": 1, "scheduler": "cosin"},
+        {"steps": 1, "report_to": ["a pigeon"]},
+        {"steps": 1, "precision": "fp8"},
+    ],
+)
 def test_faulty_settings_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainingSettings(**given)
@@ -54,9 +64,18 @@ def test_arguments_are_ones_that_trl_takes(tmp_path: Path) -> None:
     from trl import GRPOConfig, SFTConfig
 
     settings = TrainingSettings(
-        steps=7, learning_rate=3e-4, batch_size=4, gradient_accumulation=2, warmup_steps=0.5, weight_decay=0.1,
-        scheduler="linear", max_grad_norm=0.5, save_every=3, log_every=2, precision="float32",
-    )  # fmt: skip
+        steps=7,
+        learning_rate=3e-4,
+        batch_size=4,
+        gradient_accumulation=2,
+        warmup_steps=0.5,
+        weight_decay=0.1,
+        scheduler="linear",
+        max_grad_norm=0.5,
+        save_every=3,
+        log_every=2,
+        precision="float32",
+    )
     for config in (SFTConfig, GRPOConfig):
         made = config(**common_arguments(settings, folder=tmp_path, seed=11))
         assert (made.max_steps, made.learning_rate, made.seed, made.data_seed) == (7, 3e-4, 11, 11)

@@ -114,8 +114,20 @@ def test_what_is_not_finite_is_kept_for_the_watchdogs(tmp_path: Path) -> None:
     assert line["grad_norm"] == math.inf
 
 
-HOSTILE = (b"", b"{", b"[1]", b"3", b'{"loss": 1}', b'{"step": "1"}', b'{"step": true}', b'{"step": -1}', b"\xff\xfe",
-           b'{"step": 1.5}', b"[" * 100_000, b'{"step": ' + b"9" * 5000 + b"}")  # fmt: skip
+HOSTILE = (
+    b"",
+    b"{",
+    b"[1]",
+    b"3",
+    b'{"loss": 1}',
+    b'{"step": "1"}',
+    b'{"step": true}',
+    b'{"step": -1}',
+    b"\xff\xfe",
+    b'{"step": 1.5}',
+    b"[" * 100_000,
+    b'{"step": ' + b"9" * 5000 + b"}",
+)
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=[str(one[:12]) for one in HOSTILE])
@@ -170,6 +182,7 @@ def test_training_waits_only_where_asked_and_until_its_own_step_is_judged(
         (b"\n \n\t\n", "(it printed nothing)"),
         (b"1\n2\n\n3\n4\n5\n6\n", "2 | 3 | 4 | 5 | 6"),
         (b"  10%|#   | 1/9\r  20%|##  | 2/9\rdone\n", "10%|# | 1/9 | 20%|## | 2/9 | done"),
+        (b"\x1b[2K\x1b]8;;file:///x\x1b\\train.py\x1b]8;;\x1b\\:3: \x1b[31mKeyError\x1b[m", "train.py:3: KeyError"),
         (b"\x1b[1;31mError\x1b[0m: \xff\x00\x07no memory", "Error: � no memory"),
         ("Verlust größer als 1\u2028‮".encode(), "Verlust größer als 1"),
     ],

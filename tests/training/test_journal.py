@@ -38,23 +38,61 @@ from medbench.harness.training.journal import (
     read_training,
 )
 
-GATE = GateResult(rule="medqa: accuracy at least 0.6", task="medqa", metric="accuracy", status="pass", estimate=0.7,
-                  interval=(0.6, 0.8), threshold=0.6, used=10, total=20, log_e_pass=3.1, why="surely")  # fmt: skip
-VERDICT = Verdict(overall="pass", why="all pass", alpha=0.05, decide="census", partition="gate", correction="none",
-                  candidate="c", fingerprint="f", baseline=None, protocol="cot-v1", gates=[GATE])  # fmt: skip
+GATE = GateResult(
+    rule="medqa: accuracy at least 0.6",
+    task="medqa",
+    metric="accuracy",
+    status="pass",
+    estimate=0.7,
+    interval=(0.6, 0.8),
+    threshold=0.6,
+    used=10,
+    total=20,
+    log_e_pass=3.1,
+    why="surely",
+)
+VERDICT = Verdict(
+    overall="pass",
+    why="all pass",
+    alpha=0.05,
+    decide="census",
+    partition="gate",
+    correction="none",
+    candidate="c",
+    fingerprint="f",
+    baseline=None,
+    protocol="cot-v1",
+    gates=[GATE],
+)
 EVENTS: list[Event] = [
     StageStarted(stage="sft", start="/base", fingerprint="abc", prepared=["500 rows"], elapsed=0.5),
     Measured(stage="sft", partition="gate", verdict=None, run="runs/base", whole=True, questions=9),
     AttemptStarted(stage="sft", attempt=1, seed=0, start="/base", config={"rate": 1e-4, "betas": [0.9, 1]}, alpha=0.03),
     AlarmRaised(stage="sft", attempt=1, step=3, kind="kl", reason="far — «away»\nand on", stop=True),
-    Gated(stage="sft", attempt=1, step=5, checkpoint="1-sft/attempt-1/step-000005", verdict=VERDICT, alpha=0.01,
-          run=None, seconds=1.5, questions=10),
+    Gated(
+        stage="sft",
+        attempt=1,
+        step=5,
+        checkpoint="1-sft/attempt-1/step-000005",
+        verdict=VERDICT,
+        alpha=0.01,
+        run=None,
+        seconds=1.5,
+        questions=10,
+    ),
     AttemptEnded(stage="sft", attempt=1, outcome="failed", reason="no", step=None, diverged=True),
     Promoted(stage="sft", attempt=2, step=5, checkpoint="1-sft/promoted", fingerprint="def"),
     TrainingEnded(outcome="passed", reason="all gates", checkpoint="1-sft/promoted", elapsed=9.0),
-]  # fmt: skip
-TRAINING_RECORD = Training(name="mine", created="2026-01-01T00:00:00Z", command=["medbench"], recipe={"name": "mine"},
-                           recipe_sha256="0", start="base", fingerprint="abc")  # fmt: skip
+]
+TRAINING_RECORD = Training(
+    name="mine",
+    created="2026-01-01T00:00:00Z",
+    command=["medbench"],
+    recipe={"name": "mine"},
+    recipe_sha256="0",
+    start="base",
+    fingerprint="abc",
+)
 
 
 def write(folder: Path, events: list[Event]) -> bytes:
@@ -212,8 +250,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_infinities_and_half_characters_do_not_damage_it(tmp_path: Path) -> None:
     gate = GATE.model_copy(update={"log_e_fail": float("-inf")})
     verdict = VERDICT.model_copy(update={"gates": [gate], "candidate": "caf\udce9"})
-    gated = Gated(stage="sft", attempt=1, step=5, checkpoint="c", verdict=verdict, alpha=0.01, run=None,
-                  seconds=1.0, questions=3)  # fmt: skip
+    gated = Gated(
+        stage="sft", attempt=1, step=5, checkpoint="c", verdict=verdict, alpha=0.01, run=None, seconds=1.0, questions=3
+    )
     started = AttemptStarted(stage="sft", attempt=1, seed=0, start="/b", config={"most": float("inf")}, alpha=0.03)
     with Journal(tmp_path) as journal:
         journal.append(started)

@@ -29,7 +29,7 @@ from medbench.harness.training.journal import (
 )
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.next_action import seed_of
-from medbench.harness.training.watchdogs import Alarm, WatchdogConfig, Watchdogs
+from medbench.harness.training.watchdogs import Alarm, Watchdogs
 
 FLOOR = {"task": "medqa", "at_least": 0.6}
 NO_WORSE = {"task": "medqa", "margin": 0.05}
@@ -174,7 +174,7 @@ def test_divergence_stops_the_attempt_and_halves_the_learning_rate(tmp_path: Pat
         return {"loss": float("nan") if attempt == 0 and step > 4 else 1.0}
 
     trainings = MadeUpTrainings([[0.9], [0.9]], metrics=metrics)
-    events = finish(world(tmp_path, recipe_of([FLOOR]), trainings, watch=lambda: Watchdogs(WatchdogConfig())))
+    events = finish(world(tmp_path, recipe_of([FLOOR]), trainings, watch=Watchdogs))
     (alarm,) = of(AlarmRaised, events)
     assert (alarm.kind, alarm.step, alarm.stop) == ("not_finite", 5, True)
     ends = of(AttemptEnded, events)
@@ -268,7 +268,7 @@ def test_watchdogs_hear_the_same_after_a_resume(tmp_path: Path) -> None:
         trainings = MadeUpTrainings([[0.3, 0.31, 0.32]] * 2)
         runs: dict[str, Any] = {}
         for _ in range(2 if kill else 1):
-            loop = world(folder, recipe_of([FLOOR], attempts=1), trainings, watch=lambda: _kept(watches, Counting()))
+            loop = world(folder, recipe_of([FLOOR], attempts=1), trainings, watch=lambda _: _kept(watches, Counting()))
             first = not runs
             loop.judge.runs = runs  # type: ignore[attr-defined]
             if kill and first:

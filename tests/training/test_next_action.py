@@ -46,10 +46,31 @@ NO_WORSE = {"task": "medqa", "margin": 0.02}
 
 
 def verdict(overall: str, estimate: float | None = 0.5, metric: str = "accuracy") -> Verdict:
-    gate = GateResult(rule="medqa", task="medqa", metric=metric, status=overall, estimate=estimate, interval=None,
-                      threshold=0.6, used=10, total=100, why="because")  # fmt: skip
-    return Verdict(overall=overall, why="because", alpha=0.05, decide="census", partition="gate", correction="",
-                   candidate="c", fingerprint="f", baseline=None, protocol="cot-v1", gates=[gate])  # fmt: skip
+    gate = GateResult(
+        rule="medqa",
+        task="medqa",
+        metric=metric,
+        status=overall,
+        estimate=estimate,
+        interval=None,
+        threshold=0.6,
+        used=10,
+        total=100,
+        why="because",
+    )
+    return Verdict(
+        overall=overall,
+        why="because",
+        alpha=0.05,
+        decide="census",
+        partition="gate",
+        correction="",
+        candidate="c",
+        fingerprint="f",
+        baseline=None,
+        protocol="cot-v1",
+        gates=[gate],
+    )
 
 
 def begun(stage: str = "stage1") -> list[Event]:
@@ -64,16 +85,38 @@ def started(attempt: int = 1) -> AttemptStarted:
     return AttemptStarted(stage="stage1", attempt=attempt, seed=1, start="/start", config={}, alpha=0.01)
 
 
-def gated(overall: str, step: int = 10, attempt: int = 1, estimate: float | None = 0.5, metric: str = "accuracy",
-          questions: int = 10) -> Gated:  # fmt: skip
-    return Gated(stage="stage1", attempt=attempt, step=step, checkpoint=f"a{attempt}/step-{step:06d}",
-                 verdict=verdict(overall, estimate, metric), alpha=0.01, run="runs/r", seconds=1.0,
-                 questions=questions)  # fmt: skip
+def gated(
+    overall: str,
+    step: int = 10,
+    attempt: int = 1,
+    estimate: float | None = 0.5,
+    metric: str = "accuracy",
+    questions: int = 10,
+) -> Gated:
+    return Gated(
+        stage="stage1",
+        attempt=attempt,
+        step=step,
+        checkpoint=f"a{attempt}/step-{step:06d}",
+        verdict=verdict(overall, estimate, metric),
+        alpha=0.01,
+        run="runs/r",
+        seconds=1.0,
+        questions=questions,
+    )
 
 
 def confirmed(overall: str) -> Confirmed:
-    return Confirmed(stage="stage1", attempt=1, step=10, verdict=verdict(overall), alpha=0.01, run="runs/r",
-                     seconds=1.0, questions=10)  # fmt: skip
+    return Confirmed(
+        stage="stage1",
+        attempt=1,
+        step=10,
+        verdict=verdict(overall),
+        alpha=0.01,
+        run="runs/r",
+        seconds=1.0,
+        questions=10,
+    )
 
 
 def over(attempt: int = 1, outcome: str = "failed", step: int | None = 10, **changes: Any) -> AttemptEnded:
@@ -134,8 +177,16 @@ def test_confirmed_is_promoted_and_anything_else_refused() -> None:
 
 def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
     recipe = recipe_of([FLOOR], attempts=2)
-    events = [*begun(), measured(), started(), gated("fail", 10, estimate=0.5), over(),
-              started(2), gated("fail", 10, 2, estimate=0.4), over(2)]  # fmt: skip
+    events = [
+        *begun(),
+        measured(),
+        started(),
+        gated("fail", 10, estimate=0.5),
+        over(),
+        started(2),
+        gated("fail", 10, 2, estimate=0.4),
+        over(2),
+    ]
     end = next_action(recipe, events)
     assert isinstance(end, End)
     assert (end.outcome, end.checkpoint) == ("failed", "a1/step-000010")
@@ -143,8 +194,14 @@ def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
 
 
 def test_an_end_that_is_journalled_is_no_obstacle_to_a_larger_budget() -> None:
-    events = [*begun(), measured(), started(), gated("fail"), over(),
-              TrainingEnded(outcome="failed", reason="stage stage1: 1 attempts failed", checkpoint=None)]  # fmt: skip
+    events = [
+        *begun(),
+        measured(),
+        started(),
+        gated("fail"),
+        over(),
+        TrainingEnded(outcome="failed", reason="stage stage1: 1 attempts failed", checkpoint=None),
+    ]
     assert isinstance(next_action(recipe_of([FLOOR], attempts=1), events), End)
     assert next_action(recipe_of([FLOOR], attempts=2), events) == BeginAttempt(0, 2, None)
 

@@ -22,6 +22,7 @@ from medbench.harness.cli.validate import faults_of
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.training.recipe import Recipe, check_recipe, config_of, read_config, read_recipe
+from medbench.harness.training.watchdogs import WatchdogConfig
 
 
 class Inner(Record):
@@ -35,10 +36,6 @@ class Config(Record):
     file: Path | None = None
     lora: Inner | None = Inner()
     sources: list[Inner] = Field(default_factory=list)
-
-
-class Watchdogs(Record):
-    window: int = Field(10, ge=2)
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None: ...
@@ -73,9 +70,9 @@ def stage(**keys: Any) -> dict[str, Any]:
     return {**SOUND, "stages": [{**SOUND["stages"][0], **keys}]}
 
 
-def faults(path: Path, watchdogs: Any = None) -> list[str]:
+def faults(path: Path) -> list[str]:
     """Without the file, which each is checked to open with."""
-    found = check_recipe(path, watchdogs, POINTS)
+    found = check_recipe(path, POINTS)
     assert all(fault.startswith(f"{path}: ") and "\n" not in fault for fault in found)
     return [fault.removeprefix(f"{path}: ") for fault in found]
 
@@ -99,24 +96,32 @@ stages:
     gates: {alpha: 0.1, protocol: cot-v1, max_new_tokens: 512, gates: [{task: medqa, at_least: 0.3}]}
   - {name: grpo, trainer: toy, config: {learning_rate: 1.0e-6}, gates: {gates: [{task: medqa, margin: 0.02}]}}
 """)
-    recipe = read_recipe(path, Watchdogs, POINTS)
+    recipe = read_recipe(path, POINTS)
     assert (recipe.name, recipe.seed, recipe.device, recipe.benchmarks) == ("smollm2-cpu", 3, "separate", ["medqa"])
     assert (recipe.budget.attempts, recipe.budget.hours, recipe.budget.questions) == (4, 24, None)
     assert recipe.stages[0].launch.env == {"CUDA_VISIBLE_DEVICES": "0,1"}
     assert [one.gates.alpha for one in recipe.stages] == [0.1, 0.05]
+    assert recipe.watchdogs == WatchdogConfig(window=5)
     config = config_of(recipe.stages[0], POINTS)
     assert config == Config(learning_rate=1e-3, betas=(0.9, 0.95), file=Path("rows.jsonl"), lora=None)
 
 
 def test_what_is_left_out_has_its_default(written: Callable[..., Path]) -> None:
-    recipe = read_recipe(written(SOUND), Watchdogs, POINTS)
+    recipe = read_recipe(written(SOUND), POINTS)
     assert recipe.benchmarks == ["medqa", "mmlu_pro_medical", "pubmedqa"]
     assert (recipe.budget.attempts, recipe.budget.hours, recipe.budget.questions) == (3, None, None)
     assert (recipe.device, recipe.stages[0].launch.processes) == ("shared", 1)
 
 
+def test_a_dumped_recipe_holds_the_watchdogs_section_without_defaults(written: Callable[..., Path]) -> None:
+    """The recipe's hash is computed from the dump, so a new default must not make a training impossible to resume."""
+    recipe = read_recipe(written({**SOUND, "watchdogs": {"window": 5, "kl_most": 0.5}}), POINTS)
+    assert recipe.model_dump(mode="json")["watchdogs"] == {"window": 5, "kl_most": 0.5}
+    assert read_recipe(written(SOUND), POINTS).model_dump(mode="json")["watchdogs"] == {}
+
+
 def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Callable[..., Path]) -> None:
-    recipe = read_recipe(written(stage(config={"learning_rate": 1, "betas": [0.5, 0.6], "file": "a"})), None, POINTS)
+    recipe = read_recipe(written(stage(config={"learning_rate": 1, "betas": [0.5, 0.6], "file": "a"})), POINTS)
     assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
     config = config_of(recipe.stages[0], POINTS)
     dumped = json.loads(json.dumps(config.model_dump(mode="json")))
@@ -163,9 +168,9 @@ def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Call
         (stage(gates={"gates": []}), "stages.0.gates.gates", "at least 1 item"),
         (stage(gates={**GATES, "partition": "gate"}), "stages.0.gates.partition", "leave it out"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_has_its_key_path(written: Callable[..., Path], content: Any, key: str, what: str) -> None:
-    (fault,) = faults(written(content), Watchdogs)
+    (fault,) = faults(written(content))
     assert fault.startswith(f"{key}: ")
     assert what in fault
 
@@ -178,7 +183,7 @@ def test_a_stage_without_gates_is_a_fault(written: Callable[..., Path]) -> None:
 
 def test_two_stages_of_one_name_are_a_fault(written: Callable[..., Path]) -> None:
     (fault,) = faults(written({**SOUND, "stages": SOUND["stages"] * 2}))
-    assert fault == "stages.1.name: stage 0 is called 'sft' already: rename one"
+    assert fault == "stages.1.name: stage 0 has the same name, 'sft': rename one"
 
 
 def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
@@ -188,30 +193,48 @@ def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
 
 
 def test_all_faults_are_told_at_once_and_in_one_line(written: Callable[..., Path]) -> None:
-    path = written({
-        "name": "a b", "strat": "x", "seed": "no", "watchdogs": {"window": 0},
-        "stages": [
-            {"name": "one", "trainer": "toy", "config": {"learning_rate": -1, "lora": {"rnak": 3}}, "gates": GATES},
-            {"name": "one", "trainer": "tyo", "launch": {"accelerate": "no"}, "gates": {**GATES, "partition": "all"}},
-        ],
-    })  # fmt: skip
+    path = written(
+        {
+            "name": "a b",
+            "strat": "x",
+            "seed": "no",
+            "watchdogs": {"window": 0},
+            "stages": [
+                {"name": "one", "trainer": "toy", "config": {"learning_rate": -1, "lora": {"rnak": 3}}, "gates": GATES},
+                {
+                    "name": "one",
+                    "trainer": "tyo",
+                    "launch": {"accelerate": "no"},
+                    "gates": {**GATES, "partition": "all"},
+                },
+            ],
+        }
+    )
     expected = {
-        "name", "start", "strat", "seed", "watchdogs.window", "stages.0.config.learning_rate",
-        "stages.0.config.lora.rnak", "stages.1.name", "stages.1.trainer", "stages.1.launch.accelerate",
+        "name",
+        "start",
+        "strat",
+        "seed",
+        "watchdogs.window",
+        "stages.0.config.learning_rate",
+        "stages.0.config.lora.rnak",
+        "stages.1.name",
+        "stages.1.trainer",
+        "stages.1.launch.accelerate",
         "stages.1.gates.partition",
-    }  # fmt: skip
-    found = faults(path, Watchdogs)
+    }
+    found = faults(path)
     assert {fault.split(": ")[0] for fault in found} == expected
     assert len(found) == len(expected)
     with pytest.raises(MedbenchError) as caught:
-        read_recipe(path, Watchdogs, POINTS)
+        read_recipe(path, POINTS)
     assert all(f"{path}: {key}: " in str(caught.value) for key in expected)
     assert "\n" not in str(caught.value)
 
 
 def test_an_accelerate_file_is_found_beside_the_recipe(tmp_path: Path, written: Callable[..., Path]) -> None:
     (tmp_path / "fsdp.yaml").touch()
-    recipe = read_recipe(written(stage(launch={"accelerate": "fsdp.yaml"})), None, POINTS)
+    recipe = read_recipe(written(stage(launch={"accelerate": "fsdp.yaml"})), POINTS)
     assert recipe.stages[0].launch.accelerate == str(tmp_path / "fsdp.yaml")
 
 
@@ -223,7 +246,7 @@ def test_a_stored_config_that_no_longer_fits_is_one_line() -> None:
 
 def test_validate_knows_a_recipe_by_its_stages(written: Callable[..., Path]) -> None:
     path = written({**SOUND, "seed": -1, "watchdogs": {"window": 1}})
-    kind, found = faults_of(path, Watchdogs)
+    kind, found = faults_of(path)
     assert kind == "recipe"
     assert [fault.split(": ")[1] for fault in found] == ["seed", "watchdogs.window", "stages.0.trainer"]
 

@@ -6,6 +6,7 @@ pytest tests/training/test_train.py
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -101,9 +102,23 @@ def test_tiny_loop_fails_reruns_and_passes_by_learning(
     (last_promoted,) = of(Promoted, "grpo", events)
     assert resolve(str(promoted)).fingerprint == last_promoted.fingerprint
     evaluated = command(
-        "eval", promoted, "--engine", "hf", "--tasks", TASK, "--partition", "report", "--max-new-tokens", "40",
-        "--data", built / "data", "--runs", built / "evaluated", "--json", cwd=built,
-    )  # fmt: skip
+        "eval",
+        promoted,
+        "--engine",
+        "hf",
+        "--tasks",
+        TASK,
+        "--partition",
+        "report",
+        "--max-new-tokens",
+        "40",
+        "--data",
+        built / "data",
+        "--runs",
+        built / "evaluated",
+        "--json",
+        cwd=built,
+    )
     assert json.loads(evaluated.stdout)["results"][TASK]["accuracy"] > 0.8  # by another engine
 
 
@@ -161,8 +176,7 @@ def changed(content: Mapping[str, Any], keys: str, value: Any) -> dict[str, Any]
 @pytest.fixture
 def train(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`medbench train` on a changed RECIPE, in this process; its exit status."""
-    monkeypatch.setenv("MEDBENCH_DATA", "set so that it is put back")
-    monkeypatch.delenv("MEDBENCH_DATA")
+    monkeypatch.delenv("MEDBENCH_DATA", raising=False)
 
     def train(content: Mapping[str, Any], *more: str | Path) -> int:
         start = str(built / "model") if content["start"] == "model" else content["start"]
@@ -174,8 +188,12 @@ def train(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 DATA = "stages.0.config.data"
-ROW: dict[str, Any] = {"question": "Does it help?", "context": {"contexts": ["It was tried."]},
-                       "long_answer": "It helped.", "final_decision": "yes"}  # fmt: skip
+ROW: dict[str, Any] = {
+    "question": "Does it help?",
+    "context": {"contexts": ["It was tried."]},
+    "long_answer": "It helped.",
+    "final_decision": "yes",
+}
 CHOICE = {"question": "Which?", "options": ["this", "that"], "answer": "this"}
 FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no start": ({"start": "/nowhere/model"}, ["/nowhere/model"]),
@@ -227,9 +245,13 @@ def assert_refused(capfd: pytest.CaptureFixture[str], folder: Path, *says: str) 
     ],
 )
 def test_a_faulty_row_is_named_with_its_file_and_line(
-    row: dict[str, Any], form: str, says: str, train: Callable[..., int], tmp_path: Path,
+    row: dict[str, Any],
+    form: str,
+    says: str,
+    train: Callable[..., int],
+    tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     sound = CHOICE if "options" in row else ROW if "context" in row else row
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps(sound)}\n{json.dumps(row)}\n")
@@ -248,9 +270,17 @@ def test_all_faults_of_a_recipe_are_told_at_once(
     content = changed(content, "stages.1.trainer", "grppo")
     assert train(content) == 2
     assert_refused(
-        capfd, tmp_path, "seed", "budget.attempt", "watchdogs.window", "stages.0.config.training.step",
-        "stages.0.gates.gates.0", "write 0.6 for 60 %", "stages.1.trainer", "grpo",
-    )  # fmt: skip
+        capfd,
+        tmp_path,
+        "seed",
+        "budget.attempt",
+        "watchdogs.window",
+        "stages.0.config.training.step",
+        "stages.0.gates.gates.0",
+        "write 0.6 for 60 %",
+        "stages.1.trainer",
+        "grpo",
+    )
 
 
 def test_a_path_below_a_data_folder_that_is_not_named(
@@ -266,11 +296,19 @@ def test_a_dry_run_plans_and_leaves_nothing(
     assert train(RECIPE, "--dry-run") == 0
     out = capfd.readouterr().out
     for said in (
-        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts a stage", "stage 1, sft",
-        "overlap a benchmark", "32 steps of 16 rows", "2 checkpoints", "stage 2, grpo", "4 completions",
-        "memory about", f"gate: {TASK}: accuracy at least 0.75", "questions while training",
-    ):  # fmt: skip
+        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts a stage",
+        "stage 1, sft",
+        "overlap a benchmark",
+        "32 steps of 16 rows",
+        "2 checkpoints",
+        "stage 2, grpo",
+        "4 completions",
+        "memory about",
+        f"gate: {TASK}: accuracy at least 0.75",
+        "questions while training",
+    ):
         assert said in out
     assert not (tmp_path / "runs").exists()
+    assert "MEDBENCH_DATA" not in os.environ  # set while the trainers looked for their data, and for no longer
     assert train(RECIPE, "--dry-run", "--json") == 0
     assert json.loads(capfd.readouterr().out)["plan"][:3] == out.splitlines()[:3]

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, known_trainers, prepare
+from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, prepare
 
 SOUND = """
 from pydantic import BaseModel
@@ -76,10 +76,15 @@ mine = Mine()
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (SOUND.replace("seed", "sead"), "train must take train(config, *, start, folder, seed), found train(config, *, "
-                                        "start, folder, sead)"),
-        (SOUND.replace("seed", "seed, device"), "train must take train(config, *, start, folder, seed), found train("
-                                                "config, *, start, folder, seed, device)"),
+        (
+            SOUND.replace("seed", "sead"),
+            "train must take train(config, *, start, folder, seed), found train(config, *, start, folder, sead)",
+        ),
+        (
+            SOUND.replace("seed", "seed, device"),
+            "train must take train(config, *, start, folder, seed), found train("
+            "config, *, start, folder, seed, device)",
+        ),
         (SOUND.replace("config, *, ", "*, config, "), "train must take train(config, *, start, folder, seed), found"),
         (SOUND.replace("def train", "def trian"), "train(config, *, start, folder, seed) is missing"),
         (SOUND + "train = 3", "train(config, *, start, folder, seed) is missing"),
@@ -95,7 +100,7 @@ mine = Mine()
         ("import sys; sys.exit('no GPU')", "cannot be imported (SystemExit: no GPU)"),
         ("def train(:", "cannot be imported (SyntaxError: "),
     ],
-)  # fmt: skip
+)
 def test_each_way_of_being_broken_is_one_line(plugin: Callable[..., EntryPoint], source: str, told: str) -> None:
     point = plugin(source)
     line = fault(point)
@@ -135,10 +140,6 @@ def test_one_plugin_seen_twice_is_one(plugin: Callable[..., EntryPoint]) -> None
 
 def test_a_broken_plugin_stands_in_nobodys_way(plugin: Callable[..., EntryPoint]) -> None:
     assert find_trainer("good", [plugin("raise ValueError"), plugin(SOUND, "good")])
-
-
-def test_known_trainers_are_names() -> None:
-    assert known_trainers() == sorted(set(known_trainers()))
 
 
 def trainer(**functions: object):

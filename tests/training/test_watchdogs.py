@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[str, bool, Change]] = {
     "reward up, gate down": ("hacking", True, after(100, gamed(-0.2))),
     "reward up, gate flat": ("hacking", False, after(100, gamed(0.0))),
     "recall lost": ("recall", False, after(100, forgetting)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -150,9 +150,12 @@ def test_each_fault_is_seen_in_each_of_twenty_runs(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "learns", "most"),
-    [("that learn 10 points", 0.1, 0.02), ("that learn nothing", 0.0, 0.02),
-     ("that lose 5 points with their reward", -0.05, 0.02)],
-)  # fmt: skip
+    [
+        ("that learn 10 points", 0.1, 0.02),
+        ("that learn nothing", 0.0, 0.02),
+        ("that lose 5 points with their reward", -0.05, 0.02),
+    ],
+)
 def test_honest_noisy_runs_raise_hardly_any_alarm(what: str, learns: float, most: float) -> None:
     alarmed: Counter[str] = Counter()
     runs = 0
@@ -208,8 +211,17 @@ def test_checkpoints_that_answered_few_questions_in_common_are_not_compared() ->
         assert dogs.gate(GateReading(at, {"medqa": {f"{at}{n}": score for n in range(500)}})) == []
 
 
-METRICS = ("loss", "grad_norm", "kl", "entropy", "reward", "frac_reward_zero_std", "completions/mean_length",
-           "completions/clipped_ratio", "rewards/format/mean")  # fmt: skip
+METRICS = (
+    "loss",
+    "grad_norm",
+    "kl",
+    "entropy",
+    "reward",
+    "frac_reward_zero_std",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "rewards/format/mean",
+)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(METRICS), st.floats() | st.none() | st.text(max_size=3)), max_size=40))

@@ -46,8 +46,10 @@ def load_questions(sources: Sequence[Source]) -> list[Row]:
     rows = load_rows(sources)
     free = next((row for row in rows if not row.question.labels), None)
     if free is not None:
-        raise MedbenchError(f"{free.where}: a free-text row has no options, so no reward can judge a reply to it: take "
-                            f"rows with options and an answer, or PubMedQA's")  # fmt: skip
+        raise MedbenchError(
+            f"{free.where}: a free-text row has no options, so no reward can judge a reply to it: take "
+            f"rows with options and an answer, or PubMedQA's"
+        )
     return rows
 
 

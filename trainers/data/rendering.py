@@ -60,8 +60,10 @@ class Renderer:
             reply = f" {reply}"  # as prompting.plain_text puts a reply behind its question
         body = list(self.tokenizer.encode(reply, add_special_tokens=False))
         if self.end in body:
-            raise MedbenchError(f"{row.where}: the reply holds {self.tokenizer.decode([self.end])}, which ends the "
-                                f"turn: remove it from the text")  # fmt: skip
+            raise MedbenchError(
+                f"{row.where}: the reply holds {self.tokenizer.decode([self.end])}, which ends the "
+                f"turn: remove it from the text"
+            )
         return Rendered(row, prompt, reply, encode(self.tokenizer, prompt, templated), [*body, self.end])
 
     def fitting(self, rows: Iterable[Row], max_length: int) -> tuple[list[Rendered], int]:
@@ -99,8 +101,10 @@ def reply_text(row: Row, protocol: Protocol, prompt: str) -> str:
     if not row.reasoning:
         return answer
     if prompt.rstrip().endswith(CLOSE):
-        raise MedbenchError(f"{row.where}: the row reasons, but under protocol {protocol.name} the prompt has closed "
-                            f"the thought: take a protocol that thinks")  # fmt: skip
+        raise MedbenchError(
+            f"{row.where}: the row reasons, but under protocol {protocol.name} the prompt has closed "
+            f"the thought: take a protocol that thinks"
+        )
     return f"{OPEN}\n{row.reasoning}\n{CLOSE}\n\n{answer}"
 
 
@@ -118,8 +122,10 @@ def end_of_turn(tokenizer: Tokenizer, start: Path) -> int:
         return int(tokenizer.eos_token_id)
     if behind is None:
         raise MedbenchError(f"{start}: its tokenizer has no EOS token, so a reply has no end: set eos_token")
-    raise MedbenchError(f"{start}: its chat template ends a reply with {tokenizer.decode([behind])!r}, at which "
-                        f"generation does not stop: add its id to eos_token_id in generation_config.json")  # fmt: skip
+    raise MedbenchError(
+        f"{start}: its chat template ends a reply with {tokenizer.decode([behind])!r}, at which "
+        f"generation does not stop: add its id to eos_token_id in generation_config.json"
+    )
 
 
 def _behind_a_reply(tokenizer: Tokenizer) -> int | None:
@@ -149,5 +155,7 @@ def _refuse_misread(row: Row, reply: str, protocol: Protocol, *, opened: bool) -
         return
     read = READERS[protocol.extraction](reply, labels=question.labels, options=question.options, opened=opened)
     if read.answer != question.gold:
-        raise MedbenchError(f"{row.where}: protocol {protocol.name} reads the reply as {read.answer!r}, not as the "
-                            f"gold {question.gold!r}: mend the row's options, or take another protocol")  # fmt: skip
+        raise MedbenchError(
+            f"{row.where}: protocol {protocol.name} reads the reply as {read.answer!r}, not as the "
+            f"gold {question.gold!r}: mend the row's options, or take another protocol"
+        )

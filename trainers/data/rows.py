@@ -24,10 +24,10 @@ from pydantic import Field, model_validator
 from medbench.harness.benchmarks.rows import cluster_id, content_id, read_jsonl
 from medbench.harness.config import Record
 from medbench.harness.contracts import LETTERS, MedbenchError, Question
+from medbench.harness.training.trainer_plugins import DATA_FOLDER
 from medbench.trainers.data.overlap import TrainingText
 
 Format = Literal["auto", "structured_medical", "huatuo_o1", "pubmedqa", "multiple_choice"]
-DATA = "MEDBENCH_DATA"
 DECISIONS = ("yes", "no", "maybe")
 TAGS = ("<think>", "</think>")
 
@@ -126,11 +126,13 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def expand(path: str) -> Path:
     """A recipe's path with $MEDBENCH_DATA and ~ filled in. Raises MedbenchError where the variable is not set."""
     first, _, rest = path.partition("/")
-    if first not in (f"${DATA}", f"${{{DATA}}}"):
+    if first not in (f"${DATA_FOLDER}", f"${{{DATA_FOLDER}}}"):
         return Path(path).expanduser()
-    folder = os.environ.get(DATA)
+    folder = os.environ.get(DATA_FOLDER)
     if not folder:
-        raise MedbenchError(f"{path}: {DATA} is not set: export {DATA}=FOLDER, the folder of the data files")
+        raise MedbenchError(
+            f"{path}: {DATA_FOLDER} is not set: export {DATA_FOLDER}=FOLDER, the folder of the data files"
+        )
     return Path(folder).expanduser() / rest
 
 
@@ -170,8 +172,15 @@ def _pubmedqa(where: str, raw: Mapping[str, Any]) -> Row:
     if decision not in DECISIONS:
         raise ValueError(f"final_decision: {decision!r} is none of {', '.join(DECISIONS)}")
     context = "\n".join(contexts)  # as tasks/pubmedqa joins them
-    question = Question(str(raw.get("pubid", content_id(text))), cluster_id(text, (context,)), text, DECISIONS,
-                        DECISIONS, decision, context)  # fmt: skip
+    question = Question(
+        str(raw.get("pubid", content_id(text))),
+        cluster_id(text, (context,)),
+        text,
+        DECISIONS,
+        DECISIONS,
+        decision,
+        context,
+    )
     return Row(where, question, _thought(reasoning), "")
 
 
@@ -179,8 +188,9 @@ def _multiple_choice(where: str, raw: Mapping[str, Any]) -> Row:
     text, options = _as_asked(raw), _options(raw)
     labels = tuple(LETTERS[: len(options)])
     column = next((name for name in ("reasoning", "explanation") if raw.get(name) is not None), None)
-    question = Question(content_id(text, *options), cluster_id(text, options), text, options, labels,
-                        _gold(raw, options, labels))  # fmt: skip
+    question = Question(
+        content_id(text, *options), cluster_id(text, options), text, options, labels, _gold(raw, options, labels)
+    )
     return Row(where, question, _thought(_text(raw, column)) if column else "", "")
 
 

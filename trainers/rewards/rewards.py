@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -179,11 +179,6 @@ def fault_shares(all_rewards: list[Rewards]) -> dict[str, float]:
     """Fault -> share of the replies that have it; every fault is there, so that a log has the same columns always."""
     n = max(1, len(all_rewards))
     return {fault: sum(fault in rewards.faults for rewards in all_rewards) / n for fault in FAULTS}
-
-
-def as_record(rewards: Rewards) -> dict[str, object]:
-    """For a JSON line."""
-    return {**asdict(rewards), "faults": list(rewards.faults)}
 
 
 def _faults_of_thought(thought: Reasoning | None) -> tuple[Fault, ...]:

@@ -79,11 +79,14 @@ def targeted(settings: LoraSettings, start: Path) -> dict[str, tuple[int, int]]:
     for target in wanted:
         matched = [name for name in modules if _matches(name, target, settings.targets)]
         if not matched:
-            raise MedbenchError(f"lora.targets: {target!r} matches no linear layer of {start}; "
-                                f"{did_you_mean(target, known)}")  # fmt: skip
+            raise MedbenchError(
+                f"lora.targets: {target!r} matches no linear layer of {start}; {did_you_mean(target, known)}"
+            )
         if head := next((name for name in matched if name not in body), None):
-            raise MedbenchError(f"lora.targets: {target!r} matches {head}, on which an adapter is never trained; "
-                                f"known: {', '.join(known)}")  # fmt: skip
+            raise MedbenchError(
+                f"lora.targets: {target!r} matches {head}, on which an adapter is never trained; "
+                f"known: {', '.join(known)}"
+            )
         found.update({name: body[name] for name in matched})
     return found
 

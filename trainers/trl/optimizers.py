@@ -78,8 +78,16 @@ def _own(name: str) -> None:
 
     from transformers import Trainer
 
-    arguments = SimpleNamespace(optim=name, optim_args=None, optim_target_modules=None, learning_rate=1e-3,
-                                adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0)  # fmt: skip
+    arguments = SimpleNamespace(
+        optim=name,
+        optim_args=None,
+        optim_target_modules=None,
+        learning_rate=1e-3,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+    )
     Trainer.get_optimizer_cls_and_kwargs(arguments)  # type: ignore[arg-type]
 
 

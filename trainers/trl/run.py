@@ -242,8 +242,10 @@ def write_checkpoint(saved: Path, target: Path, start: Path) -> None:
 
 
 def _normal(adapter: Mapping[str, Any], start: Path) -> str:
-    ordered = {name: sorted(value) if name in UNORDERED and isinstance(value, list) else value
-               for name, value in adapter.items()}  # fmt: skip
+    ordered = {
+        name: sorted(value) if name in UNORDERED and isinstance(value, list) else value
+        for name, value in adapter.items()
+    }
     return json.dumps({**ordered, "base_model_name_or_path": str(start)}, indent=2, sort_keys=True) + "\n"
 
 
