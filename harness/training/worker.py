@@ -24,6 +24,8 @@ from medbench.harness.training.recipe import Launch, read_config
 from medbench.harness.training.trainer_plugins import find_trainer
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
+DONE = ".done"
+"""Left in the folder by the trainer's first process when its work is done: its last checkpoint is published."""
 MARK = "MEDBENCH_TRAINING"
 """Its value, new for each training, is in the environment of every process that the training starts."""
 PARENT = "MEDBENCH_TRAINING_PARENT"
@@ -70,6 +72,9 @@ def main(path: Path, worker: bool) -> int:
         trainer = find_trainer(job["trainer"])
         config = read_config(trainer.Config, job["config"], f"trainer {job['trainer']!r}: config")
         trainer.train(config, start=Path(job["start"]), folder=folder, seed=job["seed"])
+        if first:
+            (folder / DONE).touch()
+        _leave_group()
     except MedbenchError as error:
         return _failed(folder, " ".join(str(error).split()), 2)
     except Exception as error:
@@ -78,6 +83,18 @@ def main(path: Path, worker: bool) -> int:
     if lock:
         lock.release()
     return 0
+
+
+def _leave_group() -> None:
+    """Wait for the other processes of a distributed training, then end its process group.
+
+    Without this a worker may abort in its exit ("terminate called without an active exception"): gloo's threads still
+    run when their owner is destroyed. The wait keeps one that is ready from taking the others down with it.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _die_with_parent() -> None:
@@ -121,6 +138,9 @@ def _locked(folder: Path, seconds: float = LOCK_SECONDS) -> FileLock:
 def _launch_workers(path: Path, launch: Launch) -> int:
     done = subprocess.run(accelerate_command(path, launch), env=os.environ | _without_gpu(), check=False)
     if done.returncode == 0:
+        return 0
+    if (path.parent / DONE).exists():
+        print(f"a worker ended with {done.returncode} after the training was done: ignored", flush=True)
         return 0
     try:
         failure = json.loads((path.parent / FAILURE).read_bytes())
