@@ -24,7 +24,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
 @click.option("--aa", type=click.IntRange(min=1), help="Ask so many questions a task twice: the noise floor.")
-@click.option("--engine", type=click.Choice(["vllm", "hf", "openai", "fake"]), help="As for eval.")
+@click.option("--engine", metavar="NAME", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--data", help="As for eval.")
@@ -83,7 +83,7 @@ def gate_command(**options: Any) -> int:
     show_default=True,
     help="Seconds without a change after which a checkpoint counts as written.",
 )
-@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="As for eval.")
+@click.option("--engine", metavar="NAME", help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")

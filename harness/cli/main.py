@@ -20,7 +20,7 @@ from medbench.harness.cli.streams import clean_stdout, say
 from medbench.harness.contracts import MedbenchError
 
 if TYPE_CHECKING:
-    from medbench.harness.evaluation.evaluate import Outcome
+    from medbench.harness.runs.stored_run import StoredRun
 
 DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
 KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
@@ -46,8 +46,9 @@ for command in (gate_command, watch_command, compare_command):
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v1]")
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "hf", "openai", "fake"]),
-    help="What generates.  [default: openai with --base-url, fake with --replies, else vllm]",
+    metavar="NAME",
+    help="What generates: vllm, hf, openai, fake or a plugin's name.  "
+    "[default: openai with --base-url, fake with --replies, else vllm]",
 )
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
@@ -233,7 +234,7 @@ def validate_command(paths: tuple[Path, ...]) -> int:
 @cli.command("doctor")
 @click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
 @click.option("--determinism", "model", metavar="MODEL", help="How MODEL's answers hang on batch size and order.")
-@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="For --determinism.  [default: vllm]")
+@click.option("--engine", metavar="NAME", help="For --determinism: vllm, hf or a plugin's name.  [default: vllm]")
 @click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -258,14 +259,14 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
     from medbench.harness.evaluation.options import EvalConfig, EvalOptions
 
     config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
-    chosen: Any = engine or config.engine or "vllm"  # click has checked the name
-    options = EvalOptions(model, engine=EngineChoice(chosen, config.engine_config), data=data)
+    chosen = EngineChoice(engine or config.engine or "vllm", config.engine_config)
+    options = EvalOptions(model, engine=chosen, data=data)
     with clean_stdout() as stdout:
         found = determinism.diagnose(options, questions or determinism.QUESTIONS, say)
         stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
 
 
-def _outcome_text(outcome: Outcome, as_json: bool) -> str:
+def _outcome_text(outcome: StoredRun, as_json: bool) -> str:
     """What eval and score print of a sealed run."""
     if as_json:
         return json.dumps(outcome.as_json(), ensure_ascii=False) + "\n"

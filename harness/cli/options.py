@@ -7,7 +7,8 @@ from typing import Any
 
 from medbench.harness.config import read_yaml
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.engines.settings import EngineChoice, EngineName
+from medbench.harness.engines.plugins import check_choice
+from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalConfig, EvalOptions, refuse_bad_name
 
 EVAL_ONLY = (
@@ -30,11 +31,9 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         raise MedbenchError("--tasks names no task: give one or more, separated by commas")
     refuse_bad_name(given["name"])
     base_url, replies = chosen("base_url"), given["replies"]
-    engine: EngineName = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
-    if (engine == "openai") != (base_url is not None):
-        raise MedbenchError("--engine openai and --base-url belong together: give both, or neither")
-    if (engine == "fake") != (replies is not None):
-        raise MedbenchError("--engine fake and --replies belong together: give both, or neither")
+    name = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
+    engine = EngineChoice(name, config.engine_config, base_url, replies)
+    check_choice(engine)
     samples, shuffles = chosen("samples") or 1, chosen("shuffle_options") or 0
     if samples > 1 and shuffles:
         raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
@@ -42,7 +41,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
         model=given["model"],
         tasks=names,
         protocol=chosen("protocol"),
-        engine=EngineChoice(engine, config.engine_config, base_url, replies),
+        engine=engine,
         data=given["data"],
         partition=given["partition"],
         limit=chosen("limit"),

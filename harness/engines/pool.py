@@ -1,17 +1,22 @@
-"""Engines started once and kept for the next checkpoint."""
+"""Engines started, described, and kept for the next checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say
-from medbench.harness.engines.fake import FakeEngine, read_replies
+from medbench.harness.contracts import Checkpoint, Engine, Say
 from medbench.harness.engines.hot_swap import WarmEngine
+from medbench.harness.engines.plugins import check_choice, checked_engine, find_engine
 from medbench.harness.engines.settings import EngineChoice
 
 
 class EngineKeeper:
-    """One engine for many checkpoints: vLLM stays warm and swaps, any other is started anew for each."""
+    """One engine for many checkpoints: vLLM stays warm and swaps weights, any other is restarted for each.
+
+    An engine that the caller made is used as it is and never closed here.
+    """
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -19,7 +24,9 @@ class EngineKeeper:
         self._plain: Engine | None = None
 
     def serve(self, choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-        """The engine, with `checkpoint` in it; arguments as for `start_engine`."""
+        """The engine, with `checkpoint` loaded; arguments as for `start_engine`."""
+        if choice.instance is not None:
+            return start_engine(choice, name, checkpoint)
         if choice.name != "vllm":
             if self._plain is not None:
                 self._plain.close()
@@ -31,12 +38,12 @@ class EngineKeeper:
             return self._warm.engine
         self._warm.engine.wake()
         report = self._warm.swap(checkpoint)
-        how = "engine started anew" if report.restarted else "swapped in"
+        how = "engine restarted" if report.restarted else "swapped in"
         self._say(f"{name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
         return self._warm.engine
 
     def rest(self) -> None:
-        """Give the device back until the next `serve`: vLLM sleeps where it was started so, any other is closed."""
+        """Free the device until the next `serve`: vLLM sleeps if it was started with sleep mode, others are closed."""
         if self._warm is not None:
             self._warm.engine.sleep()
         if self._plain is not None:
@@ -50,33 +57,29 @@ class EngineKeeper:
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:
-    """What run.json keeps of the engine."""
+    """run.json's `engine`."""
     return {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
 
 
 def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    """The engine of `choice`; heavy imports happen here.
+    """The engine of `choice`; heavy imports happen here. Raises MedbenchError where it cannot be started.
 
-    `name` is the model's name, as a server knows it. `checkpoint` is None for a server and for stored replies.
+    `name` is the model's name, as a server knows it. `checkpoint` is None for engines that need none.
     """
-    config = choice.config
-    if config.batch_invariant and choice.name != "vllm":
-        raise MedbenchError(
-            f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine {choice.name}"
-        )
-    if choice.name == "fake":
-        assert choice.replies is not None
-        return FakeEngine(read_replies(choice.replies)[0], config.delay)
-    if choice.name == "openai":
-        from medbench.harness.engines.openai import OpenAIEngine
+    if choice.instance is not None:
+        return checked_engine(choice.instance, "the given engine")
+    check_choice(choice)
+    return checked_engine(find_engine(choice.name).start(name, checkpoint, choice), f"engine {choice.name!r}")
 
-        assert choice.base_url is not None
-        return OpenAIEngine(choice.base_url, name, concurrency=config.concurrency, timeout=config.timeout)
-    assert checkpoint is not None
-    if choice.name == "hf":
-        from medbench.harness.engines.hf import HFEngine
 
-        return HFEngine(checkpoint.path, dtype=config.dtype, batch_size=config.batch_size)
-    from medbench.harness.engines.vllm import VLLMEngine
-
-    return VLLMEngine(checkpoint.path, config)
+@contextmanager
+def opened_engine(
+    choice: EngineChoice, name: str, checkpoint: Checkpoint | None, keeper: EngineKeeper | None = None
+) -> Iterator[Engine]:
+    """An engine for the length of a `with` block: `keeper`'s, which goes on living, or a new one."""
+    engine = keeper.serve(choice, name, checkpoint) if keeper is not None else start_engine(choice, name, checkpoint)
+    try:
+        yield engine
+    finally:
+        if keeper is None and choice.instance is None:
+            engine.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
-from medbench.harness.evaluation.evaluate import example_notes
+from medbench.harness.evaluation.plan import example_notes
 from medbench.harness.gates.finished_run import protocol_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
