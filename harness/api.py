@@ -308,21 +308,18 @@ def engine_choice(
     replies: str | Path | None = None,
 ) -> EngineChoice:
     """An engine by name or as an object; a server or stored replies name their engine themselves."""
-    from medbench.harness.engines.pool import check_engine_name
+    from medbench.harness.engines.plugins import check_choice
     from medbench.harness.engines.settings import EngineChoice, EngineConfig
 
     config = _checked("engine_config", EngineConfig, **(engine_config or {}))
     if engine is not None and not isinstance(engine, str):
         if base_url is not None or replies is not None:
             raise MedbenchError("an engine object answers by itself: leave out base_url and replies")
-        return EngineChoice(engine.name, config, ready=engine)
+        return EngineChoice(engine.name, config, instance=engine)
     name = engine or ("openai" if base_url else "fake" if replies else "vllm")
-    check_engine_name(name)
-    if (name == "openai") != (base_url is not None):
-        raise MedbenchError("--engine openai and --base-url belong together: give both, or neither")
-    if (name == "fake") != (replies is not None):
-        raise MedbenchError("--engine fake and --replies belong together: give both, or neither")
-    return EngineChoice(name, config, base_url, None if replies is None else Path(replies))
+    choice = EngineChoice(name, config, base_url, None if replies is None else Path(replies))
+    check_choice(choice)
+    return choice
 
 
 def _checked(where: str, model: type[R], **given: Any) -> R:

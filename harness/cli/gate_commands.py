@@ -85,7 +85,7 @@ def gate_command(
     show_default=True,
     help="Seconds without a change after which a checkpoint counts as written.",
 )
-@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="As for eval.")
+@click.option("--engine", metavar="NAME", help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")

@@ -243,7 +243,7 @@ def validate_command(paths: tuple[Path, ...]) -> int:
 @cli.command("doctor")
 @click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
 @click.option("--determinism", "model", metavar="MODEL", help="How answers of MODEL depend on batch size and order.")
-@click.option("--engine", type=click.Choice(["vllm", "hf"]), help="For --determinism.  [default: vllm]")
+@click.option("--engine", metavar="NAME", help="For --determinism: vllm, hf or a plugin's name.  [default: vllm]")
 @click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -268,8 +268,8 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
     from medbench.harness.evaluation.options import EvalConfig, EvalOptions
 
     config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
-    chosen: Any = engine or config.engine or "vllm"  # click has checked the name
-    options = EvalOptions(model, engine=EngineChoice(chosen, config.engine_config), data=data)
+    chosen = EngineChoice(engine or config.engine or "vllm", config.engine_config)
+    options = EvalOptions(model, engine=chosen, data=data)
     with clean_stdout() as stdout:
         found = determinism.diagnose(options, questions or determinism.QUESTIONS, say)
         stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))

@@ -1,4 +1,1 @@
-"""What answers: one module an engine, each behind contracts.Engine and each with its heavy imports inside.
-
-python -c "from medbench.harness.engines.openai import OpenAIEngine"
-"""
+"""What answers: one module per engine, each behind contracts.Engine and with its heavy imports inside functions."""

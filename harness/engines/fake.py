@@ -10,9 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medbench.harness.contracts import Completion, Message, Request, sample_key
+from medbench.harness.contracts import Checkpoint, Completion, Engine, Message, Request, sample_key
+from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.protocols.chat import plain_text
+
+NEEDS = ("replies",)
+
+
+def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
+    """See engines.plugins."""
+    assert choice.replies is not None
+    return FakeEngine(read_replies(choice.replies)[0], choice.config.delay)
 
 
 class FakeEngine:

@@ -15,12 +15,21 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Literal
 
-from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+from medbench.harness.checkpoints.packages import needed
+from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
+from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 8
 """Batches read ahead and sorted by length: neighbours then need little padding."""
+
+
+def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
+    """See engines.plugins."""
+    assert checkpoint is not None
+    with needed("--engine hf cannot start"):
+        return HFEngine(checkpoint.path, dtype=choice.config.dtype, batch_size=choice.config.batch_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from medbench.harness.contracts import Completion, MedbenchError, Message, Request
+from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
+from medbench.harness.engines.settings import EngineChoice
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Model
 
+NEEDS = ("base_url",)
+
 # `vllm serve` fills what a request leaves open from the checkpoint's generation_config.json (Qwen's: top_k 20,
 # repetition_penalty 1.05), which bends even greedy replies away from those of the same model run in process.
 NEUTRAL_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 NO_LOGPROBS = "log-likelihoods need a server whose /completions knows echo with logprobs, as `vllm serve` does"
+
+
+def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
+    """See engines.plugins."""
+    assert choice.base_url is not None
+    return OpenAIEngine(choice.base_url, name, concurrency=choice.config.concurrency, timeout=choice.config.timeout)
 
 
 class OpenAIEngine:

@@ -1,52 +1,142 @@
-"""Engines of other packages, behind entry points of the group `medbench.engines`.
+"""Engines as plugins: what one must have, and how it is found.
 
-    [project.entry-points."medbench.engines"]
-    mine = "my_package.engine:start"
+    [project.entry-points."medbench.engines"]          # in the plugin's pyproject.toml; then
+    echo = "medbench_echo_engine"                      # medbench eval MODEL --engine echo
 
-`start(*, model, checkpoint, config)` returns a contracts.Engine. `model` is the name that the user typed, `checkpoint`
-the contracts.Checkpoint where that is a checkpoint folder, else None, and `config` the EngineConfig.
+An engine plugin is a module, or any other object, behind an entry point of the group `medbench.engines`. It has
+
+    start(name, checkpoint, choice)   returns a contracts.Engine; heavy imports belong in here. `name` is the model as
+                                      the user gave it, `checkpoint` a contracts.Checkpoint or None, `choice` a
+                                      settings.EngineChoice. Raises MedbenchError for a fault that the user can fix
+    NEEDS                             optional: which of "checkpoint", "base_url" and "replies" it needs; the default is
+                                      ("checkpoint",). With "checkpoint", medbench resolves the model's name to a
+                                      folder, checks it and fingerprints the weights; without, the name is enough
+
+The built-in engines have the same form. They are listed here and not in pyproject.toml, so that they are found without
+reading the metadata of every installed package, and no plugin can replace one.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, cast
 
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError
-from medbench.harness.engines.settings import EngineConfig
-from medbench.harness.text import one_line
+from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.text import did_you_mean, one_line
 
 GROUP = "medbench.engines"
+BUILT_IN = {
+    name: EntryPoint(name, f"medbench.harness.engines.{name}", GROUP) for name in ("vllm", "hf", "openai", "fake")
+}
+FLAGS = {"base_url": "--base-url", "replies": "--replies"}
+"""Field of EngineChoice -> its option on the command line."""
 MEMBERS = ("name", "render", "chat_template", "generate", "settings", "close")
+"""Of contracts.Engine."""
 
 
-def plugin_names() -> list[str]:
-    return sorted({point.name for point in entry_points(group=GROUP)})
+class EnginePlugin(Protocol):
+    """See the module."""
+
+    def start(self, name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine: ...
 
 
-def start_plugin(name: str, model: str, checkpoint: Checkpoint | None, config: EngineConfig) -> Engine:
-    """Raises MedbenchError, one line that names the plugin, where it cannot be used."""
-    point = _the_one(name)
-    where = f"engine {name} ({point.value})"
+def known_engines() -> list[str]:
+    """Names of the built-in and the installed engines."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def find_engine(name: str, points: Sequence[EntryPoint] | None = None) -> EnginePlugin:
+    """The engine called `name`. Raises MedbenchError for an unknown or ambiguous name and for a broken plugin."""
+    point = BUILT_IN.get(name) or _find_point(name, list(entry_points(group=GROUP)) if points is None else points)
+    where = f"engine {name!r} ({point.value})"
     try:
-        start = point.load()
-    except Exception as error:  # a plugin's import can raise anything
-        raise MedbenchError(f"{where}: cannot be imported: {type(error).__name__}: {one_line(error)}") from None
-    if not callable(start):
-        raise MedbenchError(f"{where}: expected a function start(*, model, checkpoint, config)")
-    try:
-        engine = start(model=model, checkpoint=checkpoint, config=config)
-    except MedbenchError:
-        raise
-    except Exception as error:
-        raise MedbenchError(f"{where}: cannot start: {type(error).__name__}: {one_line(error)}") from None
+        plugin = point.load()
+    except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
+        raise MedbenchError(
+            f"{where} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}): fix or uninstall it"
+        ) from None
+    faults = list(_faults(plugin))
+    if faults:
+        raise MedbenchError(f"{where}: {'; '.join(faults)}: fix or uninstall it")
+    return cast(EnginePlugin, plugin)
+
+
+def needs_of(plugin: EnginePlugin) -> Collection[str]:
+    """Which of "checkpoint", "base_url" and "replies" the engine needs."""
+    return cast(Collection[str], getattr(plugin, "NEEDS", ("checkpoint",)))
+
+
+def takes_checkpoint(choice: EngineChoice) -> bool:
+    """Whether the engine runs weights on disk that medbench has checked. Raises MedbenchError as find_engine."""
+    return choice.instance is None and "checkpoint" in needs_of(find_engine(choice.name))
+
+
+def check_choice(choice: EngineChoice) -> None:
+    """Raises MedbenchError for an unknown or broken engine, and for settings that do not go with it."""
+    if choice.instance is not None:
+        return
+    if choice.config.batch_invariant and choice.name != "vllm":
+        raise MedbenchError(
+            f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine {choice.name}"
+        )
+    needs = needs_of(find_engine(choice.name))
+    for field, flag in FLAGS.items():
+        given = getattr(choice, field) is not None
+        if field in needs and not given:
+            raise MedbenchError(f"--engine {choice.name} needs {flag}: add it, or choose another engine")
+        if given and field not in needs:
+            raise MedbenchError(f"--engine {choice.name} does not take {flag}: leave one of them out")
+
+
+def checked_engine(engine: Any, where: str) -> Engine:
+    """`engine`, if it has everything that contracts.Engine asks for. Raises MedbenchError naming what it lacks."""
     missing = [member for member in MEMBERS if not hasattr(engine, member)]
     if missing:
-        raise MedbenchError(f"{where}: what it starts is not an engine: it lacks {', '.join(missing)}")
-    return engine  # type: ignore[no-any-return]
+        raise MedbenchError(
+            f"{where}: a {type(engine).__name__} without {', '.join(missing)}: implement "
+            f"medbench.harness.contracts.Engine"
+        )
+    return cast(Engine, engine)
 
 
-def _the_one(name: str) -> EntryPoint:
-    found = {point.value: point for point in entry_points(group=GROUP) if point.name == name}
+def _find_point(name: str, points: Sequence[EntryPoint]) -> EntryPoint:
+    found = {point.value: point for point in points if point.name == name}
+    if not found:
+        hint = did_you_mean(name, [*BUILT_IN, *(point.name for point in points)])
+        raise MedbenchError(f"engine {name!r}: no such engine; {hint}")
     if len(found) > 1:
-        raise MedbenchError(f"engine {name}: installed twice ({' and '.join(sorted(found))}): uninstall one")
-    return next(iter(found.values()))
+        raise MedbenchError(f"engine {name!r}: {' and '.join(sorted(found))} both have this name: uninstall one")
+    (point,) = found.values()
+    return point
+
+
+def _faults(plugin: Any) -> list[str]:
+    faults = []
+    start = getattr(plugin, "start", None)
+    if not callable(start):
+        faults.append("start(name, checkpoint, choice) is missing")
+    elif not _takes_three(start):
+        faults.append(f"start must take (name, checkpoint, choice), found {_signature(start)}")
+    needs = getattr(plugin, "NEEDS", ())
+    known = {"checkpoint", *FLAGS}
+    if isinstance(needs, str) or not isinstance(needs, Collection) or not known.issuperset(needs):
+        faults.append(f"NEEDS must hold some of {', '.join(sorted(known))}, found {needs!r}")
+    return faults
+
+
+def _takes_three(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind("name", None, None)
+    except (TypeError, ValueError):  # ValueError: a built-in function without a signature
+        return False
+    return True
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return repr(function)

@@ -1,21 +1,22 @@
-"""Engines by name, started once and kept for the next checkpoint."""
+"""Engines started, described, and kept for the next checkpoint."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from medbench.harness.checkpoints.packages import needed
-from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say
-from medbench.harness.engines.fake import FakeEngine, read_replies
+from medbench.harness.contracts import Checkpoint, Engine, Say
 from medbench.harness.engines.hot_swap import WarmEngine
-from medbench.harness.engines.plugins import plugin_names, start_plugin
+from medbench.harness.engines.plugins import check_choice, checked_engine, find_engine
 from medbench.harness.engines.settings import EngineChoice
-from medbench.harness.text import did_you_mean
 
 
 class EngineKeeper:
-    """One engine for many checkpoints: vLLM stays warm and swaps, any other is started anew for each."""
+    """One engine for many checkpoints: vLLM stays warm and swaps weights, any other is restarted for each.
+
+    An engine that the caller made is used as it is and never closed here.
+    """
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -23,8 +24,10 @@ class EngineKeeper:
         self._plain: Engine | None = None
 
     def serve(self, choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-        """The engine, with `checkpoint` in it; arguments as for `start_engine`."""
-        if choice.name != "vllm" or choice.ready is not None:
+        """The engine, with `checkpoint` loaded; arguments as for `start_engine`."""
+        if choice.instance is not None:
+            return start_engine(choice, name, checkpoint)
+        if choice.name != "vllm":
             if self._plain is not None:
                 self._plain.close()
             self._plain = start_engine(choice, name, checkpoint)
@@ -35,12 +38,12 @@ class EngineKeeper:
             return self._warm.engine
         self._warm.engine.wake()
         report = self._warm.swap(checkpoint)
-        how = "engine started anew" if report.restarted else "swapped in"
+        how = "engine restarted" if report.restarted else "swapped in"
         self._say(f"{name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
         return self._warm.engine
 
     def rest(self) -> None:
-        """Give the device back until the next `serve`: vLLM sleeps where it was started so, any other is closed."""
+        """Free the device until the next `serve`: vLLM sleeps if it was started with sleep mode, others are closed."""
         if self._warm is not None:
             self._warm.engine.sleep()
         if self._plain is not None:
@@ -54,77 +57,29 @@ class EngineKeeper:
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:
-    """What run.json keeps of the engine."""
+    """run.json's `engine`."""
     return {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
 
 
 def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    """The engine of `choice`; heavy imports happen here.
+    """The engine of `choice`; heavy imports happen here. Raises MedbenchError where it cannot be started.
 
-    `name` is the model's name, as a server knows it. `checkpoint` is None for a server and for stored replies.
+    `name` is the model's name, as a server knows it. `checkpoint` is None for engines that need none.
     """
-    if choice.ready is not None:
-        return cast(Engine, _Borrowed(choice.ready))
-    if choice.config.batch_invariant and choice.name != "vllm":
-        raise MedbenchError(
-            f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine {choice.name}"
-        )
-    check_engine_name(choice.name)
-    start = BUILT_IN.get(choice.name)
-    return start(choice, name, checkpoint) if start else start_plugin(choice.name, name, checkpoint, choice.config)
+    if choice.instance is not None:
+        return checked_engine(choice.instance, "the given engine")
+    check_choice(choice)
+    return checked_engine(find_engine(choice.name).start(name, checkpoint, choice), f"engine {choice.name!r}")
 
 
-def check_engine_name(name: str) -> None:
-    """Raises MedbenchError for an engine that neither medbench nor a plugin has."""
-    if name not in BUILT_IN and name not in plugin_names():
-        raise MedbenchError(f"unknown engine {name!r}; {did_you_mean(name, [*BUILT_IN, *plugin_names()])}")
-
-
-def asks_checkpoint(engine: str, model: str) -> bool:
-    """Whether `model` is a checkpoint that must be found and fingerprinted; a plugin may take any other name."""
-    return engine in ("vllm", "hf") or Path(model).is_dir()
-
-
-def _vllm(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    from medbench.harness.engines.vllm import VLLMEngine
-
-    assert checkpoint is not None
-    with needed("vLLM cannot start"):
-        return VLLMEngine(checkpoint.path, choice.config)
-
-
-def _hf(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    from medbench.harness.engines.hf import HFEngine
-
-    assert checkpoint is not None
-    with needed("--engine hf cannot start"):
-        return HFEngine(checkpoint.path, dtype=choice.config.dtype, batch_size=choice.config.batch_size)
-
-
-def _openai(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    from medbench.harness.engines.openai import OpenAIEngine
-
-    assert choice.base_url is not None
-    config = choice.config
-    return OpenAIEngine(choice.base_url, name, concurrency=config.concurrency, timeout=config.timeout)
-
-
-def _fake(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
-    assert choice.replies is not None
-    return FakeEngine(read_replies(choice.replies)[0], choice.config.delay)
-
-
-BUILT_IN = {"vllm": _vllm, "hf": _hf, "openai": _openai, "fake": _fake}
-
-
-class _Borrowed:
-    """An engine of the caller's, which medbench does not close."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def close(self) -> None:
-        pass
+@contextmanager
+def opened_engine(
+    choice: EngineChoice, name: str, checkpoint: Checkpoint | None, keeper: EngineKeeper | None = None
+) -> Iterator[Engine]:
+    """An engine for the length of a `with` block: `keeper`'s, which goes on living, or a new one."""
+    engine = keeper.serve(choice, name, checkpoint) if keeper is not None else start_engine(choice, name, checkpoint)
+    try:
+        yield engine
+    finally:
+        if keeper is None and choice.instance is None:
+            engine.close()

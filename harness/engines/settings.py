@@ -19,7 +19,7 @@ class EngineConfig(Record):
     tensor_parallel_size: int = Field(1, ge=1)
     data_parallel_size: int = Field(1, ge=1)
     max_model_len: int | None = Field(None, ge=1)
-    """Context length in tokens, prompt and reply together; None is the model's own."""
+    """Context length in tokens, prompt and completion together; None is the model's own."""
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     max_num_seqs: int | None = Field(None, ge=1)
     kv_cache_gib: int | None = Field(None, ge=1)
@@ -33,21 +33,25 @@ class EngineConfig(Record):
     timeout: float = Field(600, gt=0)
     """Seconds for one request, for the openai engine."""
     delay: float = Field(0, ge=0)
-    """Seconds a reply takes, for the fake engine."""
+    """Seconds per reply, for the fake engine."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that vLLM's EngineArgs takes, passed through as it is."""
+    """Any other arguments of vLLM's EngineArgs, passed through unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """Which engine answers, with what it needs beside a checkpoint."""
+    """Which engine answers, and what it needs besides a checkpoint: an engine by name, or one the caller made."""
 
     name: str = "vllm"
-    """vllm, hf, openai, fake, or a plugin's (see pool.py)."""
+    """Built in ("vllm", "hf", "openai", "fake") or a plugin's, see engines.plugins; with `instance`, the instance's."""
     config: EngineConfig = field(default_factory=EngineConfig)
     base_url: str | None = None
-    """Address of the server; set exactly for `openai`."""
+    """Address of the server, for engines that need one (`openai`)."""
     replies: Path | None = None
-    """File of stored replies; set exactly for `fake`."""
-    ready: Engine | None = None
-    """An engine that the caller made: used as it is, and left open."""
+    """File of stored replies, for engines that need one (`fake`)."""
+    instance: Engine | None = None
+    """An engine that the caller made and will close: used as it is, whatever the settings above say."""
+
+    def __post_init__(self) -> None:
+        if self.instance is not None:
+            object.__setattr__(self, "name", getattr(self.instance, "name", type(self.instance).__name__))

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-from medbench.harness.contracts import Completion, MedbenchError, Message, Request
-from medbench.harness.engines.settings import EngineConfig
+from medbench.harness.checkpoints.packages import needed
+from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
@@ -48,6 +49,13 @@ def version() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
+    """See engines.plugins."""
+    assert checkpoint is not None
+    with needed("vLLM cannot start"):
+        return VLLMEngine(checkpoint.path, choice.config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from typing import Protocol as TypingProtocol
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
-from medbench.harness.engines.pool import describe_engine, start_engine
+from medbench.harness.engines.plugins import takes_checkpoint
+from medbench.harness.engines.pool import describe_engine, opened_engine
 from medbench.harness.engines.vllm import Probe
 from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalOptions
-from medbench.harness.evaluation.plan import identify
+from medbench.harness.evaluation.plan import find_model
 from medbench.harness.evaluation.repeatability import Noise, answered_pairs, answers_to, compare, reply_text
 from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.protocols.chat import encode, load_tokenizer
@@ -131,24 +132,21 @@ def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
 
     Raises MedbenchError when the model or no task can be had, or no question can be answered.
     """
-    if options.engine.name not in ("vllm", "hf"):
+    if not takes_checkpoint(options.engine):
         raise MedbenchError(
-            f"--determinism asks an engine in this process: --engine vllm or hf, not {options.engine.name}"
+            f"--determinism needs an engine in this process: --engine vllm or hf, not {options.engine.name}"
         )
     task = _first_task(options.data, say)
     protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
-    model, checkpoint = identify(options, say)
-    engine = start_engine(options.engine, options.model, checkpoint)
-    try:
+    model = find_model(options.engine, options.model, say)
+    with opened_engine(options.engine, options.model, model.checkpoint) as engine:
         reference, passes = ask_all(task, protocol, engine, questions=questions, say=say)
         described = describe_engine(engine)
-    finally:
-        engine.close()
-    tokenizer = load_tokenizer(str(model.path))
+    tokenizer = load_tokenizer(str(model.record.path))
     scored = [sample for sample in reference.samples.values() if sample.error is None]
     return Determinism(
-        model=model.name,
-        fingerprint=model.fingerprint,
+        model=model.record.name,
+        fingerprint=model.record.fingerprint,
         task=task.name,
         source=task.data.source,
         protocol=protocol.name,

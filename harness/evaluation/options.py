@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.engines.plugins import BUILT_IN, known_engines
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.files import slug
+from medbench.harness.text import did_you_mean
 
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
 
@@ -31,6 +34,13 @@ class EvalConfig(Record):
     limit: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=0)
     engine_config: EngineConfig = EngineConfig()
+
+    @field_validator("engine")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in BUILT_IN and name not in known_engines():
+            raise PydanticCustomError("engine", "no such engine; {hint}", {"hint": did_you_mean(name, known_engines())})
+        return name
 
 
 @dataclass(frozen=True, slots=True)

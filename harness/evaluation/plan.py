@@ -1,67 +1,168 @@
-"""What an evaluation will ask of whom, settled before an engine starts."""
+"""The plan of an evaluation, and the one way to open the run and the engine that carry it out.
+
+    with open_evaluation(plan_evaluation(options, tasks, protocol, say), say) as (run, engine): ...
+
+Everything that can be wrong with a request is found while planning, before an engine starts or a file is written.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from medbench.harness.benchmarks.option_order import can_shuffle
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.contracts import Checkpoint, MedbenchError, Say, Task
-from medbench.harness.engines.fake import read_replies
-from medbench.harness.engines.pool import asks_checkpoint
+from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
+from medbench.harness.engines.plugins import check_choice, takes_checkpoint
+from medbench.harness.engines.pool import EngineKeeper, describe_engine, opened_engine
+from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.files import slug
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.runs import provenance
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
+from medbench.harness.runs.run_folder import Run, create_run, refuse_existing, reopen_run
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that answers."""
+
+    record: ModelRecord
+    checkpoint: Checkpoint | None = None
+    """Its weights on disk; None for a server and for stored replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One evaluation: everything that is known before the first question is asked."""
+    """An evaluation that has not begun."""
 
     options: EvalOptions
-    tasks: Sequence[Task]
+    tasks: tuple[Task, ...]
     protocol: Protocol
-    checkpoint: Checkpoint | None
-    """None where the weights are not on disk: a server, stored replies, an engine of the caller's."""
-    record: RunRecord
-    """run.json as a new run would begin with it."""
+    model: Model
+    wanted: RunRecord
+    """run.json as it would be written now. Its run_id depends only on what makes two evaluations the same run."""
 
     @property
     def folder(self) -> Path:
-        return self.options.runs / self.record.run_id
+        return self.options.runs / self.wanted.run_id
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run's folder exists."""
+        return (self.folder / "run.json").exists()
+
+    def with_notes(self, *lines: str) -> Plan:
+        """Add lines to run.json's notes; duplicates are dropped."""
+        notes = list(dict.fromkeys([*self.wanted.notes, *lines]))
+        return replace(self, wanted=self.wanted.model_copy(update={"notes": notes}))
 
 
 def plan_evaluation(
-    options: EvalOptions, tasks: Sequence[Task], protocol: Protocol, say: Say, notes: Sequence[str] = ()
+    options: EvalOptions,
+    tasks: Sequence[Task],
+    protocol: Protocol,
+    say: Say,
+    *,
+    model: Model | None = None,
+    notes: Sequence[str] = (),
+    clock: Clock = utc_now,
 ) -> Plan:
-    """Raises MedbenchError for a model that cannot be used and for a task that lacks few-shot examples."""
-    model, checkpoint = identify(options, say)
-    notes = [*notes, *example_notes(tasks, protocol)]
-    return Plan(options, tasks, protocol, checkpoint, new_record(options, model, tasks, protocol, notes))
+    """Find the model (unless `model` is given) and describe the run; `notes` go to run.json.
+
+    Raises MedbenchError for a model that cannot be used, see `find_model`.
+    """
+    model = model or find_model(options.engine, options.model, say)
+    wanted = _new_record(options, model.record, tasks, protocol, clock)
+    return Plan(options, tuple(tasks), protocol, model, wanted).with_notes(*notes)
+
+
+@contextmanager
+def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) -> Iterator[tuple[Run, Engine]]:
+    """The run of `plan`, new or as it was left, and an engine that serves its model: `keeper`'s, or one of its own.
+
+    An existing run is compared with the plan before the engine starts; a new one is written after the engine has
+    started, so that a failed start leaves no folder. Raises MedbenchError where the run exists and options.resume is
+    off, or where it is another run.
+    """
+    choice, name, checkpoint = plan.options.engine, plan.options.model, plan.model.checkpoint
+    if plan.begun:
+        if not plan.options.resume:
+            refuse_existing(plan.folder)
+        with reopen_run(plan.folder, plan.wanted) as run, opened_engine(choice, name, checkpoint, keeper) as engine:
+            yield run, engine
+        return
+    with opened_engine(choice, name, checkpoint, keeper) as engine:
+        if _is_untemplated(plan, engine):
+            note = f"{plan.model.record.name} has no chat template: questions are asked as plain text"
+            say(note)
+            plan = plan.with_notes(note)
+        record = plan.wanted.model_copy(update={"engine": describe_engine(engine)})
+        with create_run(plan.options.runs, record) as run:
+            yield run, engine
+
+
+def _is_untemplated(plan: Plan, engine: Engine) -> bool:
+    """Whether the protocol would use a chat template and the model has none. Stored replies have had their prompt."""
+    replies = plan.model.record.kind == "replies"
+    return plan.protocol.chat == "auto" and engine.chat_template == "none" and not replies
+
+
+def find_model(choice: EngineChoice, name: str, say: Say) -> Model:
+    """The model called `name`. Raises MedbenchError for a checkpoint or a file of replies that cannot be used."""
+    if choice.instance is not None:
+        own = getattr(choice.instance, "fingerprint", None)
+        fingerprint = own if isinstance(own, str) else _sha256(f"{choice.name} {name}")
+        return Model(ModelRecord(name=name, kind="engine", fingerprint=fingerprint))
+    check_choice(choice)
+    if takes_checkpoint(choice):
+        checkpoint = resolve(name, say)
+        return Model(ModelRecord(**asdict(checkpoint)), checkpoint)
+    if choice.replies is not None:
+        return Model(ModelRecord(name=name, kind="replies", fingerprint=check_replies(choice.replies).sha256))
+    # the weights cannot be seen: the server's address, or the engine's name, and the model's name stand for them
+    if choice.base_url is not None:
+        return Model(ModelRecord(name=name, kind="served", fingerprint=_sha256(f"{choice.base_url} {name}")))
+    return Model(ModelRecord(name=name, kind="engine", fingerprint=_sha256(f"{choice.name} {name}")))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
-    """lm-eval's own tasks run under the protocol `lm-eval`, ours under any other; a run has one protocol."""
+    """The run's one protocol: `lm-eval` for lm-eval's own tasks, any other for medbench's.
+
+    Raises MedbenchError for a mixture of the two, and for options that the protocol or the tasks cannot honour.
+    """
     foreign = [task.name for task in tasks if task.foreign is not None]
     name = options.protocol or (FOREIGN if foreign else DEFAULT)
     if foreign and len(foreign) < len(tasks):
-        ours = [task.name for task in tasks if task.foreign is None]
-        raise MedbenchError(f"{', '.join(foreign)} are asked as lm-eval says, {', '.join(ours)} by a protocol of ours: "
-                            f"evaluate them in two runs")  # fmt: skip
+        own = [task.name for task in tasks if task.foreign is None]
+        raise MedbenchError(
+            f"{', '.join(foreign)}: asked by lm-eval's rules; {', '.join(own)}: asked by a medbench protocol; "
+            f"evaluate them in two runs"
+        )
     if foreign and name != FOREIGN:
-        raise MedbenchError(f"{', '.join(foreign)} can only be asked as lm-eval says: leave --protocol out")
+        raise MedbenchError(f"{', '.join(foreign)}: can only be asked by lm-eval's rules: leave --protocol out")
     if name == FOREIGN and not foreign:
         raise MedbenchError(f"protocol {FOREIGN} is for lm-eval's own tasks: choose another for {tasks[0].name}")
     if foreign and options.shots is not None:
-        raise MedbenchError("--shots: lm-eval's own tasks show the worked examples that their YAML names: leave it out")
+        raise MedbenchError("--shots: lm-eval's own tasks use the few-shot examples of their YAML: leave it out")
     protocol = load_protocol(
         name,
         max_new_tokens=options.max_new_tokens,
@@ -74,13 +175,15 @@ def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
 
 
 def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:
-    """What a reader should know of the worked examples. Raises MedbenchError for a task that has too few."""
+    """Notes on the source of the few-shot examples. Raises MedbenchError for a task with too few of them."""
     notes = []
     for task in tasks:
         if not protocol.shots or task.foreign is not None:
             continue
         if task.examples is None:
-            raise MedbenchError(f"{task.name} has no worked examples, which protocol {protocol.name} shows: --shots 0")
+            raise MedbenchError(
+                f"{task.name} has no few-shot examples, which protocol {protocol.name} needs: add --shots 0"
+            )
         task.examples.draw(task.questions[0].id, protocol.shots)
         if task.examples.note:
             notes.append(task.examples.note)
@@ -88,45 +191,33 @@ def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:
 
 
 def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOptions) -> None:
-    """Raises MedbenchError for repeats that could not differ, and for a continuation that an engine cannot give."""
+    """Raises MedbenchError for repeats that could not differ, and for a continuation that the engine cannot do."""
     sampled = protocol.method == "generate" and protocol.decoding.temperature > 0
     if options.samples > 1 and not sampled and options.engine.name != "fake":
-        raise MedbenchError(f"--samples {options.samples}: protocol {protocol.name} is not sampled, all replies would "
-                            f"be equal: add --temperature 0.7")  # fmt: skip
+        raise MedbenchError(
+            f"--samples {options.samples}: protocol {protocol.name} decodes greedily, so all replies would be equal: "
+            f"add --temperature 0.7"
+        )
     if options.samples > 1 and any(task.foreign is not None for task in tasks):
-        raise MedbenchError("--samples: lm-eval's own tasks are asked as their YAML says, once")
+        raise MedbenchError("--samples: lm-eval's own tasks are asked once, as their YAML says: leave it out")
     if options.shuffle_options:
         fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
         if fixed:
-            raise MedbenchError(f"--shuffle-options: {', '.join(fixed)} has no lettered options: leave it out")
+            raise MedbenchError(f"--shuffle-options: {', '.join(fixed)}: no lettered options: leave it out")
     if protocol.continuation is not None and options.engine.name == "openai":
-        raise MedbenchError(f"protocol {protocol.name} goes on with cut-off replies, which a chat server cannot: use "
-                            f"--engine vllm or hf")  # fmt: skip
+        raise MedbenchError(
+            f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
+            f"use --engine vllm or hf"
+        )
 
 
-def identify(options: EvalOptions, say: Say) -> tuple[ModelRecord, Checkpoint | None]:
-    """Who answers. Raises MedbenchError for a checkpoint that cannot be used."""
-    engine, name = options.engine, options.model
-    if engine.replies is not None:
-        return ModelRecord(name=name, kind="replies", fingerprint=read_replies(engine.replies)[1]), None
-    if engine.base_url is not None:
-        # the weights behind a server cannot be seen: its address and model name stand for them
-        return ModelRecord(name=name, kind="served", fingerprint=_sha256(f"{engine.base_url} {name}")), None
-    if engine.ready is not None or not asks_checkpoint(engine.name, name):
-        fingerprint = getattr(engine.ready, "fingerprint", None) or _sha256(f"engine {engine.name} {name}")
-        return ModelRecord(name=name, kind="engine", fingerprint=fingerprint), None
-    checkpoint = resolve(name, say)
-    return ModelRecord(**asdict(checkpoint)), checkpoint
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def new_record(
-    options: EvalOptions, model: ModelRecord, tasks: Sequence[Task], protocol: Protocol, notes: list[str]
+def _new_record(
+    options: EvalOptions,
+    model: ModelRecord,
+    tasks: Sequence[Task],
+    protocol: Protocol,
+    clock: Clock,
 ) -> RunRecord:
-    """run.json of an evaluation that has not begun; its name follows from what makes it one run."""
     described = {
         task.name: TaskRecord(
             version=task.version,
@@ -138,14 +229,21 @@ def new_record(
         for task in tasks
     }
     resolved = protocol.model_dump(mode="json")
-    identity = [model.fingerprint, model.tokenizer_sha256, resolved, options.seed, options.partition,
-                options.samples, options.shuffle_options,
-                {name: (task.sha256, task.examples) for name, task in described.items()}]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    identity = [
+        model.fingerprint,
+        model.tokenizer_sha256,
+        resolved,
+        options.seed,
+        options.partition,
+        options.samples,
+        options.shuffle_options,
+        {name: (task.sha256, task.examples) for name, task in described.items()},
+    ]
+    digest = _sha256(json.dumps(identity, sort_keys=True))
     return RunRecord(
         run_id=options.name or f"{slug(model.name)}-{slug(protocol.name)}-{digest[:6]}",
         status="running",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=clock().isoformat(timespec="seconds"),
         command=sys.argv,
         model=model,
         tasks=described,
@@ -158,5 +256,4 @@ def new_record(
         engine={"name": options.engine.name},
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),
-        notes=notes,
     )

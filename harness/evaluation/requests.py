@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
+from typing import Protocol as TypingProtocol
 
 from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
-from medbench.harness.contracts import Engine, Message, Question, Request, Task, sample_key
+from medbench.harness.contracts import Message, Question, Request, Task, sample_key
 from medbench.harness.protocols.chat import plain_text
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
+
+
+class Renderer(TypingProtocol):
+    """The part of an engine that turns messages into a prompt: see contracts.Engine."""
+
+    @property
+    def chat_template(self) -> Literal["model", "server", "none"]: ...
+    def render(self, messages: Sequence[Message], thinking: bool | None) -> str: ...
+
+
+class PlainText:
+    """A Renderer for questions that no engine is asked: no chat template."""
+
+    chat_template: Literal["model", "server", "none"] = "none"
+
+    def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        return plain_text(messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,7 @@ def askings_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[Ask
 
 
 def build_request(
-    task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int, repeat: int = 0
+    task: Task, question: Question, protocol: Protocol, engine: Renderer, seed: int, repeat: int = 0
 ) -> Request:
     """One question as the protocol asks it of this engine; each repeat samples with a seed of its own."""
     if task.foreign is not None:
@@ -82,7 +101,7 @@ def build_request(
     )
 
 
-def _foreign_request(task: Task, question: Question, protocol: Protocol, engine: Engine, seed: int) -> Request:
+def _foreign_request(task: Task, question: Question, protocol: Protocol, engine: Renderer, seed: int) -> Request:
     assert task.foreign is not None
     choices = task.foreign.continuations(question.id)
     templated = choices is None and engine.chat_template == "model"

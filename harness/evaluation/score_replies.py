@@ -8,22 +8,20 @@ grows with the number of replies is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Question, Request, Sample, Say, Task
-from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import Replies, Reply, check_replies, refuse_unreadable
 from medbench.harness.evaluation.options import EvalOptions, refuse_bad_name
-from medbench.harness.evaluation.plan import new_record, protocol_for
-from medbench.harness.evaluation.requests import build_request
+from medbench.harness.evaluation.plan import Clock, Model, Plan, plan_evaluation, protocol_for, utc_now
+from medbench.harness.evaluation.requests import PlainText, build_request
 from medbench.harness.evaluation.runner import seal
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import Run, create_run, read_run, reopen_run, samples_path
 from medbench.harness.runs.stored_run import StoredRun
 from medbench.harness.scoring.score import score_completion
@@ -77,7 +75,7 @@ def score_file(options: ScoreOptions, say: Say) -> StoredRun:
     return score_task(options, task, notes, warn)
 
 
-def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callable[[str], None]) -> StoredRun:
+def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Say, *, clock: Clock = utc_now) -> StoredRun:
     """As score_file; `warn` adds to `notes`, which run.json keeps."""
     as_eval = options.as_eval()
     protocol = protocol_for([task], as_eval)
@@ -86,19 +84,19 @@ def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callab
     lacking = count_lacking(replies, task, allowed=options.incomplete)
     if lacking:
         warn(f"incomplete: {lacking} of {len(task.questions)} questions {_lack(replies)}, which are in no figure")
-    model = ModelRecord(name=options.model_name, kind="replies", fingerprint=replies.sha256)
-    record = new_record(replace(as_eval, samples=replies.samples), model, [task], protocol, notes)
-    # until all replies are scored all questions lack theirs: what kill -9 leaves compares with nothing
-    with _opened(
-        options.runs, record.model_copy(update={"engine": {"name": ENGINE}, "incomplete": len(task.questions)})
-    ) as run:
+    model = Model(ModelRecord(name=options.model_name, kind="replies", fingerprint=replies.sha256))
+    as_eval = replace(as_eval, samples=replies.samples)
+    plan = plan_evaluation(as_eval, [task], protocol, warn, model=model, notes=notes, clock=clock)
+    with _opened(plan) as run:
         try:
             for reply in replies.read():
                 run.append(task.name, scorer.sample(reply))
             run.update(incomplete=lacking)
             results = seal(run, [task], protocol)
         except KeyboardInterrupt:
-            raise Interrupted(f"{run.folder} is unfinished: run the same command again to score it anew") from None
+            raise Interrupted(
+                f"{run.folder} is unfinished: run the same command again to score it from scratch"
+            ) from None
     return StoredRun(run.folder, run.record, results)
 
 
@@ -119,7 +117,7 @@ class Scorer:
         self._protocol = protocol.model_copy(update={"shots": 0, "stop": stop})
         self._questions = {question.id: question for question in task.questions}
         self._requests: dict[str, Request] = {}
-        self._plain = FakeEngine({})
+        self._plain = PlainText()
 
     def sample(self, reply: Reply) -> Sample:
         question = self._questions[reply.id]
@@ -154,16 +152,18 @@ def _lack(replies: Replies) -> str:
     return "have no reply" if replies.samples == 1 else f"lack some of their {replies.samples} replies"
 
 
-def _opened(runs: Path, record: RunRecord) -> Run:
-    """A new run folder; or that of an earlier scoring of the same replies that was cut off, emptied."""
-    folder = runs / record.run_id
-    if not (folder / "run.json").exists():
-        return create_run(runs, record)
-    if read_run(folder).status == "complete":
-        raise MedbenchError(f"{folder} exists already: give another --name, or delete it to score anew")
-    run = reopen_run(folder, record)
+def _opened(plan: Plan) -> Run:
+    """A new run folder; or that of an interrupted scoring of the same replies, emptied."""
+    # until every reply is scored, every question counts as lacking its replies: what kill -9 leaves cannot be compared
+    incomplete = sum(len(task.questions) for task in plan.tasks)
+    record = plan.wanted.model_copy(update={"engine": {"name": ENGINE}, "incomplete": incomplete})
+    if not plan.begun:
+        return create_run(plan.options.runs, record)
+    if read_run(plan.folder).status == "complete":
+        raise MedbenchError(f"{plan.folder} already exists: give another --name, or delete it to score again")
+    run = reopen_run(plan.folder, record)
     for task in record.tasks:
-        write_atomically(samples_path(folder, task), b"")
+        write_atomically(samples_path(run.folder, task), b"")
     run.record = record
     run.update()
     return run

@@ -15,13 +15,13 @@ from pathlib import Path
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
 from medbench.harness.contracts import MedbenchError, Say, Task
+from medbench.harness.engines.plugins import takes_checkpoint
 from medbench.harness.engines.pool import EngineKeeper
-from medbench.harness.evaluation.evaluate import open_evaluation
+from medbench.harness.evaluation.evaluate import answer_all
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.evaluation.plan import plan_evaluation
+from medbench.harness.evaluation.plan import example_notes, find_model, open_evaluation, plan_evaluation
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
-from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.gates.baseline import read_baseline, read_controls
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.live_gate import LiveGate, run_gate, verdict_of
@@ -29,7 +29,6 @@ from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
-from medbench.harness.runs.run_folder import read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +53,26 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
     """
     started = time.monotonic()
     rules, tasks, protocol = asked.rules, asked.tasks, asked.protocol
-    options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition)
+    options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition, resume=True)
     try:
-        plan = plan_evaluation(options, tasks, protocol, say)
-        if plan.checkpoint is not None:
-            refuse_nan(Path(plan.checkpoint.path))
+        model = find_model(options.engine, options.model, say)
+        if model.checkpoint is not None:
+            refuse_nan(Path(model.checkpoint.path))
     except MedbenchError as error:
-        if options.engine.name in ("vllm", "hf") and Path(options.model).is_dir():
+        if takes_checkpoint(options.engine) and Path(options.model).is_dir():
             return invalid_checkpoint(options.model, rules, str(error))
         raise
-    wanted = plan.record
+    plan = plan_evaluation(options, tasks, protocol, say, model=model, notes=example_notes(tasks, protocol))
+    wanted = plan.wanted
     refuse_repeats(wanted)
     ids = {task.name: [question.id for question in task.questions] for task in tasks}
     reference = read_baseline(asked.baseline, wanted, ids)
     controls = read_controls(options.runs, wanted, asked.baseline, rules.tasks)
     unit = float(protocol.decoding.max_new_tokens)
     gate = LiveGate(rules, tasks, wanted.seed, reference, controls, unit=unit, alpha_fail=asked.alpha_fail)
-    if (moved := wanted.model.merge_deviation) is not None:
+    if (moved := model.record.merge_deviation) is not None:
         say(f"{options.model}: the merge moved log-probabilities by at most {moved:.2g} nats")
-    with open_evaluation(plan, keeper.serve, say) as (run, engine), progress_for(quiet=options.quiet) as progress:
+    with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
         noise = {
             task.name: measure(task, protocol, engine, questions=asked.aa, seed=wanted.seed)
             for task in (tasks if asked.aa else ())
@@ -84,13 +84,9 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:
     """Ask `options.model` every question, as a baseline must be; the run's folder."""
-    options = replace(options, tasks=tuple(asked.rules.tasks), partition=asked.rules.partition)
-    plan = plan_evaluation(options, asked.tasks, asked.protocol, say)
-    if (plan.folder / "run.json").exists() and read_run(plan.folder).status == "complete":
-        return plan.folder
-    with open_evaluation(plan, keeper.serve, say) as (run, engine), progress_for(quiet=options.quiet) as progress:
-        evaluate(run, asked.tasks, asked.protocol, engine, limit=None, progress=progress)
-    return plan.folder
+    options = replace(options, tasks=tuple(asked.rules.tasks), partition=asked.rules.partition, limit=None, resume=True)
+    notes = example_notes(asked.tasks, asked.protocol)
+    return answer_all(plan_evaluation(options, asked.tasks, asked.protocol, say, notes=notes), say, keeper).folder
 
 
 def gate_candidates(

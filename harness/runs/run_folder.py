@@ -93,8 +93,7 @@ class Run:
 def create_run(root: Path, record: RunRecord) -> Run:
     """Raises MedbenchError if the folder exists."""
     folder = root / record.run_id
-    if (folder / "run.json").exists():
-        raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or --name for a new run")
+    refuse_existing(folder)
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         (folder / "results").mkdir(exist_ok=True)
@@ -103,6 +102,12 @@ def create_run(root: Path, record: RunRecord) -> Run:
     run = Run(folder, record, locked(folder))
     run.update()
     return run
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises MedbenchError if the folder holds a run."""
+    if (folder / "run.json").exists():
+        raise MedbenchError(f"{folder} already exists: add --resume to continue it, or --name for a new run")
 
 
 def reopen_run(folder: Path, wanted: RunRecord) -> Run:

@@ -1,4 +1,8 @@
-"""A run as a script sees it: its record, its results, and its samples one by one."""
+"""A finished run, as evaluations return it and as it is read back from disk.
+
+>>> run = load_run("runs/base")
+>>> run.results["medqa"].accuracy, next(run.samples("medqa")).output
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,23 @@ from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples, results_of
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.text import percent
+from medbench.harness.text import did_you_mean, percent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StoredRun:
-    """A finished run."""
+    """A sealed run: its record and results in memory, its samples on disk."""
 
     folder: Path
     record: RunRecord
+    """run.json; `status` is "failed" where a task has no score because every request failed."""
     results: dict[str, TaskResult]
-    """Task -> its scores."""
+    """By task name."""
 
     def samples(self, task: str) -> Iterator[Sample]:
-        """Every stored answer of a task, read from disk, in the order in which they finished."""
+        """The task's samples in the order in which they finished. Raises MedbenchError for a task not in the run."""
+        if task not in self.record.tasks:
+            raise MedbenchError(f"{self.folder}: no task {task!r}; {did_you_mean(task, list(self.record.tasks))}")
         return read_samples(self.folder, task)
 
     def as_json(self) -> dict[str, Any]:
@@ -36,13 +43,23 @@ class StoredRun:
         }
 
     def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {percent(result.accuracy)} %" for name, result in self.results.items())
-        return f"StoredRun({str(self.folder)!r}: {self.record.model.name}, {scores})"
+        """One line for the run and one per task."""
+        record = self.record
+        head = f"StoredRun({str(self.folder)!r}: {record.model.name}, {record.protocol['name']}, {record.status})"
+        return "\n".join([head, *(f"  {_line(result)}" for result in self.results.values())])
 
 
-def load_run(folder: Path) -> StoredRun:
-    """Raises MedbenchError where `folder` does not hold a finished run."""
+def load_run(folder: str | Path) -> StoredRun:
+    """The run in `folder`. Raises MedbenchError where there is none, or it is unfinished, damaged or too new."""
+    folder = Path(folder)
     record = read_run(folder)
-    if record.status != "complete":
-        raise MedbenchError(f"{folder}: the run is not finished (status {record.status}): complete it with --resume")
+    if record.status == "running":
+        raise MedbenchError(f"{folder}: the run is not finished: continue it with --resume")
     return StoredRun(folder, record, results_of(folder, record.tasks))
+
+
+def _line(result: TaskResult) -> str:
+    if result.accuracy is None or result.interval is None:
+        return f"{result.task}: not scored, {result.n_error} of {result.n} requests failed"
+    low, high = result.interval
+    return f"{result.task}: {percent(result.accuracy)} % [{percent(low)}, {percent(high)}], n={result.n}"

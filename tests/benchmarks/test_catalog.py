@@ -15,8 +15,8 @@ from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
 from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
-from medbench.harness.evaluation.evaluate import example_notes, protocol_for
 from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.evaluation.plan import example_notes, protocol_for
 
 TRIVIA = [
     {
@@ -402,7 +402,7 @@ def test_chat_turns_of_worked_examples() -> None:
 
 def test_worked_examples_of_a_foreign_task_are_its_yaml_s_alone() -> None:
     task = foreign_task("trivia", lm_eval_task(GENERATE))
-    with pytest.raises(MedbenchError, match=r"^--shots: lm-eval's own tasks show .*: leave it out$"):
+    with pytest.raises(MedbenchError, match=r"^--shots: lm-eval's own tasks use the few-shot .*: leave it out$"):
         protocol_for([task], EvalOptions("m", tasks=("trivia",), shots=2))
     assert example_notes([task], protocol_for([task], EvalOptions("m", tasks=("trivia",)))) == []
 

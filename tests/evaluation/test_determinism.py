@@ -275,7 +275,10 @@ def fault(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     [
         (["--determinism", "nope", "--data", "sample"], "model 'nope': no such folder"),
         (["--determinism", "smollm2-135m", "--questions", "0"], "0 is not in the range"),
-        (["--determinism", "smollm2-135m", "--engine", "openai"], "'openai' is not one of"),
+        (
+            ["--determinism", "smollm2-135m", "--engine", "openai"],
+            "--engine vllm or hf, not openai",
+        ),
         (["--questions", "8"], "belong to --determinism"),
         (["--determinism", "smollm2-135m", "--data", "nowhere"], "nowhere"),
         (["--determinism", "smollm2-135m", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),

@@ -337,7 +337,7 @@ def test_a_broken_sample_is_named_with_its_line(tmp_path: Path, line: bytes) -> 
 
 def test_a_run_that_exists_is_not_made_again(tmp_path: Path) -> None:
     create_run(tmp_path, RECORD).close()
-    assert "run exists already: add --resume to go on with it, or --name" in fault(create_run, tmp_path, RECORD)
+    assert "run already exists: add --resume to continue it, or --name" in fault(create_run, tmp_path, RECORD)
 
 
 def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
