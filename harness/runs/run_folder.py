@@ -1,13 +1,11 @@
-"""The run folder: create, append, seal, read. Everything that evaluate, gates, the loop and pages share is here.
+"""The run folder on disk: create, append, seal, read.
 
-    python -c "from medbench.harness.runs.run_folder import read_run; print(read_run('runs/NAME').status)"
+    runs/<run_id>/run.json              records.RunRecord: which model, asked how, by what software, how far
+    runs/<run_id>/samples/<task>.jsonl  contracts.Sample, one line per completion, appended as they finish
+    runs/<run_id>/results/<task>.json   scoring.summary.TaskResult
 
-    runs/<run_id>/run.json              RunRecord: who, how, with what, how far
-    runs/<run_id>/samples/<task>.jsonl  Sample, a line a question, appended as questions finish
-    runs/<run_id>/results/<task>.json   scoring.TaskResult
-
-JSON files are written aside and renamed; samples are appended whole lines at a time, so kill -9 leaves at most one
-torn last line, which the next writer cuts off.
+JSON files are written to a temporary file, then renamed. Samples are appended as whole lines, so kill -9 leaves at most
+one torn last line, which the next writer cuts off.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.scoring.summary import TaskResult
 
 SYNC_SECONDS = 1.0
-"""Samples reach the disk's platter at least this often; a crash of the process alone loses none."""
+"""Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
 
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
@@ -40,7 +38,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 class Run:
-    """A run folder open for writing; at most one process at a time holds it. Use as a context manager."""
+    """A run folder open for writing, locked against other processes. Use as a context manager."""
 
     def __init__(self, folder: Path, record: RunRecord, lock: FileLock) -> None:
         self.folder = folder
@@ -49,29 +47,29 @@ class Run:
         self._logs: dict[str, _SampleLog] = {}
 
     def done(self, task: str) -> set[str]:
-        """Keys (see contracts.Sample.key) of the samples that are there already.
+        """Keys (see contracts.Sample.key) of the stored samples that have no error.
 
-        Lines of failed requests are dropped from the file: they will be asked again.
+        Samples of failed requests are removed from the file, so that they are asked again.
         """
         path = samples_path(self.folder, task)
         if task in self._logs:
             self._logs.pop(task).close()  # its file may be replaced below
         if not path.exists():
             return set()
-        samples = list(_read_samples(path, torn_tail_ok=True))
+        samples = list(_read_samples(path))
         answered = [sample for sample in samples if sample.error is None]
         if len(answered) < len(samples) or is_torn(path):
             write_atomically(path, b"".join(map(_line, answered)))
         return {sample.key for sample in answered}
 
     def append(self, task: str, sample: Sample) -> None:
-        """Raises Interrupted when the disk is full; what was appended before stays."""
+        """Raises Interrupted when the disk is full; samples appended before are kept."""
         if task not in self._logs:
             self._logs[task] = _SampleLog(samples_path(self.folder, task))
         self._logs[task].append(sample)
 
     def update(self, **changes: Any) -> None:
-        """Change fields of run.json."""
+        """Change fields of run.json, `record` included."""
         self.record = self.record.model_copy(update=changes)
         write_atomically(self.folder / "run.json", _json_bytes(self.record))
 
@@ -98,7 +96,7 @@ def create_run(root: Path, record: RunRecord) -> Run:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         (folder / "results").mkdir(exist_ok=True)
     except OSError as error:
-        raise MedbenchError(f"{folder}: cannot be made ({error.strerror}): correct --runs") from None
+        raise MedbenchError(f"{folder}: cannot be created ({error.strerror}): correct --runs") from None
     run = Run(folder, record, locked(folder))
     run.update()
     return run
@@ -111,7 +109,7 @@ def refuse_existing(folder: Path) -> None:
 
 
 def reopen_run(folder: Path, wanted: RunRecord) -> Run:
-    """Open for more questions. Raises MedbenchError naming what differs from `wanted`, if anything that matters."""
+    """Open a run to add samples. Raises MedbenchError naming the differences where it is not the run `wanted`."""
     lock = locked(folder)
     try:
         record = read_run(folder)
@@ -125,20 +123,24 @@ def reopen_run(folder: Path, wanted: RunRecord) -> Run:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Raises MedbenchError when there is no run, or one of a newer schema, or a broken one."""
-    return _read_json(Path(folder) / "run.json", RunRecord)
+    """Raises MedbenchError where there is no run, or a damaged one, or one of a newer schema."""
+    return read_json(Path(folder) / "run.json", RunRecord)
 
 
 def read_result(folder: str | Path, task: str) -> TaskResult:
-    return _read_json(Path(folder) / "results" / f"{task}.json", TaskResult)
+    """Raises MedbenchError as read_run."""
+    return read_json(Path(folder) / "results" / f"{task}.json", TaskResult)
 
 
 def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
-    """Samples in the order in which they finished; a torn last line of a running evaluation is left out."""
+    """Samples in the order in which they finished, without the torn last line of a running evaluation.
+
+    Raises MedbenchError at once where the file is missing, and while iterating at a damaged line.
+    """
     path = samples_path(Path(folder), task)
     if not path.exists():
         raise MedbenchError(f"{path}: no such file; the run has no samples of {task}")
-    return _read_samples(path, torn_tail_ok=True)
+    return _read_samples(path)
 
 
 def samples_path(folder: Path, task: str) -> Path:
@@ -150,14 +152,14 @@ class _SampleLog:
         self._path = path
         self._synced = time.monotonic()
         try:
-            # unbuffered: a line is with the kernel, so safe from kill -9, as soon as append returns
+            # unbuffered: a line is in the kernel's hands, safe from kill -9, as soon as append returns
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(path, error) from None
 
     def append(self, sample: Sample) -> None:
         line = _line(sample)
-        start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is behind the end
+        start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is past the end
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, "no space left on device")
@@ -182,36 +184,41 @@ class _SampleLog:
 
 
 def _line(sample: Sample) -> bytes:
-    content = {name: getattr(sample, name) for name in SAMPLE_FIELDS}  # asdict copies, which takes longer than the JSON
+    content = {name: getattr(sample, name) for name in SAMPLE_FIELDS}  # asdict copies, which is slower than the JSON
     content["schema_version"] = SCHEMA_VERSION
-    # a lone surrogate (from a stored reply) cannot be UTF-8; the replacement is visible and harmless
+    # a lone surrogate (from a stored reply) cannot be encoded as UTF-8; the replacement is visible and harmless
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def _read_samples(path: Path, *, torn_tail_ok: bool) -> Iterator[Sample]:
+def _read_samples(path: Path) -> Iterator[Sample]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n") and torn_tail_ok:
+            if not line.endswith(b"\n"):
                 return
             try:
                 content = json.loads(line)
-                version = content.pop("schema_version")
-                _check_version(version, f"{path}:{number}")
+                check_version(content.pop("schema_version"), f"{path}:{number}")
                 yield _sample.validate_python(content)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                raise MedbenchError(f"{path}:{number}: not a sample of medbench's; delete the run folder") from None
+                raise MedbenchError(f"{path}:{number}: not a medbench sample; delete the run folder") from None
 
 
-def _read_json(path: Path, model: type[R]) -> R:
+def read_json(
+    path: Path, model: type[R], *, newest: int = SCHEMA_VERSION, hint: str = "is {parent} a finished run folder?"
+) -> R:
+    """A record with a schema_version from a JSON file; `hint` ends the message for a missing file.
+
+    Raises MedbenchError for a file that is missing, unreadable, not a `model`, or of a schema newer than `newest`.
+    """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise MedbenchError(f"{path}: no such file; is {path.parent} a finished run folder?") from None
+        raise MedbenchError(f"{path}: no such file; {hint.format(parent=path.parent)}") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise MedbenchError(f"{path}: cannot be read ({type(error).__name__}): the file is broken") from None
+        raise MedbenchError(f"{path}: cannot be read ({type(error).__name__}): the file is damaged") from None
     if not isinstance(content, dict):
-        raise MedbenchError(f"{path}: expected a JSON object")
-    _check_version(content.get("schema_version"), str(path))
+        raise MedbenchError(f"{path}: expected a JSON object: not written by medbench, or damaged")
+    check_version(content.get("schema_version"), str(path), newest=newest)
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -220,11 +227,12 @@ def _read_json(path: Path, model: type[R]) -> R:
         raise MedbenchError(f"{path}: {key}: {fault['msg'].lower()}: not written by medbench, or damaged") from None
 
 
-def _check_version(version: object, where: str) -> None:
+def check_version(version: object, where: str, *, newest: int = SCHEMA_VERSION) -> None:
+    """Raises MedbenchError, beginning with `where`, unless `version` is a schema version that this medbench reads."""
     if not isinstance(version, int) or version < 1:
         raise MedbenchError(f"{where}: no schema_version: not written by medbench, or damaged")
-    if version > SCHEMA_VERSION:
-        raise MedbenchError(f"{where}: schema version {version} is newer than {SCHEMA_VERSION}: upgrade medbench")
+    if version > newest:
+        raise MedbenchError(f"{where}: schema version {version} is newer than {newest}: upgrade medbench")
 
 
 def _json_bytes(record: BaseModel) -> bytes:
@@ -233,4 +241,5 @@ def _json_bytes(record: BaseModel) -> bytes:
 
 
 def results_of(folder: Path, tasks: Iterable[str]) -> dict[str, TaskResult]:
+    """Task name -> its result. Raises MedbenchError as read_run."""
     return {task: read_result(folder, task) for task in tasks}

@@ -198,5 +198,11 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Partition", record.partition
     yield "Asked", asked_how_often(record)
     yield "Time", duration(record.totals.seconds)
-    yield "Tokens", f"{record.totals.prompt_tokens:,} in prompts, {record.totals.completion_tokens:,} in replies"
+    counted = record.totals.prompt_tokens or record.totals.completion_tokens  # stored replies have no counts
+    yield (
+        "Tokens",
+        f"{record.totals.prompt_tokens:,} in prompts, {record.totals.completion_tokens:,} in replies"
+        if counted
+        else "-",
+    )
     yield "Commit", record.git_commit or "unknown"

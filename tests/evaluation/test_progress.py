@@ -1,7 +1,4 @@
-"""What is printed while questions are answered.
-
-pytest tests/evaluation/test_progress.py
-"""
+"""What is printed while questions are answered."""
 
 from __future__ import annotations
 
@@ -10,31 +7,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.gate_runs import answer
 
 from medbench.harness.contracts import Sample
 from medbench.harness.evaluation import progress
 from medbench.harness.evaluation.progress import progress_for
 
 
-def a_sample(score: float | None = 1.0) -> Sample:
-    return Sample(
-        id="1",
-        cluster="1",
-        prompt="",
-        output="",
-        finish_reason="error" if score is None else "stop",
-        extracted=None,
-        outcome="error" if score is None else "answered",
-        span=None,
-        gold="A",
-        score=score,
-        error="refused" if score is None else None,
-        prompt_tokens=100,
-        completion_tokens=50,
-        category={},
-    )
+def a_sample(score: float | None = 1.0, **changes: Any) -> Sample:
+    return answer("1", score, **{"prompt_tokens": 100, "completion_tokens": 50} | changes)
 
 
 @pytest.fixture
@@ -42,7 +26,7 @@ def every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_SECONDS", -1.0)
 
 
-def test_plain_lines_where_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_where_standard_error_is_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_for(quiet=False) as shown:
         shown.start("medqa", 3, 0)
         for score in (1.0, 0.0, 1.0):
@@ -56,6 +40,14 @@ def test_plain_lines_where_standard_error_is_no_terminal(capsys: pytest.CaptureF
     assert last.startswith("medqa: 3/3, ")
     assert "accuracy 0.667" in last
     assert last.endswith("0:00 left")
+    assert re.search(r" [1-9]\d* tokens/s", last)
+
+
+def test_tokens_that_were_not_counted_are_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_for(quiet=False) as shown:
+        shown.start("medqa", 1, 0)
+        shown.advance("medqa", a_sample(prompt_tokens=0, completion_tokens=0))
+    assert ", - tokens/s" in capsys.readouterr().err
 
 
 def test_lines_come_now_and_then_and_not_for_every_question(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +126,9 @@ def test_bars_where_standard_error_is_a_terminal() -> None:
         "    for score in (1.0, 0.0):\n"
         "        shown.advance('[red]medqa[/red]', test_progress.a_sample(score))\n"
     )
+    path = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     master, terminal = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "160", "TERM": "xterm"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "COLUMNS": "160", "TERM": "xterm"}
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, env=environment, timeout=60
     )

@@ -300,10 +300,10 @@ def test_a_newer_schema_says_upgrade(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cannot be read (JSONDecodeError): the file is broken"),
-        (b'{"schema_version": 1', "the file is broken"),
-        (b'"\xff"', "the file is broken"),
-        (b"[" * 100_000, "the file is broken"),
+        (b"", "cannot be read (JSONDecodeError): the file is damaged"),
+        (b'{"schema_version": 1', "the file is damaged"),
+        (b'"\xff"', "the file is damaged"),
+        (b"[" * 100_000, "the file is damaged"),
         (b"[]", "expected a JSON object"),
         (b"null", "expected a JSON object"),
         (b"{}", "no schema_version"),
@@ -332,7 +332,7 @@ def test_a_broken_sample_is_named_with_its_line(tmp_path: Path, line: bytes) -> 
         run.append("medqa", sample(0))
     path = samples_path(tmp_path / "run", "medqa")
     path.write_bytes(path.read_bytes() + line)
-    assert fault(read_samples, tmp_path / "run", "medqa").startswith(f"{path}:2: not a sample of medbench's")
+    assert fault(read_samples, tmp_path / "run", "medqa").startswith(f"{path}:2: not a medbench sample")
 
 
 def test_a_run_that_exists_is_not_made_again(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_run_that_exists_is_not_made_again(tmp_path: Path) -> None:
 def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = fault(create_run, tmp_path / "file", RECORD)
-    assert said == f"{tmp_path / 'file' / 'run'}: cannot be made (Not a directory): correct --runs"
+    assert said == f"{tmp_path / 'file' / 'run'}: cannot be created (Not a directory): correct --runs"
 
 
 def with_model(**changes: Any) -> dict[str, Any]:
