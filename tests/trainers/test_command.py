@@ -185,11 +185,11 @@ def test_placeholders_are_filled_in(work: Path, program: Callable[..., Config]) 
     ("config", "told"),
     [
         ({"command": []}, "at least 1 item"),
-        ({"command": [" "]}, "names the program"),
+        ({"command": [" "]}, "must name the program"),
         ({"command": ["x", "{strat}"]}, "unknown placeholder {strat} in '{strat}'; did you mean start?"),
         ({"command": ["x", "{lr}"], "settings": {"learning_rate": 1}}, "unknown placeholder {lr}"),
         ({"command": ["x"], "env": {"A": "{nothing}"}}, "unknown placeholder {nothing}"),
-        ({"command": ["x"], "settings": {"seed": 1}}, "settings.seed: {seed} is filled in already"),
+        ({"command": ["x"], "settings": {"seed": 1}}, "settings.seed: {seed} is reserved"),
         ({"command": ["x"], "settings": {"a": [1]}}, "settings.a"),
         ({"command": ["x"], "settings": {"a": True}}, "settings.a"),
         ({"command": ["x"], "checkpoints": "/tmp/*"}, "a glob below the work folder"),

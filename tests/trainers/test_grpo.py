@@ -342,7 +342,7 @@ def test_prepare_hints_at_rewards_that_cannot_be_earned(start: Path, tmp_path: P
         ({"protocol": "cot-v9"}, "unknown protocol 'cot-v9'"),
         ({"lora": {"targets": ["q_porj"]}}, r"lora\.targets: 'q_porj' matches no"),
         ({"training": {"optimizer": "adamw_torsch"}}, r"training\.optimizer: "),
-        ({"rollout": {"max_prompt_tokens": 3}}, "of 3 rows none has at most 3 tokens"),
+        ({"rollout": {"max_prompt_tokens": 3}}, "none of 3 rows has at most 3 tokens"),
         (
             {"rollout": {"max_completion_tokens": 2048}},
             r"max_completion_tokens \(2048\) leaves no room .* context of 2048",
@@ -359,7 +359,7 @@ def test_prepare_refuses(rows: Path, start: Path, tmp_path: Path, changes: dict[
 
 def test_a_changed_data_set_is_not_trained_on(config: grpo.Config, start: Path, tmp_path: Path) -> None:
     (tmp_path / grpo.CONTAMINATION).write_text('{"rows": 99, "overlaps": []}')
-    with pytest.raises(MedbenchError, match="it is about 99 rows, the data now has 4"):
+    with pytest.raises(MedbenchError, match="it covers 99 rows, the data now has 4"):
         grpo.train(config, start=start, folder=tmp_path / "attempt-1", seed=SEED)
 
 

@@ -118,7 +118,7 @@ def test_a_row_without_options_is_named(tmp_path: Path) -> None:
 
 def test_a_gold_outside_the_options_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with pytest.raises(MedbenchError, match=r"a\.jsonl:2: answer_idx: 'C' is none of the options A, B"):
+    with pytest.raises(MedbenchError, match=r"a\.jsonl:2: answer_idx: 'C' is not one of the options A, B"):
         load_questions([written(path, LETTERED, LETTERED | {"answer_idx": "C"})])
 
 

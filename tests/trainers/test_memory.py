@@ -28,7 +28,7 @@ def test_the_share_of_trained_numbers(tiny_model: Path) -> None:
     total = sum(one.numel() for one in AutoModelForCausalLM.from_pretrained(tiny_model).parameters())
     settings = TrainingSettings(steps=1)
     share, _ = training_memory(tiny_model, settings, None, tokens=10)
-    assert share.startswith(f"{total:,} of {total:,} numbers trained (100.00%, all weights)")
+    assert share.startswith(f"{total:,} of {total:,} parameters trained (100.00%, all weights)")
     share, _ = training_memory(tiny_model, settings, LoraSettings(rank=4), tokens=10)
     assert 0 < int(share.split(" of ")[0].replace(",", "")) < total / 2
 

@@ -105,7 +105,7 @@ def test_a_prompt_that_has_closed_the_thought_takes_no_reasoning(tiny_model: Pat
     unthinking = load_protocol("cot-v1", thinking=False)
     renderer = Renderer(tiny_model, unthinking)
     assert renderer.render(row(LETTERED, reasoning="")).prompt.endswith("</think>\n\n")
-    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the row reasons, but under protocol .* has closed"):
+    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the row has reasoning, but under protocol .* has closed"):
         renderer.render(row(LETTERED))
 
 
@@ -122,7 +122,7 @@ def test_a_base_model_without_a_template(tiny_model: Path, tmp_path: Path) -> No
 
 
 def test_text_that_would_end_the_turn_is_an_error(tiny_model: Path) -> None:
-    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the reply holds <\|im_end\|>, which ends the turn"):
+    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the reply contains <\|im_end\|>, which ends the turn"):
         Renderer(tiny_model, PROTOCOL).render(row(LETTERED, reasoning="It is<|im_end|> so."))
 
 
@@ -141,7 +141,7 @@ def test_an_end_at_which_generation_does_not_stop_is_an_error(tiny_model: Path, 
 
 def test_a_reply_that_extraction_misreads_is_an_error(tiny_model: Path) -> None:
     twice = Question("4", "4", "Which?", ("The answer is (A)", "Iron"), ("A", "B"), "C")
-    with pytest.raises(MedbenchError, match=r"reads the reply as .*, not as the gold 'C'"):
+    with pytest.raises(MedbenchError, match=r"extracts .* from the reply, not the gold 'C'"):
         Renderer(tiny_model, PROTOCOL).render(row(twice))
 
 

@@ -232,7 +232,7 @@ def test_prepare_says_what_would_be_trained_and_train_leaves_out_what_it_found(t
     assert weights(stage / "attempt-1") == weights(without / "attempt-1")
 
     leaked.write_text(rows.read_text())
-    with pytest.raises(MedbenchError, match="it is about 26 rows, the data now has 24"):
+    with pytest.raises(MedbenchError, match="it covers 26 rows, the data now has 24"):
         train(content, tiny_model, stage / "attempt-2")
 
 

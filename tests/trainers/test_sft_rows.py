@@ -107,16 +107,16 @@ def test_real_files_are_read_whole(data_dir: Path, monkeypatch, name: str, rows:
         (FREE | {"reasoning": "  "}, "structured_medical", "rows.jsonl:2: reasoning is empty"),
         (FREE | {"answer": ""}, "structured_medical", "rows.jsonl:2: answer is empty"),
         (FREE | {"answer": 3}, "structured_medical", "answer: expected text, found int"),
-        (FREE | {"answer": "<think>a</think> b"}, "structured_medical", "the answer holds a <think> tag"),
+        (FREE | {"answer": "<think>a</think> b"}, "structured_medical", "the answer contains a <think> tag"),
         (HUATUO | {"Response": None}, "huatuo_o1", "Response: expected text, found NoneType"),
-        (PUBMED | {"final_decision": "no idea"}, "pubmedqa", "'no idea' is none of yes, no, maybe"),
+        (PUBMED | {"final_decision": "no idea"}, "pubmedqa", "'no idea' is not one of yes, no, maybe"),
         (PUBMED | {"context": {"contexts": []}}, "pubmedqa", "context.contexts: expected a list of texts"),
         (PUBMED | {"long_answer": ""}, "pubmedqa", "long_answer is empty"),
-        (MCQ | {"answer_idx": "C"}, "multiple_choice", "answer_idx: 'C' is none of the options A, B"),
-        (MCQ | {"answer_idx": 2}, "multiple_choice", "none of the options"),
-        (MCQ | {"answer_idx": True}, "multiple_choice", "none of the options"),
-        (MCQ | {"answer_idx": ["A"]}, "multiple_choice", "none of the options"),
-        (MCQ | {"options": {"A": "x", "C": "y"}}, "multiple_choice", "keys must be A, B, ... in turn, found A, C"),
+        (MCQ | {"answer_idx": "C"}, "multiple_choice", "answer_idx: 'C' is not one of the options A, B"),
+        (MCQ | {"answer_idx": 2}, "multiple_choice", "not one of the options"),
+        (MCQ | {"answer_idx": True}, "multiple_choice", "not one of the options"),
+        (MCQ | {"answer_idx": ["A"]}, "multiple_choice", "not one of the options"),
+        (MCQ | {"options": {"A": "x", "C": "y"}}, "multiple_choice", "keys must be A, B, ... in order, found A, C"),
         (MCQ | {"options": ["x"]}, "multiple_choice", "expected 2 to 26, found 1"),
         (MCQ | {"options": ["x", ""]}, "multiple_choice", "expected an object or a list of texts"),
         (MCQ | {"options": "A or B"}, "multiple_choice", "expected an object or a list of texts"),
@@ -136,7 +136,9 @@ def test_a_faulty_row_is_named_by_file_and_line(tmp_path: Path, raw: Any, format
 
 
 def test_columns_of_no_format_list_the_formats(tmp_path: Path) -> None:
-    with pytest.raises(MedbenchError, match=r"rows.jsonl:1: the columns text fit no format; known: structured_medical"):
+    with pytest.raises(
+        MedbenchError, match=r"rows.jsonl:1: the columns text match no format; known: structured_medical"
+    ):
         load(tmp_path, {"text": "x"})
 
 
@@ -174,7 +176,7 @@ def test_a_source_is_one_place(given: dict[str, Any]) -> None:
 def test_a_hub_data_set_that_cannot_be_had_is_one_line() -> None:
     with pytest.raises(MedbenchError) as caught:  # conftest: HF_HUB_OFFLINE
         load_rows([Source(hub="nobody/nothing", revision="abc")])
-    assert "data set nobody/nothing: the hub did not give it" in str(caught.value)
+    assert "data set nobody/nothing: could not be downloaded" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -97,7 +97,7 @@ def test_only_divergence_lowers_the_learning_rate() -> None:
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MedbenchError, match="the model does not load") as caught:
+    with pytest.raises(MedbenchError, match="the model cannot be loaded") as caught:
         load_model(tmp_path, TrainingSettings(steps=1), adapter=True)
     assert "\n" not in str(caught.value)
 

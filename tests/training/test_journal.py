@@ -191,7 +191,7 @@ def test_two_writers_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
             "Journal(pathlib.Path(sys.argv[1]))"
         )
         second = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-        assert "another medbench train is at work on it" in second.stderr.splitlines()[-1]
+        assert "another medbench train is using it" in second.stderr.splitlines()[-1]
         journal.append(EVENTS[0])
     assert write(tmp_path, EVENTS[1:2]).count(b"\n") == 2
 
@@ -228,7 +228,7 @@ def test_training_json_comes_back(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "valid dictionary"),
         ("{}", "name: field required"),
-        (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', "update medbench"),
+        (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', "upgrade medbench"),
     ],
     ids=["none", "torn", "deep", "list", "empty", "newer"],
 )
@@ -243,7 +243,7 @@ def test_what_is_no_training_is_one_line(tmp_path: Path, text: str | None, told:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MedbenchError, match="cannot be made"):
+    with pytest.raises(MedbenchError, match="cannot be created"):
         create_training(tmp_path / "file" / "train-mine", TRAINING_RECORD)
 
 

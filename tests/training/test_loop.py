@@ -102,7 +102,7 @@ def test_a_sure_regression_stops_the_attempt_early(tmp_path: Path) -> None:
     recipe = recipe_of([NO_WORSE])
     events = finish(world(tmp_path, recipe, trainings, start=0.7, exact=True))
     first, second = of(AttemptEnded, events)
-    assert "surely fails" in first.reason
+    assert "is shown to fail" in first.reason
     assert "not worse than the baseline" in first.reason
     assert [(one.attempt, one.step) for one in of(Gated, events)] == [(1, 10), (2, 10)]  # step 20 was never judged
     assert second.outcome == "passed"

@@ -135,7 +135,7 @@ def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Call
     ("content", "key", "what"),
     [
         ({**SOUND, "nmae": 1}, "nmae", "unknown key; did you mean name?"),
-        ({**SOUND, "name": "my recipe"}, "name", "names a folder: letters, digits, dot, dash and underscore"),
+        ({**SOUND, "name": "my recipe"}, "name", "names a folder: use letters, digits, dot, dash and underscore only"),
         ({**SOUND, "name": "../up"}, "name", "names a folder"),
         ({**SOUND, "seed": -1}, "seed", "greater than or equal to 0"),
         ({**SOUND, "start": ""}, "start", "at least 1 character"),

@@ -132,7 +132,7 @@ def test_a_training_is_not_begun_twice_and_a_finished_one_does_nothing(
     again = command(*given, cwd=built)
     assert (again.returncode, again.stdout) == (2, "")
     (line,) = again.stderr.splitlines()
-    assert "exists already: add --resume" in line
+    assert "already exists: add --resume" in line
     resumed = command(*given, "--resume", cwd=built)
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout) == json.loads(done.stdout)
@@ -236,11 +236,11 @@ def assert_refused(capfd: pytest.CaptureFixture[str], folder: Path, *says: str) 
 @pytest.mark.parametrize(
     ("row", "form", "says"),
     [
-        ({"case": "?", "answer": "!"}, "auto", "the columns case, answer fit no format"),
+        ({"case": "?", "answer": "!"}, "auto", "the columns case, answer match no format"),
         ({"case": "?", "answer": "!"}, "structured_medical", "no column reasoning"),
         (ROW | {"long_answer": "  "}, "auto", "long_answer is empty"),
-        (ROW | {"final_decision": "perhaps"}, "auto", "'perhaps' is none of yes, no, maybe"),
-        (CHOICE | {"answer": "these"}, "auto", "'these' is none of the options A, B"),
+        (ROW | {"final_decision": "perhaps"}, "auto", "'perhaps' is not one of yes, no, maybe"),
+        (CHOICE | {"answer": "these"}, "auto", "'these' is not one of the options A, B"),
         ({"case": "?", "reasoning": "Because.", "answer": ""}, "auto", "answer is empty"),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_dry_run_plans_and_leaves_nothing(
     assert train(RECIPE, "--dry-run") == 0
     out = capfd.readouterr().out
     for said in (
-        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts a stage",
+        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts per stage",
         "stage 1, sft",
         "overlap a benchmark",
         "32 steps of 16 rows",

@@ -128,7 +128,7 @@ def test_an_unknown_name_is_told_with_near_ones(plugin: Callable[..., EntryPoint
 def test_a_name_that_two_plugins_have_is_refused(plugin: Callable[..., EntryPoint]) -> None:
     first, second = plugin(SOUND), plugin(SOUND)
     line = fault(first, second)
-    assert line.endswith("both have this name: uninstall one")
+    assert line.endswith("have the same name: uninstall one")
     assert first.value in line
     assert second.value in line
 
