@@ -228,7 +228,9 @@ def read_training(folder: Path) -> Training:
         raise MedbenchError(f"{path}: not JSON: the file is damaged") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise MedbenchError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}: upgrade medbench")
+        raise MedbenchError(
+            f"{path}: schema version {version} is newer than this medbench's {SCHEMA_VERSION}: upgrade medbench"
+        )
     try:
         return Training.model_validate(content)
     except ValidationError as error:
