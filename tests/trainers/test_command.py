@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.training.checkpoint_folder import checkpoints
+from medbench.harness.training.checkpoint_folder import LOG, checkpoints, last_lines
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, find_trainer
 from medbench.trainers import command
@@ -306,7 +306,7 @@ def test_a_program_runs_as_one_of_the_loops_trainings(work: Path, program: Calla
         with TrainingProcess("command", one, start=work.parent / "start", folder=work, seed=0) as training:
             while training.poll() is None:
                 time.sleep(0.05)
-            assert (training.poll(), training.last_lines().split(" | ")[-1]) == (code, told)
+            assert (training.poll(), last_lines(work / LOG).split(" | ")[-1]) == (code, told)
     assert steps(work) == [1]
 
 
@@ -316,7 +316,7 @@ def test_kill_9_of_the_training_takes_the_program_with_it(work: Path, program: C
     with TrainingProcess("command", config, start=work.parent / "start", folder=work, seed=0) as training:
         until = time.monotonic() + 60
         while not (work / "ready").exists():
-            assert time.monotonic() < until, training.last_lines()
+            assert time.monotonic() < until, last_lines(work / LOG)
             time.sleep(0.05)
         foreign = psutil.Process(int((work / "ready").read_text()))
         os.kill(training.pid, signal.SIGKILL)

@@ -222,7 +222,7 @@ def test_prepare_reports_what_would_be_trained_and_train_leaves_out_the_overlaps
     lines = sft.prepare(sft.Config(**content), start=tiny_model, folder=stage, benchmarks={"medqa": [BENCHMARK]})
     assert "26 rows; 1 overlap a benchmark, 1 longer than 2048 tokens, 24 trained on" in lines[0]
     assert lines[1] == "2 steps of 4 rows on one process (0.3 epochs), 1 checkpoints"
-    assert "numbers trained" in lines[2]
+    assert "parameters trained" in lines[2]
     assert lines[3].startswith("memory about ")
     assert [one["row"] for one in json.loads((stage / "contamination.json").read_text())["overlaps"]] == [25]
 
