@@ -29,12 +29,14 @@ FLOORS = (
     ("reports/read", "trainers/rewards"),
     ("reports/views", "trainers/data", "trainers/trl"),
     ("reports/write", "trainers"),
+    ("harness/api",),
     ("harness/cli",),
 )
 GROUND = FLOORS[0]
 BARRED = {
     "reports": ("harness/engines", "harness/evaluation", "trainers"),
     "trainers": ("harness/engines", "reports"),
+    "harness/api": ("trainers",),
     "harness/cli": ("trainers",),
 }
 """What a folder does without although it lies below: pages read what is on disk, trainers never ask a model."""
@@ -85,7 +87,9 @@ def layer_breaches(source: str, module: str) -> list[str]:
     """Imports that go up, sideways, or where the folder does not look."""
     own = wing_of(module.removesuffix(".py"))
     floors = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
-    barred = [name for folder, names in BARRED.items() if module.startswith(f"{folder}/") for name in names]
+    barred = [
+        name for folder, names in BARRED.items() if module.startswith((f"{folder}/", f"{folder}.py")) for name in names
+    ]
     found = []
     for line, name in imports(source, module):
         parts = name.split(".")

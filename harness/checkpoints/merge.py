@@ -9,6 +9,7 @@ from typing import Any
 
 from medbench.harness.checkpoints.cache import install
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
+from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, read_json_file
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
@@ -25,10 +26,8 @@ def forget_merge(checkpoint: Checkpoint) -> None:
 
 def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
     # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
-    try:
+    with needed(f"adapter {adapter}: it cannot be merged", extra="'medbench[train]'"):
         import peft
-    except ImportError:
-        raise MedbenchError(f"adapter {adapter}: merging needs peft: pip install 'medbench[train]'") from None
     import torch
     from transformers import AutoModelForCausalLM
 

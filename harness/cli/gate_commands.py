@@ -24,7 +24,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
 @click.option("--aa", type=click.IntRange(min=1), help="Ask so many questions a task twice: the noise floor.")
-@click.option("--engine", type=click.Choice(["vllm", "hf", "openai", "fake"]), help="As for eval.")
+@click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--data", help="As for eval.")
@@ -33,7 +33,16 @@ EXIT_NOT_SCORED = 3
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def gate_command(**options: Any) -> int:
+def gate_command(
+    candidates: tuple[str, ...],
+    gates_file: Path | None,
+    init: bool,
+    baseline: Path | None,
+    junit_file: Path | None,
+    summary: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Judge CANDIDATES by a gate file; the exit status is the verdict.
 
     CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
@@ -41,27 +50,20 @@ def gate_command(**options: Any) -> int:
     """
     from medbench.harness.gates import rules
 
-    if options["init"]:
+    if init:
         rules.write_example(Path("gates.yaml"))
         say("wrote gates.yaml: edit it, then medbench gate CHECKPOINT --gates gates.yaml --baseline RUN")
         return 0
-    if not options["candidates"] or options["gates_file"] is None:
+    if not candidates or gates_file is None:
         raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
-    from medbench.harness.cli.options import gate_options_of
+    from medbench.harness import api
+    from medbench.harness.cli.options import gate_keywords
     from medbench.harness.cli.verdict_output import exit_status, verdict_table, write_outputs
-    from medbench.harness.gates.judge import gate_candidates
 
     with clean_stdout() as stdout:
-        judged = gate_candidates(
-            options["candidates"],
-            options["gates_file"],
-            options["baseline"],
-            gate_options_of(options),
-            say,
-            aa=options["aa"] or 0,
-        )
-        write_outputs(judged, options["baseline"], options["junit_file"], options["summary"])
-        if options["as_json"]:
+        judged = api.gate_all(candidates, gates_file, baseline=baseline, **gate_keywords(options))
+        write_outputs(judged, baseline, junit_file, summary)
+        if as_json:
             content = {"exit": exit_status(judged), "verdicts": [one.as_json() for one in judged]}
             stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
         else:
@@ -96,14 +98,15 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
     Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
     watch (4).
     """
+    from medbench.harness import api
     from medbench.harness.checkpoints.watch_folder import checkpoints_in
-    from medbench.harness.cli.options import gate_options_of
+    from medbench.harness.cli.options import gate_keywords
     from medbench.harness.cli.verdict_output import exit_status, verdict_table
     from medbench.harness.gates.judge import Gatekeeper
 
     judged = []
-    asked = gate_options_of({**options, "base_url": None, "replies": None, "seed": None})
-    with clean_stdout() as stdout, Gatekeeper(gates_file, baseline, asked, say) as keeper:
+    rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
+    with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say, where=str(gates_file)) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
             one = keeper.judge(str(checkpoint))
             judged.append(one)
@@ -123,11 +126,11 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
     """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
+    from medbench.harness import api
     from medbench.harness.cli.verdict_output import comparison_table
-    from medbench.harness.runs import compare
 
-    a, b, comparisons = compare.compare_runs(run_a, run_b, incomplete=incomplete)
+    found = api.compare(run_a, run_b, incomplete=incomplete)
     if as_json:
-        click.echo(json.dumps(compare.as_json(a, b, comparisons)))
+        click.echo(json.dumps(found.as_json()))
     else:
-        click.echo(comparison_table(a.run_id, b.run_id, comparisons), nl=False)
+        click.echo(comparison_table(found.a.run_id, found.b.run_id, list(found.tasks.values())), nl=False)

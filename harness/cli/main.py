@@ -1,7 +1,4 @@
-"""The command line; the only file that joins harness, tasks, trainers and reports.
-
-medbench eval smollm2-135m --limit 64
-"""
+"""The command line: words in, words out. What it does is in medbench.harness.api."""
 
 from __future__ import annotations
 
@@ -16,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
-from medbench.harness.cli.streams import clean_stdout, say
+from medbench.harness.cli.streams import clean_stdout, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
 
 if TYPE_CHECKING:
-    from medbench.harness.evaluation.evaluate import Outcome
+    from medbench.harness.runs.stored_run import StoredRun
 
-DEFAULT_TASKS = "medqa,mmlu_pro_medical,pubmedqa"
-KEPT = {"eval": "; what is answered is kept: run the same command with --resume",
-        "gate": "; what is answered is kept: run the same command again",
-        "watch": "; what is answered is kept: run the same command again",
-        "train": "; what is finished is kept: run the same command with --resume"}  # fmt: skip
+KEPT = {
+    "eval": "; answers so far are kept: rerun the same command with --resume",
+    "gate": "; answers so far are kept: rerun the same command",
+    "watch": "; answers so far are kept: rerun the same command",
+    "train": "; finished work is kept: rerun the same command with --resume",
+}
 EXIT_INTERRUPTED = 4
 
 
@@ -42,13 +40,9 @@ for command in (gate_command, watch_command, compare_command):
 
 @cli.command("eval")
 @click.argument("model")
-@click.option("--tasks", help=f"Comma-separated; ours or any of lm-eval's.  [default: {DEFAULT_TASKS}]")
+@click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v1]")
-@click.option(
-    "--engine",
-    type=click.Choice(["vllm", "hf", "openai", "fake"]),
-    help="What generates.  [default: openai with --base-url, fake with --replies, else vllm]",
-)
+@click.option("--engine", help="vllm, hf, openai, fake, or a plugin's.  [default: by the other options, else vllm]")
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
 @click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
@@ -57,50 +51,46 @@ for command in (gate_command, watch_command, compare_command):
     type=click.Choice(["all", "gate", "report"]),
     default="all",
     show_default=True,
-    help="Half of the questions: `gate` is what training loops look at, `report` what they never see.",
+    help="Half of the questions: training loops look at `gate`, never at `report`.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many questions a task (a seeded draw).")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Overrides the protocol's; named in the result.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per task (a seeded draw).")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Override the protocol's limit; stored in the run.")
 @click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")
-@click.option("--temperature", type=click.FloatRange(0, 10), help="Overrides the protocol's; named in the result.")
-@click.option("--shots", type=click.IntRange(min=0), help="Worked examples, lm-eval's draw; named in the result.")
-@click.option("--samples", type=click.IntRange(min=1), help="Replies a question: mean, maj@K, pass@K, agreement.")
+@click.option("--temperature", type=click.FloatRange(0, 10), help="Override the protocol's; stored in the run.")
 @click.option(
-    "--shuffle-options", type=click.IntRange(min=2), help="Ask each question with its options in so many orders."
+    "--shots", type=click.IntRange(min=0), help="Few-shot examples, drawn as lm-eval does; stored in the run."
 )
-@click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders lie."
-)
+@click.option("--samples", type=click.IntRange(min=1), help="Replies per question: mean, maj@K, pass@K, agreement.")
+@click.option("--shuffle-options", type=click.IntRange(min=2), help="Ask each question with its options in N orders.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs folder.")
 @click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the order of questions, and of sampling.  [default: 0]")
+@click.option("--seed", type=click.IntRange(min=0), help="For the order of questions and for sampling.  [default: 0]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML with any of these and more.")
-@click.option("--resume", is_flag=True, help="Go on with the run if it is there; do nothing if it is complete.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-def eval_command(**options: Any) -> int:
+@click.option("--resume", is_flag=True, help="Continue the run if it exists; do nothing if it is complete.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Evaluate MODEL and keep every answer.
 
     MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
     no hub.
     """
-    from medbench.harness.cli.options import options_of
-    from medbench.harness.evaluation.evaluate import evaluate_model
+    from medbench.harness import api
+    from medbench.harness.cli.options import eval_keywords
 
     with clean_stdout() as stdout:
-        outcome = evaluate_model(options_of(options), say)
-        stdout.write(_outcome_text(outcome, options["as_json"]))
-    unscored = [name for name, result in outcome.results.items() if result.accuracy is None]
+        run = api.evaluate(model, **eval_keywords(options))
+        stdout.write(_run_text(run, as_json))
+    unscored = [name for name, result in run.results.items() if result.accuracy is None]
     if unscored:
-        say(
-            f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {outcome.folder}/samples"
-        )
+        say(f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {run.folder}/samples")
         return EXIT_NOT_SCORED
     return 0
 
 
 @cli.command("score")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--task", required=True, help="What the replies answer; ours or any of lm-eval's.")
+@click.option("--task", required=True, help="The task that was answered: medbench's or any of lm-eval's.")
 @click.option(
     "--protocol",
     help="Name or YAML file, or `all`: a table of the same replies under every protocol, and no run folder.  "
@@ -109,75 +99,98 @@ def eval_command(**options: Any) -> int:
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--name", help="Name of the run folder.  [default: from model, protocol and a hash]")
-@click.option("--model", help="Name of the model that replied.  [default: the file's]")
-@click.option("--incomplete", is_flag=True, help="Score the replies that are there; the run is marked incomplete.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
-def score_command(as_json: bool, **options: Any) -> None:
+@click.option("--model", help="Name of the model that replied.  [default: the file's name]")
+@click.option("--incomplete", is_flag=True, help="Score the replies that are present; the run is marked incomplete.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
+def score_command(file: Path, task: str, as_json: bool, **options: Any) -> None:
     """Score the stored replies in FILE; no model is needed.
 
-    FILE: JSON lines {"id", "output"}, and where known "finish_reason" (stop or length) and "sample" (which of several
-    replies to a question, from 0). The run folder is as eval's: gate, compare and report take it.
+    FILE: JSON lines {"id", "output"}, optionally with "finish_reason" (stop or length) and "sample" (the number of
+    the reply where a question has several, from 0). gate, compare and report take the run folder like one of eval.
     """
-    from medbench.harness.evaluation.score_replies import ScoreOptions, score_file
+    from medbench.harness import api
 
-    asked = ScoreOptions(**options)
     with clean_stdout() as stdout:
-        if asked.protocol == "all":
+        if options["protocol"] == "all":
             from medbench.harness.cli.diagnostic_tables import band_table
             from medbench.harness.evaluation.protocol_sensitivity import band_of
+            from medbench.harness.evaluation.score_replies import ScoreOptions
 
-            band = band_of(asked, say)
+            band = band_of(ScoreOptions(file, task, **options), say)
             stdout.write(json.dumps(band.as_json()) + "\n" if as_json else band_table(band))
             return
-        stdout.write(_outcome_text(score_file(asked, say), as_json))
+        stdout.write(_run_text(api.score(file, task, **options), as_json))
 
 
 @cli.command("train")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="The training's folder is RUNS/train-NAME.")  # fmt: skip
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="The training's folder is RUNS/train-NAME.",
+)
 @click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
-@click.option("--resume", is_flag=True, help="Go on where it was left, however it ended; its budget may have grown.")
+@click.option("--resume", is_flag=True, help="Continue where the training stopped; its budget may have grown.")
 @click.option("--dry-run", is_flag=True, help="Check everything; print plan, memory and contamination; train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Train by RECIPE (YAML), stage by stage, until the gates pass or the budget is spent.
 
-    Every checkpoint is judged on half of the questions; one that passes is confirmed once on the other half and becomes
-    the next stage's start. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget is spent.
+    Every checkpoint is judged on one half of the questions. One that passes is confirmed once on the other half and
+    becomes the start of the next stage. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget
+    is spent.
     """
-    from medbench.harness.training import train
-    from medbench.harness.training.prepare import TrainOptions
-    from medbench.harness.training.recipe import read_recipe
+    from medbench.harness import api
 
-    read = read_recipe(recipe)
-    asked = TrainOptions(recipe, **options)
     with clean_stdout() as stdout:
         if dry_run:
-            lines = train.plan(read, asked, say)
+            from medbench.harness.training.prepare import TrainOptions
+            from medbench.harness.training.recipe import read_recipe
+            from medbench.harness.training.train import plan
+
+            lines = plan(read_recipe(recipe), TrainOptions(recipe, **options), say)
             stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
             return 0
-        trained = train.train(read, asked, say)
+        trained = api.train(recipe, **options)
         stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
     return 0 if trained.ended.outcome == "passed" else 1
 
 
 @cli.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write: new or ours.")
-@click.option("--format", "form", type=click.Choice(["site", "lm-eval"]), default="site", show_default=True,
-              help="Pages, or results and samples files as lm-eval writes them.")  # fmt: skip
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write: new, or written before."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["site", "lm-eval"]),
+    default="site",
+    show_default=True,
+    help="Pages, or results and samples files as lm-eval writes them.",
+)
 @click.option("--references", type=click.Path(path_type=Path), help="More published scores (YAML), shown apart.")
-@click.option("--serve", is_flag=True, help="Serve the pages on 127.0.0.1, and build again when runs change.")
+@click.option("--serve", is_flag=True, help="Serve the pages on 127.0.0.1, and rebuild them when runs change.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="For --serve; 0 is any.")
-@click.option("--open", "open_browser", is_flag=True, help="Show the pages in the browser.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def report_command(runs: tuple[Path, ...], output: Path, form: str, references: Path | None, serve: bool, port: int,
-                   open_browser: bool, as_json: bool) -> None:  # fmt: skip
+@click.option("--open", "open_browser", is_flag=True, help="Open the pages in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def report_command(
+    runs: tuple[Path, ...],
+    output: Path,
+    form: str,
+    references: Path | None,
+    serve: bool,
+    port: int,
+    open_browser: bool,
+    as_json: bool,
+) -> None:
     """Make pages of RUNS (run folders, or folders of them): leaderboard, models, every answer, comparisons.
 
-    They open from disk, from any web server or as a CI artifact. A run that cannot be read is listed with its reason.
+    The pages open from disk, from any web server or as a CI artifact. A run that cannot be read is listed with its
+    reason.
     """
     from medbench.reports.write import report
 
@@ -190,7 +203,7 @@ def report_command(runs: tuple[Path, ...], output: Path, form: str, references: 
 @click.argument("name", required=False)
 @click.option("--protocol", default="cot-v1", show_default=True, help="For the rendered prompt.")
 @click.option("--data", help="Folder of benchmark files, or `sample`.  [default: MEDBENCH_DATA, else the sample]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
     """List tasks and protocols, or show one task with a rendered prompt."""
     from medbench.harness.benchmarks.catalog import TaskLoader
@@ -216,27 +229,27 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @cli.command("validate")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
-    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); every fault, by key path."""
+    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); list every fault by key path."""
     from medbench.harness.cli.validate import faults_of
 
     total = 0
     for path in paths:
         kind, faults = faults_of(path)
         total += len(faults)
-        click.echo("\n".join(faults) if faults else f"{path}: a sound {kind}")
+        click.echo("\n".join(faults) if faults else f"{path}: valid {kind}")
     return 2 if total else 0
 
 
 @cli.command("doctor")
 @click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
-@click.option("--determinism", "model", metavar="MODEL", help="How MODEL's answers hang on batch size and order.")
+@click.option("--determinism", "model", metavar="MODEL", help="How answers of MODEL depend on batch size and order.")
 @click.option("--engine", type=click.Choice(["vllm", "hf"]), help="For --determinism.  [default: vllm]")
 @click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def doctor_command(data: str | None, model: str | None, engine: str | None, questions: int | None,
                    config_file: Path | None, as_json: bool) -> None:  # fmt: skip
-    """Show device, memory, versions and data, what will be slow, and the setting that mends it.
+    """Show device, memory, versions and data, what will be slow, and the setting that fixes it.
 
     --determinism asks MODEL the same questions in batches of several sizes and orders, and shows what changes.
     """
@@ -262,19 +275,20 @@ def doctor_command(data: str | None, model: str | None, engine: str | None, ques
         stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
 
 
-def _outcome_text(outcome: Outcome, as_json: bool) -> str:
-    """What eval and score print of a sealed run."""
+def _run_text(run: StoredRun, as_json: bool) -> str:
+    """What eval and score print of a finished run."""
     if as_json:
-        return json.dumps(outcome.as_json(), ensure_ascii=False) + "\n"
+        return json.dumps(run.as_json(), ensure_ascii=False) + "\n"
     from medbench.harness.cli.tables import result_table
 
-    return f"{result_table(outcome.record, outcome.results)}run: {outcome.folder}\n"
+    return f"{result_table(run.record, run.results)}run: {run.folder}\n"
 
 
 def run(arguments: list[str]) -> int:
-    """The exit status of `medbench ARGUMENTS`. One line for every fault of the user's; a traceback only for ours."""
+    """The exit status of `medbench ARGUMENTS`. A user error is one line; a traceback is a bug of medbench."""
     try:
-        status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
+        with messages_on_stderr():
+            status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
     except MedbenchError as error:
         say(f"medbench: {error}")
         return error.exit_code
@@ -301,7 +315,7 @@ def main() -> None:
         sys.stderr.flush()
     except BrokenPipeError:
         status = 0
-    # vLLM leaves threads behind that can hang the interpreter's exit; everything of ours is closed and synced
+    # vLLM leaves threads behind that can hang the interpreter at exit; medbench's own files are closed and synced
     os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""Command line options and YAML turned into evaluation options."""
+"""Command line options and the YAML behind `--config`, joined into the keywords of `medbench.harness.api`."""
 
 from __future__ import annotations
 
@@ -6,60 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.harness.config import read_yaml
-from medbench.harness.contracts import MedbenchError
-from medbench.harness.engines.settings import EngineChoice, EngineName
-from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalConfig, EvalOptions, refuse_bad_name
+from medbench.harness.evaluation.options import EvalConfig
 
-EVAL_ONLY = (
-    "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",
-    "shuffle_options", "name",
-)  # fmt: skip
-"""Options of eval that a gate takes from its file."""
+GATE_OPTIONS = ("engine", "base_url", "seed", "engine_config")
+"""Keys of the config file that a gate takes; what is asked, and how, comes from its gate file."""
 
 
-def options_of(given: Mapping[str, Any]) -> EvalOptions:
-    """The command line's options over the config file's over the defaults."""
-    config = read_yaml(given["config_file"], EvalConfig) if given["config_file"] else EvalConfig()
-
-    def chosen(key: str) -> Any:
-        return given[key] if given[key] is not None else getattr(config, key, None)
-
-    tasks = given["tasks"].split(",") if given["tasks"] is not None else config.tasks
-    names = tuple(dict.fromkeys(task.strip() for task in tasks if task.strip())) if tasks is not None else DEFAULT_TASKS
-    if not names:
-        raise MedbenchError("--tasks names no task: give one or more, separated by commas")
-    refuse_bad_name(given["name"])
-    base_url, replies = chosen("base_url"), given["replies"]
-    engine: EngineName = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
-    if (engine == "openai") != (base_url is not None):
-        raise MedbenchError("--engine openai and --base-url belong together: give both, or neither")
-    if (engine == "fake") != (replies is not None):
-        raise MedbenchError("--engine fake and --replies belong together: give both, or neither")
-    samples, shuffles = chosen("samples") or 1, chosen("shuffle_options") or 0
-    if samples > 1 and shuffles:
-        raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
-    return EvalOptions(
-        model=given["model"],
-        tasks=names,
-        protocol=chosen("protocol"),
-        engine=EngineChoice(engine, config.engine_config, base_url, replies),
-        data=given["data"],
-        partition=given["partition"],
-        limit=chosen("limit"),
-        max_new_tokens=chosen("max_new_tokens"),
-        thinking=chosen("thinking"),
-        temperature=chosen("temperature"),
-        shots=chosen("shots"),
-        samples=samples,
-        shuffle_options=shuffles,
-        runs=given["runs"],
-        name=given["name"],
-        seed=chosen("seed") or 0,
-        resume=given["resume"],
-        quiet=given["quiet"],
-    )
+def eval_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of `api.evaluate`: the command line's options over the config file's. Values left out are defaults."""
+    options = {key: value for key, value in given.items() if value is not None and key != "config_file"}
+    return _from_config(given) | options
 
 
-def gate_options_of(given: Mapping[str, Any]) -> EvalOptions:
-    """The same for a gate, which takes model, tasks, protocol and partition from elsewhere; it always resumes."""
-    return options_of({**dict.fromkeys(EVAL_ONLY), "model": "", "resume": True, **given})
+def gate_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for `api.gate_options` and `api.gate_all`."""
+    options = {key: value for key, value in given.items() if value is not None and key != "config_file"}
+    return {key: value for key, value in _from_config(given).items() if key in GATE_OPTIONS} | options
+
+
+def _from_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not given["config_file"]:
+        return {}
+    config = read_yaml(given["config_file"], EvalConfig)
+    return config.model_dump(exclude_none=True, exclude_unset=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -29,3 +30,24 @@ def clean_stdout() -> Iterator[TextIO]:
 def say(line: str) -> None:
     """A line for people; standard output is for results."""
     click.echo(line, err=True)
+
+
+@contextmanager
+def messages_on_stderr() -> Iterator[None]:
+    """Show what the logger "medbench" says, one message per line."""
+    logger, handler = logging.getLogger("medbench"), _ToStderr()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _ToStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())

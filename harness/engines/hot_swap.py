@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.contracts import Checkpoint, MedbenchError
 from medbench.harness.engines.settings import EngineConfig
@@ -95,7 +96,8 @@ class WarmEngine:
         self.close()
 
     def _start(self, checkpoint: Checkpoint) -> None:
-        self.engine = VLLMEngine(checkpoint.path, self._config)
+        with needed("vLLM cannot start"):
+            self.engine = VLLMEngine(checkpoint.path, self._config)
         self._checkpoint = checkpoint
         self._shape = _shape_of(Path(checkpoint.path))
         self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs

@@ -9,8 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medbench.harness.config import Record
-
-EngineName = Literal["vllm", "hf", "openai", "fake"]
+from medbench.harness.contracts import Engine
 
 
 class EngineConfig(Record):
@@ -43,9 +42,12 @@ class EngineConfig(Record):
 class EngineChoice:
     """Which engine answers, with what it needs beside a checkpoint."""
 
-    name: EngineName = "vllm"
+    name: str = "vllm"
+    """vllm, hf, openai, fake, or a plugin's (see pool.py)."""
     config: EngineConfig = field(default_factory=EngineConfig)
     base_url: str | None = None
     """Address of the server; set exactly for `openai`."""
     replies: Path | None = None
     """File of stored replies; set exactly for `fake`."""
+    ready: Engine | None = None
+    """An engine that the caller made: used as it is, and left open."""

@@ -21,8 +21,8 @@ from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
 from medbench.harness.engines.pool import describe_engine, start_engine
 from medbench.harness.engines.vllm import Probe
-from medbench.harness.evaluation.evaluate import checkpoint_of, model_record
 from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalOptions
+from medbench.harness.evaluation.plan import identify
 from medbench.harness.evaluation.repeatability import Noise, answered_pairs, answers_to, compare, reply_text
 from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.protocols.chat import encode, load_tokenizer
@@ -137,8 +137,8 @@ def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
         )
     task = _first_task(options.data, say)
     protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
-    model = model_record(options, say)
-    engine = start_engine(options.engine, options.model, checkpoint_of(model))
+    model, checkpoint = identify(options, say)
+    engine = start_engine(options.engine, options.model, checkpoint)
     try:
         reference, passes = ask_all(task, protocol, engine, questions=questions, say=say)
         described = describe_engine(engine)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.engines.settings import EngineChoice, EngineConfig, EngineName
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.files import slug
 
 DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
@@ -20,7 +20,7 @@ class EvalConfig(Record):
 
     tasks: list[str] | None = None
     protocol: str | None = None
-    engine: EngineName | None = None
+    engine: str | None = None
     base_url: str | None = None
     max_new_tokens: int | None = Field(None, ge=1)
     thinking: bool | None = None

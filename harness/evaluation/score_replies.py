@@ -17,14 +17,15 @@ from medbench.harness.contracts import Completion, Interrupted, MedbenchError, Q
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import Replies, Reply, check_replies, refuse_unreadable
-from medbench.harness.evaluation.evaluate import Outcome, new_record, protocol_for
 from medbench.harness.evaluation.options import EvalOptions, refuse_bad_name
+from medbench.harness.evaluation.plan import new_record, protocol_for
 from medbench.harness.evaluation.requests import build_request
 from medbench.harness.evaluation.runner import seal
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord
 from medbench.harness.runs.run_folder import Run, create_run, read_run, reopen_run, samples_path
+from medbench.harness.runs.stored_run import StoredRun
 from medbench.harness.scoring.score import score_completion
 
 ENGINE = "stored"
@@ -62,7 +63,7 @@ class ScoreOptions:
         )
 
 
-def score_file(options: ScoreOptions, say: Say) -> Outcome:
+def score_file(options: ScoreOptions, say: Say) -> StoredRun:
     """Raises MedbenchError before anything is written if something of what was asked is wrong."""
     notes: list[str] = []
 
@@ -76,7 +77,7 @@ def score_file(options: ScoreOptions, say: Say) -> Outcome:
     return score_task(options, task, notes, warn)
 
 
-def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callable[[str], None]) -> Outcome:
+def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callable[[str], None]) -> StoredRun:
     """As score_file; `warn` adds to `notes`, which run.json keeps."""
     as_eval = options.as_eval()
     protocol = protocol_for([task], as_eval)
@@ -98,7 +99,7 @@ def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Callab
             results = seal(run, [task], protocol)
         except KeyboardInterrupt:
             raise Interrupted(f"{run.folder} is unfinished: run the same command again to score it anew") from None
-    return Outcome(run.folder, run.record, results)
+    return StoredRun(run.folder, run.record, results)
 
 
 class Scorer:

@@ -16,15 +16,16 @@ from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
 from medbench.harness.contracts import MedbenchError, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
-from medbench.harness.evaluation.evaluate import example_notes, model_record, new_record, opened_run
+from medbench.harness.evaluation.evaluate import open_evaluation
 from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.evaluation.plan import plan_evaluation
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
 from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.gates.baseline import read_baseline, read_controls
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.live_gate import LiveGate, run_gate, verdict_of
-from medbench.harness.gates.rules import GateFile, read_gate_file, refuse_unknown_tasks
+from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
@@ -55,23 +56,23 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
     rules, tasks, protocol = asked.rules, asked.tasks, asked.protocol
     options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition)
     try:
-        model = model_record(options, say)
-        if model.path is not None:
-            refuse_nan(Path(model.path))
+        plan = plan_evaluation(options, tasks, protocol, say)
+        if plan.checkpoint is not None:
+            refuse_nan(Path(plan.checkpoint.path))
     except MedbenchError as error:
         if options.engine.name in ("vllm", "hf") and Path(options.model).is_dir():
             return invalid_checkpoint(options.model, rules, str(error))
         raise
-    wanted = new_record(options, model, tasks, protocol, example_notes(tasks, protocol))
+    wanted = plan.record
     refuse_repeats(wanted)
     ids = {task.name: [question.id for question in task.questions] for task in tasks}
     reference = read_baseline(asked.baseline, wanted, ids)
     controls = read_controls(options.runs, wanted, asked.baseline, rules.tasks)
     unit = float(protocol.decoding.max_new_tokens)
     gate = LiveGate(rules, tasks, wanted.seed, reference, controls, unit=unit, alpha_fail=asked.alpha_fail)
-    if model.merge_deviation is not None:
-        say(f"{options.model}: the merge moved log-probabilities by at most {model.merge_deviation:.2g} nats")
-    with opened_run(options, model, wanted, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
+    if (moved := wanted.model.merge_deviation) is not None:
+        say(f"{options.model}: the merge moved log-probabilities by at most {moved:.2g} nats")
+    with open_evaluation(plan, keeper.serve, say) as (run, engine), progress_for(quiet=options.quiet) as progress:
         noise = {
             task.name: measure(task, protocol, engine, questions=asked.aa, seed=wanted.seed)
             for task in (tasks if asked.aa else ())
@@ -84,30 +85,28 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:
     """Ask `options.model` every question, as a baseline must be; the run's folder."""
     options = replace(options, tasks=tuple(asked.rules.tasks), partition=asked.rules.partition)
-    model = model_record(options, say)
-    wanted = new_record(options, model, asked.tasks, asked.protocol, example_notes(asked.tasks, asked.protocol))
-    folder = options.runs / wanted.run_id
-    if (folder / "run.json").exists() and read_run(folder).status == "complete":
-        return folder
-    with opened_run(options, model, wanted, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
+    plan = plan_evaluation(options, asked.tasks, asked.protocol, say)
+    if (plan.folder / "run.json").exists() and read_run(plan.folder).status == "complete":
+        return plan.folder
+    with open_evaluation(plan, keeper.serve, say) as (run, engine), progress_for(quiet=options.quiet) as progress:
         evaluate(run, asked.tasks, asked.protocol, engine, limit=None, progress=progress)
-    return folder
+    return plan.folder
 
 
 def gate_candidates(
     candidates: Sequence[str],
-    gates: Path,
+    rules: GateFile,
     baseline: Path | None,
     options: EvalOptions,
     say: Say,
     *,
     aa: int = 0,
+    where: str = "gates",
 ) -> list[Judged]:
     """A verdict for each candidate, in turn; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
     if all((Path(name) / "run.json").exists() for name in candidates):
-        rules = read_gate_file(gates)
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
-    with Gatekeeper(gates, baseline, options, say, aa=aa) as keeper:
+    with Gatekeeper(rules, baseline, options, say, aa=aa, where=where) as keeper:
         return [keeper.judge(name) for name in candidates]
 
 
@@ -116,23 +115,24 @@ class Gatekeeper:
 
     def __init__(
         self,
-        gates: Path,
+        rules: GateFile,
         baseline: Path | None,
         options: EvalOptions,
         say: Say,
         *,
         aa: int = 0,
+        where: str = "gates",
     ) -> None:
         """`options` give engine, data, seed and runs folder; model, tasks and partition come from elsewhere.
 
-        `aa` questions of each task are asked twice, for the noise floor.
+        `aa` questions of each task are asked twice, for the noise floor. `where` opens messages about the rules.
         """
         from medbench.harness.benchmarks.catalog import TaskLoader
 
         self._options, self._aa = options, aa
-        self._rules, self._baseline, self._say = read_gate_file(gates), baseline, say
+        self._rules, self._baseline, self._say = rules, baseline, say
         loader = TaskLoader(self._options.data, say)
-        refuse_unknown_tasks(self._rules, gates, list(loader.cards))
+        refuse_unknown_tasks(rules, where, list(loader.cards))
         self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]
         self._protocol = protocol_of(self._rules, baseline)
         self._keeper = EngineKeeper(say)

@@ -126,11 +126,11 @@ def read_gate_file(path: Path) -> GateFile:
     return read_yaml(path, GateFile)
 
 
-def refuse_unknown_tasks(gates: GateFile, path: Path, known_tasks: list[str]) -> None:
-    """Raises MedbenchError for a task that is not known, naming near ones."""
+def refuse_unknown_tasks(gates: GateFile, where: str, known_tasks: list[str]) -> None:
+    """Raises MedbenchError for a task that is not known, naming near ones; `where` is the file."""
     for index, gate in enumerate(gates.gates):
         if gate.task not in (*known_tasks, MEAN):
-            raise MedbenchError(f"{path}: gates.{index}.task: unknown task {gate.task!r}; "
+            raise MedbenchError(f"{where}: gates.{index}.task: unknown task {gate.task!r}; "
                                 f"{did_you_mean(gate.task, [*known_tasks, MEAN])}")  # fmt: skip
 
 

@@ -94,6 +94,11 @@ class Verdict(BaseModel):
     """task -> what the same checkpoint asked twice disagreed on; empty unless --aa asked for it."""
     warnings: list[str] = []
 
+    @property
+    def status(self) -> Status:
+        """`overall`, by the name that a gate's result has it under."""
+        return self.overall
+
 
 def overall_of(results: Sequence[GateResult]) -> tuple[Status, str]:
     """Not gateable outweighs all; any fail fails; all must pass."""

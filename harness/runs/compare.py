@@ -55,7 +55,21 @@ class TaskComparison:
     """Questions that only one of the runs answered; in none of the figures."""
 
 
-def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> tuple[RunRecord, RunRecord, list[TaskComparison]]:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """B minus A, task by task."""
+
+    a: RunRecord
+    b: RunRecord
+    tasks: Mapping[str, TaskComparison]
+    """Tasks that both runs asked."""
+
+    def as_json(self) -> dict[str, Any]:
+        tasks = [asdict(one) for one in self.tasks.values()]
+        return {"a": self.a.run_id, "b": self.b.run_id, "protocol": self.a.protocol["name"], "tasks": tasks}
+
+
+def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> Comparison:
     """Raises MedbenchError where the runs cannot be compared, saying what differs.
 
     `incomplete` takes runs of stored replies that lack some, too: only the questions that both answered count.
@@ -66,9 +80,8 @@ def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> tuple[RunReco
         refuse_incomplete(first)
         refuse_incomplete(second)
     refuse_unlike(first, second, shared)
-    return first, second, [
-        compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared
-    ]  # fmt: skip
+    compared = {task: compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared}
+    return Comparison(first, second, compared)
 
 
 def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:
@@ -114,10 +127,6 @@ def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
         lost=lost,
         gained=gained,
     )
-
-
-def as_json(a: RunRecord, b: RunRecord, comparisons: Sequence[TaskComparison]) -> dict[str, Any]:
-    return {"a": a.run_id, "b": b.run_id, "protocol": a.protocol["name"], "tasks": [asdict(one) for one in comparisons]}
 
 
 def _by_question(samples: Iterable[Sample]) -> dict[str, Sample]:

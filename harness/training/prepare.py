@@ -11,7 +11,7 @@ from pathlib import Path
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
-from medbench.harness.evaluation.evaluate import example_notes
+from medbench.harness.evaluation.plan import example_notes
 from medbench.harness.gates.finished_run import protocol_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
@@ -62,7 +62,7 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     data = options.data or os.environ.get(DATA_FOLDER) or recipe.data
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
-        refuse_unknown_tasks(stage.gates, options.recipe, list(loader.cards))
+        refuse_unknown_tasks(stage.gates, str(options.recipe), list(loader.cards))
     gated = [name for stage in recipe.stages for name in stage.gates.tasks]
     tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
     for stage in recipe.stages:

@@ -27,7 +27,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import write_atomically
 from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.recipe import Launch
-from medbench.harness.training.worker import FAILURE, JOB, MARK, PARENT, kill_marked
+from medbench.harness.training.worker import DONE, FAILURE, JOB, MARK, PARENT, kill_marked
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """A vLLM engine in the loop's process sets some of these, which would make a training believe it is part of a group."""
@@ -55,6 +55,7 @@ class TrainingProcess:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FAILURE).unlink(missing_ok=True)
+            (folder / DONE).unlink(missing_ok=True)
             log = (folder / checkpoint_folder.LOG).open("ab")
         except OSError as error:
             raise MedbenchError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -85,8 +86,12 @@ class TrainingProcess:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """None while it trains; then 0 if done, 2 for a MedbenchError, 1 for other errors, negative for a signal."""
-        return self._process.poll()
+        """None while it trains; then 0 if its work is done, 2 for a MedbenchError, 1 otherwise, negative for a signal.
+
+        A process that crashes on exit, after its last checkpoint was published, has done its work.
+        """
+        code = self._process.poll()
+        return 0 if code and (self.folder / DONE).exists() else code
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM to all its processes, SIGKILL after `grace` seconds; returns when none is left. Idempotent."""

@@ -24,6 +24,8 @@ from medbench.harness.training.recipe import Launch, read_config
 from medbench.harness.training.trainer_plugins import find_trainer
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
+DONE = ".done"
+"""Created in the folder by the trainer's first process when its work is done: its last checkpoint is published."""
 MARK = "MEDBENCH_TRAINING"
 """In the environment of every process of a training, with a value unique to the training."""
 PARENT = "MEDBENCH_TRAINING_PARENT"
@@ -70,6 +72,9 @@ def main(path: Path, worker: bool) -> int:
         trainer = find_trainer(job["trainer"])
         config = read_config(trainer.Config, job["config"], f"trainer {job['trainer']!r}: config")
         trainer.train(config, start=Path(job["start"]), folder=folder, seed=job["seed"])
+        if first:
+            (folder / DONE).touch()
+        _leave_group()
     except MedbenchError as error:
         return _failed(folder, " ".join(str(error).split()), 2)
     except Exception as error:
@@ -78,6 +83,18 @@ def main(path: Path, worker: bool) -> int:
     if lock:
         lock.release()
     return 0
+
+
+def _leave_group() -> None:
+    """Wait for the other processes of a distributed training, then end its process group.
+
+    Without this a worker may abort on exit ("terminate called without an active exception"), because gloo's threads
+    still run when their owner is destroyed. Waiting keeps the first to finish from taking the others down.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _die_with_parent() -> None:
@@ -123,6 +140,9 @@ def _locked(folder: Path, seconds: float = LOCK_SECONDS) -> FileLock:
 def _launch_workers(path: Path, launch: Launch) -> int:
     done = subprocess.run(accelerate_command(path, launch), env=os.environ | _without_gpu(), check=False)
     if done.returncode == 0:
+        return 0
+    if (path.parent / DONE).exists():
+        print(f"a worker ended with {done.returncode} after the training was done: ignored", flush=True)
         return 0
     try:
         failure = json.loads((path.parent / FAILURE).read_bytes())

@@ -168,7 +168,7 @@ def test_the_command_exits_0_if_all_files_are_valid(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(PROTOCOL)
     done = run(tmp_path / "mine.yaml", SHIPPED[0])
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == f"{tmp_path / 'mine.yaml'}: a sound protocol"
+    assert done.stdout.splitlines()[0] == f"{tmp_path / 'mine.yaml'}: valid protocol"
     assert len(done.stdout.splitlines()) == 2
 
 
@@ -179,4 +179,4 @@ def test_the_command_exits_2_and_reports_the_faults_of_every_file(tmp_path: Path
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
-    assert {line.split(": ")[1] for line in lines} == {"limti", "seed", "a sound protocol", "no such file"}
+    assert {line.split(": ")[1] for line in lines} == {"limti", "seed", "valid protocol", "no such file"}

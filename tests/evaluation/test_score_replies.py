@@ -25,11 +25,11 @@ from support.gate_runs import a_task, write_gates, write_medqa, write_replies
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError, Task
-from medbench.harness.evaluation.evaluate import Outcome
 from medbench.harness.evaluation.score_replies import ScoreOptions, score_task
 from medbench.harness.gates.baseline import read_controls
 from medbench.harness.runs.compare import compare_runs
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples
+from medbench.harness.runs.stored_run import StoredRun
 
 N = 40
 TEXTS = (
@@ -60,7 +60,7 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def scored(task: Task, lines: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> Outcome:
+def scored(task: Task, lines: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> StoredRun:
     """Without the command line, whose loading of tasks takes a second."""
     file = write_lines(folder / "replies.jsonl", lines)
     asked = ScoreOptions(file, task.name, runs=folder / "runs", **options)
@@ -140,7 +140,7 @@ def test_gate_and_compare_take_the_run(ids: list[str], tmp_path: Path) -> None:
     assert run(["gate", "runs/poor", "--gates", str(floor)]) == 1
     assert run(["gate", "runs/poor", "--gates", str(paired), "--baseline", "runs/good"]) == 1
     assert run(["gate", "runs/good", "--gates", str(paired), "--baseline", "runs/poor"]) == 0
-    _, _, (one,) = compare_runs(Path("runs/poor"), Path("runs/good"))
+    (one,) = compare_runs(Path("runs/poor"), Path("runs/good")).tasks.values()
     assert (one.overall.gained, one.overall.lost, one.unpaired) == (16, 0, 0)
     # as a control of another model's gate
     assert [r.name for r in read_controls(Path("runs"), read_run("runs/good"), None, ["medqa"])] == ["poor"]

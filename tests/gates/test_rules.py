@@ -33,7 +33,7 @@ def test_the_example_is_sound_and_written_once(
     assert run(["gate", "--init"]) == 0
     assert Path("gates.yaml").read_text() == EXAMPLE
     assert run(["validate", "gates.yaml"]) == 0
-    assert capfd.readouterr().out == "gates.yaml: a sound gate file\n"
+    assert capfd.readouterr().out == "gates.yaml: valid gate file\n"
     Path("gates.yaml").write_text("mine\n")
     assert run(["gate", "--init"]) == 2
     (line,) = capfd.readouterr().err.splitlines()

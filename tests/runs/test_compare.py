@@ -166,9 +166,9 @@ def test_runs_without_a_common_task_are_refused(tmp_path: Path, capfd: pytest.Ca
 def test_tasks_that_both_have_are_compared(tmp_path: Path) -> None:
     a = stored_run(tmp_path, "a", {"one": answers(3, 2), "two": answers(1)})
     b = stored_run(tmp_path, "b", {"three": answers(1), "one": answers(4, 1)})
-    first, second, found = compare_runs(a, b)
-    assert (first.run_id, second.run_id) == ("a", "b")
-    assert [(one.task, one.overall.gained) for one in found] == [("one", 1)]
+    found = compare_runs(a, b)
+    assert (found.a.run_id, found.b.run_id) == ("a", "b")
+    assert [(one.task, one.overall.gained) for one in found.tasks.values()] == [("one", 1)]
 
 
 def numbers(root: Path, capfd: pytest.CaptureFixture[str], **changes: Any) -> dict[str, Any]:

@@ -352,7 +352,10 @@ def test_more_options_than_letters_are_named() -> None:
 # start-up
 
 
-@pytest.mark.parametrize("module", ["sampling", "shuffling", "calibration"])
+@pytest.mark.parametrize(
+    "module",
+    ["scoring.repeated_samples", "scoring.option_order_bias", "benchmarks.option_order", "scoring.calibration"],
+)
 def test_importing_takes_no_numerical_package(module: str) -> None:
     check = f"import medbench.harness.{module}, sys; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0

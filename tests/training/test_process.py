@@ -27,7 +27,7 @@ from medbench.harness.training.worker import MARK, accelerate_command
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a parent's death")
 
 TOY = '''
-import json, os, signal, subprocess, sys, time
+import atexit, json, os, signal, subprocess, sys, time
 from pathlib import Path
 from pydantic import BaseModel
 from medbench.harness.config import Record
@@ -80,6 +80,19 @@ def group(config, start, folder, seed):
     if state.is_main_process:
         told = {"ranks": ranks, "backend": state.backend}
         publish(folder, 1, lambda aside: (aside / "told.json").write_text(json.dumps(told)))
+
+def abort_on_exit(config, start, folder, seed):
+    finish(config, start, folder, seed)
+    atexit.register(os.abort)
+
+def abort_before(config, start, folder, seed):
+    finish(config, start, folder, seed)
+    os.abort()
+
+def group_abort_on_exit(config, start, folder, seed):
+    group(config, start, folder, seed)
+    if os.environ["RANK"] == "1":
+        atexit.register(os.abort)
 
 def group_fault(config, start, folder, seed):
     if os.environ["RANK"] == "1":
@@ -383,6 +396,27 @@ def test_two_processes_under_accelerate_are_one_group(tmp_path: Path, start: Cal
     training = start("group", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
     assert ended(training, 240) == 0, last_lines(training.folder / LOG)
     assert told(tmp_path / "work") == {"ranks": [0, 1], "backend": "gloo"}
+
+
+def test_a_crash_after_the_work_is_done_is_not_a_failure(start: Callable[..., TrainingProcess]) -> None:
+    assert ended(start("abort_on_exit")) == 0
+
+
+def test_a_crash_before_the_trainer_returns_is_a_failure(start: Callable[..., TrainingProcess]) -> None:
+    assert ended(start("abort_before")) == -signal.SIGABRT
+    assert ended(start("abort_before")) == -signal.SIGABRT
+
+
+def test_an_earlier_finished_training_does_not_excuse_a_crash(start: Callable[..., TrainingProcess]) -> None:
+    assert ended(start("finish")) == 0
+    assert ended(start("abort_before")) == -signal.SIGABRT
+
+
+def test_a_worker_that_crashes_on_exit_is_not_a_failure(start: Callable[..., TrainingProcess], tmp_path: Path) -> None:
+    training = start("group_abort_on_exit", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
+    assert ended(training, 240) == 0, last_lines(training.folder / LOG)
+    assert told(tmp_path / "work")["ranks"] == [0, 1]
+    assert "after the training was done: ignored" in (tmp_path / "work" / "log.txt").read_text()
 
 
 def test_the_log_ends_with_the_error_of_the_failed_worker(

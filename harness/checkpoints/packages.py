@@ -1,0 +1,26 @@
+"""One line about a package that is not installed, in place of a traceback.
+
+with needed("--engine hf cannot start", "torch"): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from medbench.harness.contracts import MedbenchError
+
+STACKS = "'medbench[vllm]' (GPU) or 'medbench[cpu]'"
+
+
+@contextmanager
+def needed(what: str, *packages: str, extra: str = STACKS) -> Iterator[None]:
+    """Around code that imports `packages` and more. Raises MedbenchError, `what` and its reason, if an import fails."""
+    try:
+        for name in packages:
+            import_module(name)
+        yield
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedbenchError(f"{what} ({reason}): pip install {extra}") from None
