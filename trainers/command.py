@@ -232,6 +232,6 @@ def _unlink_from_the_programs_files(folder: Path) -> None:
     for one in checkpoint_folder.checkpoints(folder):
         for file in one.path.iterdir():
             if file.is_file() and file.stat().st_nlink > 1:
-                aside = file.with_name(f".{file.name}.tmp")
-                shutil.copy2(file, aside)
-                aside.replace(file)
+                partial = file.with_name(f".{file.name}.tmp")
+                shutil.copy2(file, partial)
+                partial.replace(file)

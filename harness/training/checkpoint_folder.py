@@ -41,15 +41,15 @@ def publish(folder: Path, step: int, fill: Callable[[Path], object]) -> Path:
     target = folder / f"step-{step:06d}"
     if target.exists():
         return target
-    aside = folder / f".step-{step:06d}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    for path in (*aside.rglob("*"), aside):  # the weights must reach the disk before the rename does
+    partial = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fill(partial)
+    for path in (*partial.rglob("*"), partial):  # the weights must reach the disk before the rename does
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
-    aside.rename(target)
+    partial.rename(target)
     return target
 
 
@@ -93,9 +93,9 @@ def forget_metrics_after(folder: Path, step: int) -> None:
     """For a training that resumes from the checkpoint of `step`: it will log the later steps again."""
     kept = [line for line in read_metrics(folder) if int(str(line["step"])) <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    aside = folder / f".{METRICS}.tmp"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(folder / METRICS)
+    partial = folder / f".{METRICS}.tmp"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / METRICS)
 
 
 def mark_judged(folder: Path, step: int) -> None:

@@ -134,8 +134,8 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
         f"device: {recipe.device}",
     ]
     for index, stage in enumerate(recipe.stages):
-        with tempfile.TemporaryDirectory() as aside:
-            said = prepared.check_stage(index, Path(aside) / stage.name)
+        with tempfile.TemporaryDirectory() as scratch:
+            said = prepared.check_stage(index, Path(scratch) / stage.name)
         lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
         lines += [f"  {line}" for line in said]
         asked = {

@@ -40,5 +40,5 @@ def test_activations_follow_the_paper_and_are_less_with_checkpointing(tiny_model
     assert plain["activations"] == round(4096 * 1000 * (layers + logits) / 2**30, 2)
     half = round(4096 * 1000 * (layers / 2 + logits) / 2**30, 2)
     assert parts(tiny_model, None, precision="bfloat16")["activations"] == half
-    spared = plain["activations"] - parts(tiny_model, None, gradient_checkpointing=True)["activations"]
-    assert spared > 0.4 * 4096 * 1000 * layers / 2**30
+    saved = plain["activations"] - parts(tiny_model, None, gradient_checkpointing=True)["activations"]
+    assert saved > 0.4 * 4096 * 1000 * layers / 2**30

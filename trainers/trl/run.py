@@ -208,7 +208,7 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             trainer.accelerator.wait_for_everyone()  # each process has written its part of the state
             if state.is_world_process_zero:
                 checkpoint_folder.publish(
-                    folder, state.global_step, lambda aside: write_checkpoint(saved, aside, start)
+                    folder, state.global_step, lambda partial: write_checkpoint(saved, partial, start)
                 )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
