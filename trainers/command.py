@@ -7,11 +7,11 @@
           command: [python, "{here}/train.py", --model, "{start}", --out, "{folder}", --lr, "{learning_rate}"]
           settings: {learning_rate: 1.0e-5}
 
-The program runs in its work folder. Each checkpoint that it leaves there is published when it is whole and nothing in
-it has changed for some seconds, or the program has ended; one that it publishes itself, as step-NNNNNN renamed into
-place, is left alone. The program writes metrics.jsonl itself (see checkpoint_folder.py). On a shared device it waits
-itself too: with MEDBENCH_WAIT_UNTIL_JUDGED=1 it should go on when .judged-NNNNNN is there. After a kill it is called
-again with MEDBENCH_RESUME=1. The rows it trains on are not screened against the benchmarks.
+The program runs in its work folder. Each checkpoint that it leaves there is published when it is complete and nothing
+in it has changed for some seconds, or when the program has ended. A checkpoint that the program publishes itself, by
+renaming a folder to step-NNNNNN, is left alone. The program writes metrics.jsonl itself (see checkpoint_folder.py). On
+a shared device it should also wait: with MEDBENCH_WAIT_UNTIL_JUDGED=1, until .judged-NNNNNN exists. After a kill it is
+run again with MEDBENCH_RESUME=1. The rows it trains on are not screened against the benchmarks.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ _Signature = tuple[tuple[str, int, int], ...]
 
 
 class Config(Record):
-    """`{name}` in `command` and `env` stands for a setting or one of OWN; `{{name}}` for itself in braces."""
+    """`{name}` in `command` and `env` stands for a setting or one of OWN; `{{name}}` for a literal `{name}`."""
 
     command: list[str] = Field(min_length=1)
     settings: dict[str, str | int | float] = Field(default_factory=dict)
     """Values for the placeholders; `learning_rate` is halved after an attempt that diverged."""
     checkpoints: str = Field("checkpoint-*", min_length=1)
-    """Glob below the work folder; the last number in a path is its step."""
+    """Glob below the work folder; the last number in a path is the step."""
     settled_seconds: float = Field(SETTLED_SECONDS, gt=0)
-    """A checkpoint in which nothing has changed for so long counts as finished."""
+    """A checkpoint unchanged for this long counts as finished."""
     env: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _sound(self) -> Config:
         known = [*OWN, *self.settings]
         if twice := [name for name in OWN if name in self.settings]:
-            raise ValueError(f"settings.{twice[0]}: {{{twice[0]}}} is filled in already: rename it")
+            raise ValueError(f"settings.{twice[0]}: {{{twice[0]}}} is reserved: rename it")
         for text in (*self.command, *self.env.values()):
             for match in _PLACEHOLDER.finditer(text):
                 if match[2] and match[2] not in known:
@@ -73,25 +73,25 @@ class Config(Record):
                         f"or write {{{match[0]}}} for the braces themselves"
                     )
         if not self.command[0].strip():
-            raise ValueError("command: its first word names the program")
+            raise ValueError("command: its first word must name the program")
         if Path(self.checkpoints).is_absolute() or ".." in Path(self.checkpoints).parts:
-            raise ValueError("checkpoints: a glob below the work folder, such as checkpoint-*")
+            raise ValueError("checkpoints: must be a glob below the work folder, such as checkpoint-*")
         return self
 
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
-    """Raises MedbenchError where the program is not found."""
+    """Raises MedbenchError if the program is not found."""
     return [
         f"runs {shlex.join(_command(config, start, folder / 'attempt-1', seed=0))}",
-        "the rows it trains on are its own: they are not screened against the benchmarks",
+        "its training rows are unknown to medbench and not screened against the benchmarks",
     ]
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
-    """Run the program to its end and publish what it leaves. Raises SystemExit where it fails."""
+    """Run the program to its end and publish its checkpoints. Raises SystemExit if it fails."""
     resumed = _holds_something(folder)
     if resumed:
-        _part_from_the_programs_files(folder)
+        _unlink_from_the_programs_files(folder)
     values = _values(config, start, folder, seed)
     env = os.environ | {name: _filled(text, values) for name, text in config.env.items()}
     command = _command(config, start, folder, seed)
@@ -119,12 +119,12 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:
-    """Half the learning rate after divergence, where the settings have one."""
+    """Halve the setting `learning_rate`, if there is one, after divergence."""
     rate = config.settings.get("learning_rate")
     if not verdict.diverged or rate is None:
         return config
     try:
-        lower = float(rate) / 2  # YAML reads 1e-5, without a point, as text
+        lower = float(rate) / 2  # YAML reads 1e-5, without a decimal point, as text
     except ValueError:
         return config
     return config.model_copy(update={"settings": {**config.settings, "learning_rate": lower}})
@@ -144,19 +144,19 @@ def _command(config: Config, start: Path, folder: Path, seed: int) -> list[str]:
     name, *arguments = [_filled(word, values) for word in config.command]
     program = shutil.which(name, path=config.env.get("PATH"))
     if program is None:
-        raise MedbenchError(f"command {name!r}: no such program: install it, or write its full path")
+        raise MedbenchError(f"command {name!r}: no such program: install it, or give its full path")
     return [str(Path(program).absolute()), *arguments]  # a relative path would not be found from the work folder
 
 
 def _holds_something(folder: Path) -> bool:
-    """Whether an earlier call left anything: neither the log and the job, which are ours, nor a hidden file."""
+    """Whether an earlier call left anything besides the log, the job file and hidden files, which are medbench's."""
     return any(
         not path.name.startswith(".") and path.name not in (checkpoint_folder.LOG, JOB) for path in folder.iterdir()
     )
 
 
 def _candidates(config: Config, folder: Path) -> list[Path]:
-    """What may be a checkpoint and is not published, by step."""
+    """Folders that may be checkpoints and are not published yet, in order of step."""
     done = {one.step for one in checkpoint_folder.checkpoints(folder)}
     found = {}
     for path in folder.glob(config.checkpoints):
@@ -168,13 +168,13 @@ def _candidates(config: Config, folder: Path) -> list[Path]:
 
 
 def _step(path: Path) -> int | None:
-    """The number that the innermost name ends with: of checkpoint-50, or of global_step_50/actor."""
+    """The number at the end of the innermost name that has one: 50 for checkpoint-50 and global_step_50/actor."""
     numbers = (re.search(r"[0-9]{1,12}$", part) for part in reversed(path.parts))
     return next((int(number[0]) for number in numbers if number), None)
 
 
 class _Settling:
-    """Since when each folder has not changed; by our own clock, as a network disk's may differ."""
+    """How long each folder has not changed, by the local clock: a network disk's may differ."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -199,7 +199,7 @@ def _signature(folder: Path) -> _Signature:
 
 
 def _fault(path: Path) -> str | None:
-    """Why it cannot be loaded, or cannot yet."""
+    """Why it cannot be loaded (yet), or None."""
     try:
         if (path / "adapter_config.json").exists():
             check_safetensors(path / ADAPTER_WEIGHTS)
@@ -211,7 +211,7 @@ def _fault(path: Path) -> str | None:
 
 
 def _publish(path: Path, start: Path, folder: Path) -> None:
-    """Its files as they are, but for optimiser states and other pickles, and the start's tokenizer if it has none."""
+    """Link its files, without optimizer states and other pickles; add the start's tokenizer if it has none."""
     step = _step(path.relative_to(folder))
     assert step is not None
 
@@ -227,11 +227,11 @@ def _publish(path: Path, start: Path, folder: Path) -> None:
     checkpoint_folder.publish(folder, step, fill)
 
 
-def _part_from_the_programs_files(folder: Path) -> None:
-    """Before the program runs again: what it writes anew in place must not change a published checkpoint."""
+def _unlink_from_the_programs_files(folder: Path) -> None:
+    """Copy hard-linked files before the program runs again: what it rewrites in place must not change them."""
     for one in checkpoint_folder.checkpoints(folder):
         for file in one.path.iterdir():
             if file.is_file() and file.stat().st_nlink > 1:
-                aside = file.with_name(f".{file.name}.tmp")
-                shutil.copy2(file, aside)
-                aside.replace(file)
+                partial = file.with_name(f".{file.name}.tmp")
+                shutil.copy2(file, partial)
+                partial.replace(file)

@@ -1,14 +1,11 @@
 """The trainer `grpo`: group relative policy optimisation by TRL on multiple-choice prompts, from a full checkpoint.
 
-    python -c "from medbench.trainers.grpo import Config; print(Config.model_json_schema()['required'])"
+Each prompt gets several completions; those that earn more than their group's mean become more likely. The prompts are
+byte for byte those of the evaluation, and the rewards extract answers as the evaluation does. Completions are generated
+by transformers on a CPU, and by vLLM in the same process on a GPU.
 
-Each prompt gets several completions; those that earn more than their group's mean become likelier. The prompts are the
-evaluation's own, byte for byte, and the rewards read a completion as the evaluation reads a reply. Generation is by
-transformers on a CPU and by vLLM in the same process on a GPU.
-
-A training that is killed goes on from its last checkpoint, on a CPU to the very bytes of an uninterrupted one: the
-order of the prompts is laid out beforehand, and no checkpoint falls between a generation and the last step that uses
-it.
+A killed training resumes from its last checkpoint. On a CPU it ends with the same bytes as an uninterrupted one: the
+order of the prompts is fixed in advance, and no checkpoint falls between a generation and the last step that uses it.
 """
 
 from __future__ import annotations
@@ -50,51 +47,51 @@ TESTED_TRL = "1.16"
 
 
 class RolloutSettings(Record):
-    """How completions are made. All defaults are this project's own."""
+    """How completions are generated. All defaults are medbench's own."""
 
     completions: int = Field(8, ge=2)
-    """For each prompt: the group that a completion is compared with."""
+    """Per prompt: the group within which completions are compared."""
     max_completion_tokens: int = Field(2048, ge=1)
     max_prompt_tokens: int | None = Field(None, ge=1)
-    """Longer prompts are left out; those that the model's context cannot hold beside a completion always are."""
+    """Longer prompts are left out, as are those that do not fit the model's context together with a completion."""
     temperature: float = Field(1.0, gt=0, le=10)
-    """Below 1 the completions of a group grow alike, and alike ones teach nothing."""
+    """Below 1 the completions of a group become similar, and similar completions teach nothing."""
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
     """0 is off."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """auto: vLLM in the training's own process where there is a CUDA GPU and vLLM is installed, else transformers."""
+    """auto: vLLM in the training's own process if there is a CUDA GPU and vLLM is installed, else transformers."""
     vllm_gpu_memory_utilization: float = Field(0.3, gt=0, lt=1)
-    """Share of the GPU's memory that vLLM takes while it generates; in between it sleeps and gives most of it back."""
+    """Share of the GPU's memory that vLLM takes while it generates; in between it sleeps and releases most of it."""
 
 
 class LossSettings(Record):
-    """The policy's loss, in TRL's terms. All defaults are this project's own, as is their combination."""
+    """The policy's loss, in TRL's terms. All defaults and their combination are medbench's own."""
 
     type: Literal["dapo", "dr_grpo"] = "dapo"
-    """What a token's loss is divided by: dapo, the batch's completion tokens; dr_grpo, a constant. Neither favours
-    long wrong completions as the mean over each completion does."""
+    """What a token's loss is divided by: the batch's completion tokens (dapo) or a constant (dr_grpo). Neither favours
+    long wrong completions, unlike the mean over each completion."""
     beta: float = Field(0.0, ge=0)
-    """Weight of the KL term towards the start; 0 saves the reference's forward pass, and no `kl` is logged."""
+    """Weight of the KL divergence from the start; 0 saves the reference's forward pass, and `kl` is not logged."""
     epsilon: float = Field(0.2, gt=0, lt=1)
     epsilon_high: float = Field(0.28, gt=0)
-    """Above `epsilon` (clip-higher), so that unlikely tokens can become likely."""
+    """Larger than `epsilon` (clip-higher), so that unlikely tokens can become likely."""
     mask_truncated: bool = True
-    """Completions cut off by the token limit teach nothing; they are counted all the same."""
+    """Leave completions cut off by the token limit out of the loss; their rewards still count in the group's mean."""
     scale_rewards: Literal["group", "batch", "none"] | None = None
-    """What advantages are divided by: the standard deviation of a group, of the batch, or nothing. None: group with
+    """What advantages are divided by: the standard deviation of the group, of the batch, or nothing. None: group with
     dapo, none with dr_grpo."""
     num_iterations: int = Field(1, ge=1)
-    """Times that each batch of completions is trained on."""
+    """Number of steps on each batch of completions."""
 
 
 class Config(Record):
     """The `config:` of a grpo stage. `training.batch_size` counts completions."""
 
     prompts: list[Source] = Field(min_length=1)
-    """Rows with options and an answer, as for sft; what they hold of reasoning is not used."""
+    """Rows with options and an answer, as for sft; their reasoning is not used."""
     protocol: str = DEFAULT
-    """How questions are asked: that of the gates."""
+    """How questions are asked: use that of the gates."""
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the protocol."""
     lora: LoraSettings | None = LoraSettings()
@@ -111,7 +108,7 @@ class Config(Record):
             raise ValueError(
                 f"training.batch_size x training.gradient_accumulation ({self.training.batch_size} x "
                 f"{self.training.gradient_accumulation}) must be a multiple of rollout.completions "
-                f"({self.rollout.completions}), so that a step has whole groups"
+                f"({self.rollout.completions}), so that a step has complete groups"
             )
         return self
 
@@ -120,7 +117,7 @@ class Config(Record):
         if self.training.save_every % self.loss.num_iterations:
             raise ValueError(
                 f"training.save_every ({self.training.save_every}) must be a multiple of loss.num_iterations "
-                f"({self.loss.num_iterations}): a batch of completions is not kept over a restart"
+                f"({self.loss.num_iterations}): a batch of completions is not kept across a restart"
             )
         return self
 
@@ -132,7 +129,7 @@ class Config(Record):
         return self._completions_a_step * processes // self.rollout.completions
 
     def steps(self, prompts: int, processes: int = 1) -> int:
-        """Optimizer steps of a training on so many prompts."""
+        """Optimizer steps of a training on this number of prompts."""
         if self.training.steps is not None:
             return self.training.steps
         batches = int((self.training.epochs or 0) * prompts / self.prompts_a_step(processes))
@@ -140,7 +137,7 @@ class Config(Record):
 
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
-    """See harness.plugins. Writes contamination.json into `folder`."""
+    """See trainer_plugins. Writes contamination.json into `folder`."""
     protocol = _protocol(config)
     engine = _engine(config.rollout)
     if fault := optimizer_fault(config.training.optimizer):
@@ -162,7 +159,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"prompts: {len(prompts)} of {len(rows)} rows of {sources}; {len(dropped)} overlap a benchmark, "
         f"{len(rows) - len(dropped) - len(prompts)} are too long; the longest has {longest} tokens",
         f"steps: {steps}, each of {a_step} prompts x {config.rollout.completions} completions of at most "
-        f"{config.rollout.max_completion_tokens} tokens on every process; {passes:.3g} passes over the prompts",
+        f"{config.rollout.max_completion_tokens} tokens per process; {passes:.3g} passes over the prompts",
         f"generation: {engine}",
         *training_memory(start, config.training, config.lora, tokens=longest + config.rollout.max_completion_tokens),
         *_untested_trl(version("trl")),
@@ -171,7 +168,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
-    """See harness.plugins."""
+    """See trainer_plugins."""
     import datasets
     from trl.trainer.grpo_config import GRPOConfig
 
@@ -180,13 +177,13 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         print(line, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(str(start))
-    # with either of these, TRL takes the thought out of a completion before the rewards see it
+    # with either of these, TRL removes the reasoning from a completion before the rewards see it
     tokenizer.response_template = tokenizer.response_schema = None
     asker = Asker(_protocol(config), tokenizer)
     rows = load_questions(config.prompts)
     prompts = _prompts(config, rows, dropped_rows(folder.parent / CONTAMINATION, len(rows)), asker, start)
     longest = max(prompt.tokens for prompt in prompts)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # as accelerate launch and torchrun say it
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
     steps = config.steps(len(prompts), processes)
     batches = math.ceil(steps / config.loss.num_iterations)
     order = prompt_order(len(prompts), batches * config.prompts_a_step(processes), seed)
@@ -209,7 +206,7 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:
-    """Half the learning rate after divergence; a quarter off the length reward's bounds after rambling."""
+    """Halve the learning rate after divergence; lower the length reward's bounds by a quarter after rambling."""
     changes: dict[str, object] = {"training": adapt_training(config.training, verdict)}
     if verdict.rambling:
         short = config.rewards.short * 3 // 4
@@ -222,21 +219,21 @@ def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
     if protocol.method != "generate" or protocol.shots:
         raise MedbenchError(
-            f"protocol: {protocol.name} asks for no free reply to a bare question: take {DEFAULT}, or "
-            f"another that generates, without worked examples"
+            f"protocol: {protocol.name} does not generate, or has few-shot examples: use {DEFAULT}, or another that "
+            f"generates and has no shots"
         )
     return protocol
 
 
 def _engine(rollout: RolloutSettings) -> Literal["transformers", "vllm"]:
-    """What generates on this machine. Raises MedbenchError for a vLLM that cannot."""
+    """What generates on this machine. Raises MedbenchError if vLLM was asked for and cannot."""
     import torch
 
     is_gpu, is_installed = torch.cuda.is_available(), find_spec("vllm") is not None
     if rollout.engine == "vllm" and not is_gpu:
         raise MedbenchError(
-            "rollout.engine: vllm needs a CUDA GPU here, for its CPU build cannot take the new weights "
-            "of a training: set it to transformers or auto"
+            "rollout.engine: vllm needs a CUDA GPU here, because its CPU build cannot load new weights during "
+            "training: set it to transformers or auto"
         )
     if rollout.engine == "vllm" and not is_installed:
         raise MedbenchError("rollout.engine: vllm is not installed: pip install 'medbench[vllm]', or set it to auto")
@@ -244,7 +241,7 @@ def _engine(rollout: RolloutSettings) -> Literal["transformers", "vllm"]:
 
 
 def _prompts(config: Config, rows: Sequence[Row], dropped: Set[int], asker: Asker, start: Path) -> list[Prompt]:
-    """What is trained on: without the rows that the screen dropped, and those that are too long."""
+    """The prompts to train on: without rows that the contamination screening dropped, and without those too long."""
     clean = [row for number, row in enumerate(rows, 1) if number not in dropped]
     rollout = config.rollout
     context = _context(start)
@@ -258,15 +255,15 @@ def _prompts(config: Config, rows: Sequence[Row], dropped: Set[int], asker: Aske
     prompts = asker.fitting(clean, most)
     if not prompts:
         raise MedbenchError(
-            f"prompts: of {len(clean)} rows none has at most {most} tokens, what is left beside "
-            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or given by "
-            f"rollout.max_prompt_tokens: change these, or take other rows"
+            f"prompts: none of {len(clean)} rows has at most {most} tokens, the room left by "
+            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or set by "
+            f"rollout.max_prompt_tokens: change these, or use other rows"
         )
     return prompts
 
 
 def _context(start: Path) -> int:
-    """Tokens that the model takes, prompt and completion together."""
+    """The model's context length in tokens, prompt and completion together."""
     from transformers import AutoConfig
 
     try:
@@ -282,12 +279,13 @@ def _hints(config: Config, prompts: Sequence[Prompt]) -> list[str]:
     if config.rewards.long > config.rollout.max_completion_tokens:
         found.append(
             f"warning: rewards.long ({config.rewards.long}) is above rollout.max_completion_tokens "
-            f"({config.rollout.max_completion_tokens}): the longest replies still earn for their length"
+            f"({config.rollout.max_completion_tokens}): the longest replies still earn a reward for length"
         )
     if config.rewards.least_steps > 1 and all(prompt.question.labels == DECISIONS for prompt in prompts):
         found.append(
-            f"hint: all prompts are PubMedQA's, whose conclusions have one sentence; such a thought earns nothing "
-            f"with rewards.least_steps {config.rewards.least_steps}: set it to 1 if the start was trained on them"
+            f"hint: all prompts are PubMedQA's, whose conclusions have one sentence; one sentence of reasoning earns "
+            f"nothing with rewards.least_steps {config.rewards.least_steps}: set it to 1 if the start was trained on "
+            f"such conclusions"
         )
     return found
 
@@ -320,7 +318,7 @@ def _loss_arguments(loss: LossSettings) -> dict[str, Any]:
 
 
 def _ends(model: Any, tokenizer: Tokenizer) -> list[int]:
-    """Tokens that end a completion, as TRL takes them: the model's own, the tokenizer's, and padding."""
+    """Ids of the tokens that end a completion for TRL: the model's EOS tokens, the tokenizer's, and padding."""
     listed = model.generation_config.eos_token_id
     ends = {*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id, tokenizer.pad_token_id}
     return sorted(end for end in ends if end is not None)

@@ -2,7 +2,7 @@
 
     medbench train trainers/recipes/smollm2_cpu.yaml
 
-The prompts are, byte for byte, what `medbench eval` asks under the same protocol (see rendering.py).
+The prompts are byte for byte those of `medbench eval` under the same protocol (see data/rendering.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medbench.trainers.trl.optimizers import optimizer_fault
 from medbench.trainers.trl.run import TrainingSettings, adapt_training
 
 POOL = 16
-"""Batches whose rows are sorted by length together: few enough to stay random, enough to waste little on padding."""
+"""Batches per pool within which rows are sorted by length: few enough to stay random, enough to save padding."""
 
 
 class Config(Record):
@@ -41,18 +41,18 @@ class Config(Record):
     lora: LoraSettings | None = LoraSettings()
     """null trains all weights."""
     protocol: str = DEFAULT
-    """How the rows are asked: that of the gates, or training and evaluation drift apart."""
+    """How the rows are asked: use that of the gates, or training and evaluation differ."""
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the protocol."""
     max_length: int = Field(2048, ge=16)
-    """Tokens of prompt and reply; longer rows are left out, never cut."""
+    """Tokens of prompt and reply; longer rows are left out, never truncated."""
     packing: bool = False
-    """Several rows in one sequence: needs a GPU and flash-attn, without which rows would read each other."""
+    """Several rows per sequence: needs a GPU and flash-attn, without which rows would attend to each other."""
     contamination: ContaminationConfig = ContaminationConfig()
 
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
-    """Check everything and say what would be trained. Raises MedbenchError; writes folder/contamination.json."""
+    """See trainer_plugins. Writes contamination.json into `folder`."""
     protocol = _protocol(config)
     if config.lora:
         refuse_unmatched(config.lora, start)
@@ -76,7 +76,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
-    """Train from `start`, publishing checkpoints to `folder`; called again after a kill, go on."""
+    """See trainer_plugins."""
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -109,15 +109,15 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:
-    """The next attempt's config."""
+    """Halve the learning rate after divergence."""
     return config.model_copy(update={"training": adapt_training(config.training, verdict)})
 
 
 def in_order(lengths: Sequence[int], rows_a_step: int, steps: int, seed: int) -> list[int]:
-    """Which row is trained on when: steps * rows_a_step indices, pass after pass over all rows, shuffled.
+    """The order of training: steps * rows_a_step row indices, one shuffled pass over all rows after the other.
 
-    Rows of like length share a step, so that little is padded. Made beforehand and not by a sampler of transformers:
-    that one draws from the global random state, and a resumed training would see another order.
+    Rows of similar length share a step, to save padding. Fixed in advance rather than left to a transformers sampler,
+    which draws from the global random state, so that a resumed training would see another order.
     """
     drawn = random.Random(seed)
     passes = math.ceil(steps * rows_a_step / len(lengths))
@@ -137,7 +137,7 @@ def _steps(settings: TrainingSettings, rows: int, rows_a_step: int) -> int:
 
 
 def tokenized(rendered: Sequence[Rendered]) -> Any:
-    """Token ids and labels; -100 is not learned. TRL takes rows that are tokenized already as they are."""
+    """A dataset of token ids and labels, -100 where no loss is computed. TRL leaves tokenized rows unchanged."""
     import datasets
 
     return datasets.Dataset.from_dict(
@@ -151,8 +151,8 @@ def tokenized(rendered: Sequence[Rendered]) -> Any:
 def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
     if protocol.method != "generate" or protocol.shots:
-        why = "shows worked examples" if protocol.shots else "generates nothing"
-        raise MedbenchError(f"protocol {protocol.name}: it {why}, so there is no reply to train: take {DEFAULT}")
+        why = "has few-shot examples" if protocol.shots else "generates nothing"
+        raise MedbenchError(f"protocol {protocol.name}: it {why}, so there is no reply to train: use {DEFAULT}")
     return protocol
 
 
@@ -163,7 +163,7 @@ def _packing_fault(config: Config) -> str | None:
 
     if torch.cuda.is_available() and find_spec("flash_attn") is not None:
         return None
-    return "packing: needs a GPU and the package flash-attn, else packed rows would read each other: packing: false"
+    return "packing: needs a GPU and the package flash-attn, else packed rows attend to each other: set packing: false"
 
 
 def _fitting(config: Config, renderer: Renderer, rows: Sequence[Row], source: str) -> tuple[list[Rendered], int]:

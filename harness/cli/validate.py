@@ -1,4 +1,4 @@
-"""Any YAML of ours, checked: what kind it is and every fault in it.
+"""Checks any of medbench's YAML files: finds out its kind and every fault in it.
 
 medbench validate harness/protocols/cot-v1.yaml tasks/medqa/medqa.yaml gates.yaml
 """
@@ -18,7 +18,7 @@ from medbench.harness.training.recipe import check_recipe
 
 
 class Hub(Record):
-    """The hub's data set behind a task."""
+    """The Hub data set behind a task."""
 
     path: str
     name: str | None = None
@@ -27,7 +27,7 @@ class Hub(Record):
 
 
 class TaskMetadata(Record):
-    """`metadata` of a task's lm-eval YAML: what medbench knows of it beyond lm-eval's own keys."""
+    """`metadata` of a task's lm-eval YAML: what medbench needs beyond lm-eval's own keys."""
 
     version: int = Field(ge=1)
     about: str

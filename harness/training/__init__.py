@@ -1,1 +1,1 @@
-"""Train, judge, retry, promote."""
+"""Trains by a recipe: trains, gates every checkpoint, reruns failed attempts, promotes what is confirmed."""

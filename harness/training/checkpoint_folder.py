@@ -1,9 +1,9 @@
-"""Where a training and the loop meet: a folder with finished checkpoints, and a file of metrics.
+"""The folder through which a training and the loop communicate: finished checkpoints, and a file of metrics.
 
-FOLDER/step-000120/        a checkpoint (full, or a PEFT adapter): written aside and renamed, so it is whole
-FOLDER/metrics.jsonl       {"step": 120, "loss": 0.7, ...}, a line a logged step
+FOLDER/step-000120/        a checkpoint (full, or a PEFT adapter): written under another name, then renamed, so complete
+FOLDER/metrics.jsonl       {"step": 120, "loss": 0.7, ...}, one line per logged step
 FOLDER/log.txt             what the training printed
-FOLDER/.judged-000120      empty: the loop has judged the checkpoint, training may go on
+FOLDER/.judged-000120      empty: the loop has judged the checkpoint, training may continue
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medbench.harness.contracts import MedbenchError
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
 WAIT = "MEDBENCH_WAIT_UNTIL_JUDGED"
-"""Set to 1 where training and engine share a device: training then waits at each checkpoint until it is judged."""
+"""Set to 1 if training and engine share a device: training then waits at each checkpoint until it is judged."""
 POLL_SECONDS = 0.2
 
 
@@ -37,39 +37,39 @@ class Published:
 
 
 def publish(folder: Path, step: int, fill: Callable[[Path], object]) -> Path:
-    """`fill` writes a checkpoint into a folder aside, which then appears as FOLDER/step-<step>; again is no harm."""
+    """`fill` writes a checkpoint into a temporary folder, which is then renamed to FOLDER/step-<step>. Idempotent."""
     target = folder / f"step-{step:06d}"
     if target.exists():
         return target
-    aside = folder / f".step-{step:06d}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    for path in (*aside.rglob("*"), aside):  # the rename must not reach the disk before the weights do
+    partial = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fill(partial)
+    for path in (*partial.rglob("*"), partial):  # the weights must reach the disk before the rename does
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
-    aside.rename(target)
+    partial.rename(target)
     return target
 
 
 def checkpoints(folder: Path) -> list[Published]:
-    """The finished checkpoints, by step."""
+    """The finished checkpoints, in order of step."""
     found = [(re.fullmatch(r"step-(\d{1,12})", path.name), path) for path in folder.glob("step-*") if path.is_dir()]
     return sorted((Published(int(match[1]), path) for match, path in found if match), key=lambda one: one.step)
 
 
 def append_metrics(folder: Path, step: int, metrics: Mapping[str, object]) -> None:
-    """One line; values that are neither numbers nor text are left out. NaN and Infinity stay, as Python writes them."""
+    """One line; values other than numbers and text are left out. NaN and Infinity are kept, in Python's spelling."""
     plain = {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**plain, "step": step}) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, object]]:
-    """All whole lines that carry a step, in order of step; the last wins where a step was logged again on resuming.
+    """All complete lines with a step, in order of step. If a step was logged again after a resume, the last one wins.
 
-    A line that is torn or no JSON object with a step is left out: a foreign trainer writes what it likes.
+    Lines that are torn, or not JSON objects with a step, are skipped: a third-party trainer may write anything.
     """
     try:
         lines = (folder / METRICS).read_bytes().splitlines()
@@ -90,27 +90,27 @@ def read_metrics(folder: Path) -> list[dict[str, object]]:
 
 
 def forget_metrics_after(folder: Path, step: int) -> None:
-    """Before training goes on from the checkpoint of `step`: the steps after it are made again."""
+    """For a training that resumes from the checkpoint of `step`: it will log the later steps again."""
     kept = [line for line in read_metrics(folder) if int(str(line["step"])) <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    aside = folder / f".{METRICS}.tmp"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(folder / METRICS)
+    partial = folder / f".{METRICS}.tmp"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / METRICS)
 
 
 def mark_judged(folder: Path, step: int) -> None:
-    """The loop's word that training may go on."""
+    """Called by the loop: training may continue."""
     (folder / f".judged-{step:06d}").touch()
 
 
 def wait_until_judged(folder: Path, step: int, sleep: Callable[[float], None] = time.sleep) -> None:
-    """For a trainer, after publishing: returns at once unless the loop asked to be waited for."""
+    """Called by a trainer after publishing; returns at once unless the loop has set WAIT."""
     while os.environ.get(WAIT) == "1" and not (folder / f".judged-{step:06d}").exists():
         sleep(POLL_SECONDS)
 
 
 def last_lines(path: Path, n: int = 5, most: int = 2000) -> str:
-    """The end of a log for a message: the last `n` lines that say something, joined into one, colours left out."""
+    """The end of a log, for a message: the last `n` non-empty lines joined into one, without terminal codes."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

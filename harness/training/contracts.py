@@ -1,7 +1,4 @@
-"""What the training loop needs of others: a judge of checkpoints, trainings as processes.
-
-python -c "from medbench.harness.training.contracts import Judge, Launcher; print(Judge.__doc__)"
-"""
+"""Interfaces of the training loop: a judge of checkpoints, and trainings as processes."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from medbench.harness.training.recipe import Stage
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a judge found."""
+    """The result of judging one checkpoint."""
 
     verdict: Verdict | None
     run: Path | None
@@ -28,27 +25,27 @@ class Ruling:
 
 
 class Judge(Protocol):
-    """Asks checkpoints; keeps its engine between them."""
+    """Evaluates checkpoints; keeps its engine from one to the next."""
 
     def judge(
         self, checkpoint: Path, rules: GateFile, *, name: str, seed: int, baseline: Path | None, alpha_fail: float
     ) -> Ruling:
-        """As far as the verdict needs. `name` is the run folder's; what it holds already is not asked again.
+        """Ask questions until the verdict is decided. `name` is the run folder's; answers that it has are reused.
 
-        `rules.alpha` is what may be spent on a wrong pass, `alpha_fail` on a wrong fail.
+        `rules.alpha` bounds the probability of a wrong pass, `alpha_fail` that of a wrong fail.
         """
         ...
 
     def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
-        """Every question where a gate is paired, and the verdict by the gates that are not, if there are any."""
+        """Ask every question if any gate is paired. The verdict covers only the gates that are not paired, if any."""
         ...
 
     def promote(self, checkpoint: Path, target: Path) -> str:
-        """Leave the checkpoint in `target`, adapters merged, unless it is there already; its weights' fingerprint."""
+        """Copy the checkpoint to `target` unless it is there, adapters merged. Returns its weights' fingerprint."""
         ...
 
     def full(self, checkpoint: Path) -> Path:
-        """Folder of the full checkpoint behind `checkpoint`: itself, or an adapter's merged form."""
+        """Folder of the full checkpoint: `checkpoint` itself, or an adapter's merged form."""
         ...
 
     def fingerprint(self, checkpoint: Path) -> str: ...
@@ -56,18 +53,18 @@ class Judge(Protocol):
     def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]: ...
 
     def rest(self) -> None:
-        """Give the device back until the next question."""
+        """Release the device until the next question."""
         ...
 
 
 class Process(Protocol):
-    """A training under way."""
+    """A running training."""
 
     def poll(self) -> int | None: ...
     def stop(self) -> None: ...
 
 
 class Launcher(Protocol):
-    """Starts an attempt's training, or goes on with it."""
+    """Starts or resumes an attempt's training."""
 
     def __call__(self, stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> Process: ...

@@ -1,4 +1,4 @@
-"""The judge of the loop: a checkpoint gated in a live engine."""
+"""The loop's judge: gates a checkpoint in a live engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medbench.harness.training.prepare import Prepared
 
 @dataclass(slots=True)
 class EngineJudge:
-    """A loop_contracts.Judge with a real engine."""
+    """contracts.Judge with a real engine."""
 
     folder: Path
     prepared: Prepared

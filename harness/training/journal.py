@@ -1,11 +1,11 @@
-"""The journal of a training: what was finished, a line an event, so that a loop that was killed goes on where it was.
+"""The journal of a training: finished work, one line per event, so that a killed loop resumes where it was.
 
     runs/train-NAME/training.json                the recipe as it was read, and the start checkpoint
-    runs/train-NAME/journal.jsonl                the events below; a line is written when the work is done, and synced
+    runs/train-NAME/journal.jsonl                the events below; a line is written and synced when the work is done
     runs/train-NAME/1-sft/contamination.json     rows of the stage's data that overlap a benchmark
     runs/train-NAME/1-sft/attempt-1/             see checkpoint_folder.py: checkpoints, metrics.jsonl, log.txt
     runs/train-NAME/1-sft/promoted/              the stage's result, a full checkpoint (adapters merged)
-    runs/train-NAME/runs/                        run folders of all that was asked while training
+    runs/train-NAME/runs/                        run folders of all evaluations during training
 
 Every event carries `elapsed`: seconds of work on this training so far, over all sessions.
 """
@@ -41,10 +41,10 @@ class Training(_Line):
     created: str
     command: list[str]
     recipe: dict[str, Any]
-    """As the file gave it, defaults filled in."""
+    """As in the file, with defaults filled in except under `watchdogs`."""
     recipe_sha256: str
     start: str
-    """What the recipe named; its weights' fingerprint is in `fingerprint`."""
+    """As named in the recipe; `fingerprint` is that of its weights."""
     fingerprint: str
     packages: dict[str, str] = {}
     git_commit: str | None = None
@@ -58,22 +58,22 @@ class StageStarted(_Event):
     event: Literal["stage_started"] = "stage_started"
     stage: str
     start: str
-    """Folder of the full checkpoint that the stage begins with; relative to the training's where it lies in it."""
+    """Folder of the full checkpoint that the stage starts from; relative to the training's folder if inside it."""
     fingerprint: str
     prepared: list[str] = []
-    """What the trainer said of its data and memory."""
+    """What the trainer reported about its data and memory."""
 
 
 class Measured(_Event):
-    """The stage's start, asked before any attempt: the baseline of paired gates, and step 0 of the trajectory."""
+    """The stage's start, evaluated before any attempt: the baseline of paired gates, and step 0 of the trajectory."""
 
     event: Literal["measured"] = "measured"
     stage: str
     partition: Literal["gate", "report"]
     verdict: Verdict | None
-    """By the gates that need no baseline; None where all need one."""
+    """By the gates that need no baseline; None if all need one."""
     run: str
-    """Run folder, relative to the training's."""
+    """Run folder, relative to the training's folder."""
     whole: bool
     """Whether every question was asked, as a baseline must be."""
     questions: int
@@ -87,7 +87,7 @@ class AttemptStarted(_Event):
     start: str
     config: dict[str, Any]
     alpha: float
-    """What the attempt may spend in all: 6 alpha / (pi^2 attempt^2)."""
+    """The attempt's share of the error budget: 6 alpha / (pi^2 attempt^2)."""
 
 
 class AlarmRaised(_Event):
@@ -101,25 +101,25 @@ class AlarmRaised(_Event):
 
 
 class Gated(_Event):
-    """A checkpoint judged on the questions that the loop looks at."""
+    """A checkpoint judged on the `gate` half of the questions, which the loop sees."""
 
     event: Literal["gated"] = "gated"
     stage: str
     attempt: int
     step: int
     checkpoint: str
-    """Folder, relative to the training's."""
+    """Folder, relative to the training's folder."""
     verdict: Verdict
     alpha: float
-    """Spent on it: the attempt's share times 6 / (pi^2 number^2), for the attempt's number-th checkpoint."""
+    """Spent on it: the attempt's alpha times 6 / (pi^2 n^2), for the attempt's n-th checkpoint."""
     run: str | None
-    """Run folder, relative to the training's; None for a checkpoint that could not be loaded."""
+    """Run folder, relative to the training's folder; None for a checkpoint that could not be loaded."""
     seconds: float
     questions: int
 
 
 class Confirmed(_Event):
-    """A checkpoint that passed, judged once on the questions that the loop never looks at."""
+    """A checkpoint that passed, judged once on the `report` half of the questions, which the loop never sees."""
 
     event: Literal["confirmed"] = "confirmed"
     stage: str
@@ -139,7 +139,7 @@ class AttemptEnded(_Event):
     outcome: Literal["passed", "failed"]
     reason: str
     step: int | None
-    """Of the attempt's best checkpoint; None when it left none."""
+    """Of the attempt's best checkpoint; None if it left none."""
     improving: bool = False
     diverged: bool = False
     rambling: bool = False
@@ -153,7 +153,7 @@ class Promoted(_Event):
     attempt: int
     step: int
     checkpoint: str
-    """Folder of the full checkpoint, relative to the training's."""
+    """Folder of the full checkpoint, relative to the training's folder."""
     fingerprint: str
 
 
@@ -162,7 +162,7 @@ class TrainingEnded(_Event):
     outcome: Literal["passed", "failed"]
     reason: str
     checkpoint: str | None
-    """Passed: the last stage's; failed: the best there is. Relative to the training's folder."""
+    """Passed: the last stage's result; failed: the best checkpoint so far. Relative to the training's folder."""
 
 
 Event = (
@@ -172,30 +172,32 @@ _event: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 
 
 class Journal:
-    """The one writer of a training's journal. Use as a context manager."""
+    """The only writer of a training's journal. Use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises MedbenchError where another process has the training, or the journal is damaged."""
+        """Raises MedbenchError if another process holds the training, or the journal is damaged."""
         self.folder = folder
         self._lock = FileLock(folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise MedbenchError(f"{folder}: another medbench train is at work on it: wait for it, or stop it") from None
+            raise MedbenchError(f"{folder}: another medbench train is using it: wait for it or stop it") from None
         self._path = folder / JOURNAL
         self.events: list[Event] = list(read_events(folder))
         _cut_torn_tail(self._path)
 
     def append(self, event: Event) -> None:
-        """Raises Interrupted when the disk is full: what is finished stays."""
+        """Raises Interrupted if it cannot be written, as on a full disk; earlier events are kept."""
         try:
             with self._path.open("ab") as file:
-                # not by pydantic, which would lose infinities and refuse half a character in a path
+                # not model_dump_json, which writes infinities as null and refuses lone surrogates in a path
                 file.write(json.dumps(event.model_dump(), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise Interrupted(f"{self._path}: cannot be written ({error.strerror}): make room, then --resume") from None
+            raise Interrupted(
+                f"{self._path}: cannot be written ({error.strerror}): free some space, then rerun with --resume"
+            ) from None
         self.events.append(event)
 
     def __enter__(self) -> Journal:
@@ -206,17 +208,17 @@ class Journal:
 
 
 def create_training(folder: Path, training: Training) -> None:
-    """Write training.json. Raises MedbenchError where the folder cannot be made."""
+    """Write training.json. Raises MedbenchError if the folder cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MedbenchError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise MedbenchError(f"{folder}: cannot be created ({error.strerror})") from None
     text = json.dumps(training.model_dump(), ensure_ascii=False, indent=1)
     write_atomically(folder / TRAINING, text.encode("utf-8", "replace") + b"\n")
 
 
 def read_training(folder: Path) -> Training:
-    """Raises MedbenchError for what is no training, or a damaged or newer one."""
+    """Raises MedbenchError for a missing or damaged training, or one of a newer schema."""
     path = folder / TRAINING
     try:
         content = json.loads(path.read_bytes())
@@ -226,7 +228,9 @@ def read_training(folder: Path) -> Training:
         raise MedbenchError(f"{path}: not JSON: the file is damaged") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise MedbenchError(f"{path}: schema version {version} is newer than this medbench's: update medbench")
+        raise MedbenchError(
+            f"{path}: schema version {version} is newer than this medbench's {SCHEMA_VERSION}: upgrade medbench"
+        )
     try:
         return Training.model_validate(content)
     except ValidationError as error:
@@ -235,7 +239,7 @@ def read_training(folder: Path) -> Training:
 
 
 def read_events(folder: Path) -> Iterator[Event]:
-    """The finished events, in order; a torn last line is not one. Raises MedbenchError naming a damaged line."""
+    """The finished events, in order, without a torn last line. Raises MedbenchError naming a damaged line."""
     path = folder / JOURNAL
     try:
         content = path.read_bytes()

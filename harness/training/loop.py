@@ -1,9 +1,10 @@
-"""The training loop at work: trains, gates, reruns, promotes, and journals each step when it is done.
+"""The training loop: trains, gates, reruns, promotes, and journals each step when it is done.
 
-    ended = Loop(folder, recipe, journal, judge, launch, say).run()
+    ended = Loop(folder, recipe, start, journal, judge, launch, say).run()
 
-What comes next is attempts.next_action's to say, from the journal alone; here it is carried out. A kill loses little:
-a half-judged checkpoint keeps its answers in its run folder, a half-trained attempt goes on from its last checkpoint.
+next_action.next_action decides what comes next, from the journal alone; this module carries it out. A kill loses
+little: a half-judged checkpoint keeps its answers in its run folder, and a half-trained attempt resumes from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from medbench.harness.training.watchdogs import Alarm, AttemptWatch, WatchdogCon
 
 POLL_SECONDS = 0.5
 FINISHED = ".finished"
-"""In an attempt's folder: its training has come to its own end."""
+"""In an attempt's folder: its training ran to completion."""
 
 
 @dataclass(slots=True)
@@ -76,9 +77,9 @@ class Loop:
     launch: Launcher
     say: Say
     prepared: Mapping[str, list[str]] = field(default_factory=dict)
-    """stage -> what its trainer said of its data and memory."""
+    """Stage -> what its trainer reported about its data and memory."""
     watch: Callable[[WatchdogConfig], Watchdogs] = Watchdogs
-    """Makes an attempt's watchdogs."""
+    """Creates the watchdogs of one attempt."""
     sleep: Callable[[float], None] = time.sleep
     _began: float = field(default_factory=time.monotonic)
     _before: float = 0.0
@@ -117,11 +118,11 @@ class Loop:
                 self._promote(index, self._current_stage().attempts[-1])
 
     def _current_stage(self) -> StageState:
-        """A snapshot: what is appended to the journal later does not show in it."""
+        """A snapshot: it does not change when an event is appended."""
         return stages_of(self.journal.events)[-1]
 
     def _open_attempt(self) -> Attempt:
-        """A snapshot, as _current_stage."""
+        """A snapshot, like _current_stage."""
         return _open(self._current_stage())
 
     def _elapsed(self) -> float:
@@ -183,11 +184,11 @@ class Loop:
                 alpha=alpha,
             )
         )
-        on = f", on from {start}" if start else ""
-        self.say(f"stage {stage.name}, attempt {number} of at most {self.recipe.budget.attempts}: seed {seed}{on}")
+        on = f", continuing from {start}" if start else ""
+        self.say(f"stage {stage.name}, attempt {number} of {self.recipe.budget.attempts}: seed {seed}{on}")
 
     def _train(self, index: int) -> None:
-        """Until a checkpoint passes or the attempt ends."""
+        """Train until a checkpoint passes or the attempt ends."""
         stage, state = self.recipe.stages[index], self._current_stage()
         attempt = _open(state)
         folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
@@ -196,8 +197,10 @@ class Loop:
         watch.catch_up(read_metrics(folder), attempt.gated, lambda run: self.judge.samples(self.folder / run))
         with self._process(stage, attempt.started, folder) as process:
             while True:
-                code = process.poll()  # before the folder is read: nothing appears in it after the process has ended
-                metrics = read_metrics(folder)  # before the checkpoints, so that none is overtaken by later steps
+                code = process.poll()  # before the folder is read: a process that has ended adds nothing to it
+                metrics = read_metrics(
+                    folder
+                )  # before the checkpoints, so that no later steps than theirs are judged with them
                 state = self._current_stage()
                 attempt = _open(state)
                 judged = {one.step for one in attempt.gated}
@@ -282,7 +285,7 @@ class Loop:
         if verdict.overall == "pass":
             return True, None
         rule = regressed(verdict, stage)
-        return False, f"step {found.step} surely fails '{rule}'" if rule is not None else reason
+        return False, f"step {found.step} is shown to fail '{rule}'" if rule is not None else reason
 
     def _ask(
         self,
@@ -376,7 +379,7 @@ class Loop:
 
 
 def stage_folder(folder: Path, recipe: Recipe, index: int) -> Path:
-    """Where a stage's attempts lie."""
+    """Folder of a stage's attempts."""
     return folder / f"{index + 1}-{recipe.stages[index].name}"
 
 

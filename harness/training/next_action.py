@@ -1,12 +1,13 @@
-"""What a training does next, told from its journal alone: pure, so that a loop that was killed goes on where it was.
+"""What a training does next, decided from its journal alone: a pure function, so a killed loop resumes where it was.
 
-Each stage: its start is asked; an attempt trains and every checkpoint is judged on the `gate` questions; one that
-passes is judged once more on the `report` questions, which nothing has looked at; confirmed, it is promoted and the
-next stage starts from it. Attempts that fail are followed by others while the budget lasts.
+In each stage its start is evaluated, then an attempt trains and every checkpoint is judged on the `gate` questions. A
+checkpoint that passes is judged once more, on the `report` questions, which nothing has seen yet. If that confirms it,
+it is promoted and the next stage starts from it. A failed attempt is followed by another while the budget lasts.
 
-Retrying until something passes inflates wrong passes, so what may be spent shrinks: attempt k has 6 alpha / (pi^2 k^2)
-of the stage's alpha, its j-th checkpoint 6 / (pi^2 j^2) of that, and confirmations are counted through in the same way:
-the sums over all attempts and checkpoints stay below alpha, however long the loop runs.
+Retrying until something passes inflates the rate of wrong passes, so each try gets a smaller share of alpha: attempt k
+gets 6 / (pi^2 k^2) of the stage's alpha, its j-th checkpoint 6 / (pi^2 j^2) of that, and the stage's n-th confirmation
+6 / (pi^2 n^2) of the stage's alpha. The sums over all attempts and checkpoints stay below alpha, however long the loop
+runs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BeginStage:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Ask the stage's start."""
+    """Evaluate the stage's start."""
 
     index: int
     partition: Partition
@@ -46,12 +47,12 @@ class BeginAttempt:
     index: int
     attempt: int
     start: str | None
-    """The checkpoint to go on from, relative to the training's folder; None is the stage's start."""
+    """The checkpoint to continue from, relative to the training's folder; None is the stage's start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Go on with the open attempt until a checkpoint passes or the attempt ends."""
+    """Continue the open attempt until a checkpoint passes or the attempt ends."""
 
     index: int
 
@@ -63,7 +64,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """End the open attempt: its checkpoint passed on the gate questions alone."""
+    """End the open attempt: its checkpoint passed on the gate questions only."""
 
     index: int
 
@@ -84,19 +85,21 @@ Action = BeginStage | Measure | BeginAttempt | Train | Confirm | Refuse | Promot
 
 
 def spent_alpha(alpha: float, number: int) -> float:
-    """What the `number`-th try, from 1, may spend; the sum over all numbers is alpha."""
+    """Share of alpha for the `number`-th try, counted from 1; the sum over all numbers is alpha."""
     return alpha * 6 / (math.pi * number) ** 2
 
 
 def seed_of(recipe: Recipe, stage: Stage, attempt: int) -> int:
-    """Of an attempt's training and of the order in which its checkpoints' questions are asked: a fresh one for each,
-    since what an attempt starts from was chosen after looking at the order before."""
+    """Seed of an attempt's training and of the order of its checkpoints' questions.
+
+    New for each attempt, because what an attempt starts from was chosen after seeing the previous order's results.
+    """
     digest = hashlib.sha256(f"{recipe.seed}\0{stage.name}\0{attempt}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
 def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
-    """What to do now. An End that is journalled already does not count: a larger budget lets the loop go on."""
+    """What to do now. An End in the journal is ignored: with a larger budget the loop continues."""
     stages = stages_of(events)
     if not stages:
         return BeginStage(0)
@@ -107,7 +110,7 @@ def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
         return End("passed", "every stage's gates are passed and confirmed", stage.promoted.checkpoint)
     paired = any(gate.paired for gate in recipe.stages[index].gates.gates)
     if stage.attempts and (last := stage.attempts[-1].ended) is not None and last.outcome == "passed":
-        return Promote(index)  # killed between the attempt's end and the promotion
+        return Promote(index)  # killed between the end of the attempt and the promotion
     attempt = stage.open
     if attempt is not None and attempt.confirmed is not None:
         return Promote(index) if attempt.confirmed.verdict.overall == "pass" else Refuse(index)
@@ -116,7 +119,7 @@ def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
     if "gate" not in stage.measured:
         return Measure(index, "gate")
     if attempt is not None:
-        return Train(index)  # which ends the attempt where the budget is spent
+        return Train(index)  # which ends the attempt if the budget is spent
     spent = spent_budget(recipe.budget, events, events[-1].elapsed)
     if spent is None and len(stage.attempts) >= recipe.budget.attempts:
         spent = f"{len(stage.attempts)} attempts failed"
@@ -124,11 +127,11 @@ def next_action(recipe: Recipe, events: Sequence[Event]) -> Action:
         failed = stage.attempts[-1].ended if stage.attempts else None
         why = f"; the last: {failed.reason}" if failed is not None else ""
         return End("failed", f"stage {stage.started.stage}: {spent}{why}", best_checkpoint(stages))
-    return BeginAttempt(index, len(stage.attempts) + 1, _to_go_on_from(stage))
+    return BeginAttempt(index, len(stage.attempts) + 1, _to_continue_from(stage))
 
 
-def _to_go_on_from(stage: StageState) -> str | None:
-    """The last attempt's best checkpoint, where it was still improving."""
+def _to_continue_from(stage: StageState) -> str | None:
+    """The last attempt's best checkpoint, if the attempt was still improving."""
     last = stage.attempts[-1] if stage.attempts else None
     if last is None or last.ended is None or not last.ended.improving:
         return None
@@ -136,7 +139,7 @@ def _to_go_on_from(stage: StageState) -> str | None:
 
 
 def spent_budget(budget: Budget, events: Sequence[Event], elapsed: float) -> str | None:
-    """Which part of the budget is used up after `elapsed` seconds of work; None while there is some of each."""
+    """Which part of the budget is used up after `elapsed` seconds of work; None if none is."""
     if budget.hours is not None and elapsed >= budget.hours * 3600:
         return f"the {budget.hours:g} hours are spent"
     if budget.questions is not None and questions_left(budget, events) <= 0:
@@ -145,7 +148,7 @@ def spent_budget(budget: Budget, events: Sequence[Event], elapsed: float) -> str
 
 
 def questions_left(budget: Budget, events: Sequence[Event]) -> float:
-    """Confirmations do not count: a checkpoint that passed is always confirmed."""
+    """Confirmations do not count: every checkpoint that passes gets one."""
     if budget.questions is None:
         return math.inf
     asked = sum(event.questions for event in events if isinstance(event, Gated | Measured))

@@ -1,11 +1,11 @@
-"""One attempt's training as a child process, alone or under `accelerate launch`; nothing of it outlives the loop.
+"""One attempt's training as a child process, alone or under `accelerate launch`; no process of it outlives the loop.
 
     with TrainingProcess("sft", config, start=START, folder=FOLDER, seed=0) as training:
         while training.poll() is None: ...
 
-The child runs worker.py: `python -m medbench.harness.training.worker JOB.json`. On Linux the kernel kills the
-child when the loop dies, even by kill -9, and a second, waiting process then kills whatever the training has started.
-The kernel watches the thread that started the child: start it from the main one.
+The child runs worker.py: `python -m medbench.harness.training.worker JOB.json`. On Linux the kernel kills the child
+when the loop dies, even by kill -9, and a second, waiting process then kills everything that the training has started.
+The kernel watches the thread that started the child, so start it from the main thread.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from medbench.harness.training.recipe import Launch
 from medbench.harness.training.worker import DONE, FAILURE, JOB, MARK, PARENT, kill_marked
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""A vLLM engine in the loop's process sets some of these; a training would take itself for a part of a group."""
+"""A vLLM engine in the loop's process sets some of these, which would make a training believe it is part of a group."""
 GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 class TrainingProcess:
-    """A training under way. Use as a context manager: leaving it stops the training."""
+    """A running training. Use as a context manager: leaving it stops the training."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class TrainingProcess:
         launch: Launch | None = None,
         wait_until_judged: bool = False,
     ) -> None:
-        """Starts it. Raises MedbenchError where `folder` cannot be written; what the child finds, it exits with."""
+        """Start it. Raises MedbenchError if `folder` cannot be written; other faults end the child, see `poll`."""
         self.folder = folder
         launch = launch or Launch()
         try:
@@ -82,30 +82,26 @@ class TrainingProcess:
 
     @property
     def pid(self) -> int:
-        """Of the child, which leads a process group of its own."""
+        """Of the child, which leads its own process group."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """None while it trains; 0 when its work is done, 2 for a MedbenchError, 1 otherwise; below 0 after a signal.
+        """None while it trains; then 0 if its work is done, 2 for a MedbenchError, 1 otherwise, negative for a signal.
 
-        A process that dies in its exit, after its last checkpoint was published, has done its work.
+        A process that crashes on exit, after its last checkpoint was published, has done its work.
         """
         code = self._process.poll()
         return 0 if code and (self.folder / DONE).exists() else code
 
-    def last_lines(self) -> str:
-        """The end of its log, for a message."""
-        return checkpoint_folder.last_lines(self.folder / checkpoint_folder.LOG)
-
     def stop(self, grace: float = GRACE_SECONDS) -> None:
-        """SIGTERM to all of it, SIGKILL after `grace` seconds; returns when nothing of it is left. Again is no harm."""
+        """SIGTERM to all its processes, SIGKILL after `grace` seconds; returns when none is left. Idempotent."""
         if self._process.poll() is None:
             _signal_group(self.pid, signal.SIGTERM)
             try:
                 self._process.wait(grace)
             except subprocess.TimeoutExpired:
                 _signal_group(self.pid, signal.SIGKILL)
-        self._process.wait()  # first, for whoever waits first gets its exit code
+        self._process.wait()  # before kill_marked, which waits too: only the first to wait gets the exit code
         kill_marked(self._mark)
 
     def __enter__(self) -> TrainingProcess:
@@ -121,7 +117,7 @@ def _environment(launch: Launch, seed: int, mark: str, wait_until_judged: bool) 
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // launch.processes)))
     env[checkpoint_folder.WAIT] = "1" if wait_until_judged else "0"
     env["PYTHONHASHSEED"] = str(seed % 2**32)
-    env["PYTHONUNBUFFERED"] = "1"  # the last lines of a training that is killed are wanted most
+    env["PYTHONUNBUFFERED"] = "1"  # or the last lines of a killed training would be lost
     return env | launch.env | {MARK: mark, PARENT: str(os.getpid())}
 
 

@@ -1,9 +1,9 @@
-"""Recipes: what `medbench train` runs, as YAML: stages in order, each with its trainer, its config and its gates.
+"""Recipes, the YAML that `medbench train` runs: stages in order, each with its trainer, its config and its gates.
 
     medbench validate trainers/recipes/smollm2_cpu.yaml
 
-A stage's `config` is checked by its trainer's own `Config`, as JSON would be: a list in YAML may fill a tuple, and a
-config that was dumped to JSON reads back as it was.
+A stage's `config` is checked by its trainer's own `Config`, by the rules for JSON: a YAML list may fill a tuple, and a
+config dumped to JSON reads back unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medbench.harness.training.watchdogs import WatchdogConfig
 
 def _folder_name(name: str) -> str:
     if slug(name) != name:
-        raise ValueError(f"names a folder: letters, digits, dot, dash and underscore, e.g. {slug(name)}")
+        raise ValueError(f"names a folder: use letters, digits, dot, dash and underscore only, e.g. {slug(name)}")
     return name
 
 
@@ -38,35 +38,35 @@ class Budget(Record):
     """What may be spent before a training gives up."""
 
     attempts: int = Field(3, ge=1)
-    """Of each stage."""
+    """Per stage."""
     hours: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Of work on the whole training, over all sessions."""
+    """Of work on the whole training, summed over all sessions."""
     questions: int | None = Field(None, ge=1)
-    """Asked in the whole training."""
+    """Over the whole training, not counting confirmations."""
 
 
 class Launch(Record):
-    """How the child process of a stage's training is started."""
+    """How a stage's training process is started."""
 
     processes: int = Field(1, ge=1)
     """More than one: under `accelerate launch`."""
     accelerate: str | None = None
-    """An accelerate config file (FSDP, DeepSpeed, ...), relative to the recipe; with one process of ours, the number
-    of processes is the file's."""
+    """An accelerate config file (FSDP, DeepSpeed, ...), relative to the recipe. If `processes` is 1, the file decides
+    their number."""
     env: dict[str, str] = Field(default_factory=dict)
     """Added to the environment, e.g. {CUDA_VISIBLE_DEVICES: "0,1"}."""
 
 
 class Stage(Record):
-    """One trainer, and what its checkpoints must reach before the next stage begins."""
+    """One trainer, and the gates that its checkpoints must pass before the next stage begins."""
 
     name: FolderName
     trainer: str
     config: dict[str, Any] = Field(default_factory=dict)
-    """As the file gave it; `config_of` is the trainer's typed one."""
+    """As in the file; `config_of` gives the trainer's typed config."""
     launch: Launch = Launch()
     gates: GateFile
-    """Without a partition: the loop asks `gate` while training, and `report` to confirm."""
+    """Without a partition: the loop uses `gate` while training, and `report` to confirm."""
 
 
 class Recipe(Record):
@@ -79,12 +79,12 @@ class Recipe(Record):
     seed: int = Field(0, ge=0, lt=2**31)
     budget: Budget = Budget()
     device: Literal["shared", "separate"] = "shared"
-    """shared: training waits while a checkpoint is judged, and the engine sleeps while training; separate: both work
-    at once."""
+    """shared: training waits while a checkpoint is judged, and the engine sleeps during training; separate: both run
+    at the same time."""
     engine: EngineConfig = EngineConfig()
     """For gating."""
     data: str | None = None
-    """Folder of benchmark files; --data and MEDBENCH_DATA win over it."""
+    """Folder of benchmark files; --data and MEDBENCH_DATA take precedence."""
     watchdogs: WatchdogConfig = WatchdogConfig()
     benchmarks: list[str] = Field(default_factory=lambda: ["medqa", "mmlu_pro_medical", "pubmedqa"])
     """Tasks whose test questions must not be trained on."""
@@ -92,7 +92,7 @@ class Recipe(Record):
 
     @field_serializer("watchdogs")
     def _watchdogs_as_given(self, watchdogs: WatchdogConfig) -> dict[str, Any]:
-        """Without defaults: training.json and the recipe's hash hold this section as the file gave it."""
+        """Without defaults: training.json and the recipe's hash contain this section as in the file."""
         return watchdogs.model_dump(exclude_unset=True)
 
 
@@ -170,18 +170,18 @@ def _config_faults(stage: dict[Any, Any], points: Sequence[EntryPoint] | None) -
 
 
 def _check_config(content: dict[Any, Any], model: type[BaseModel]) -> tuple[BaseModel | None, list[Fault]]:
-    """(record, []) or (None, its faults). By way of JSON, so that a strict model takes a list for a tuple, and text
-    for a path."""
+    """(record, []) or (None, its faults). Through JSON, so that a strict model accepts a list for a tuple and text for
+    a path."""
     try:
         return model.model_validate_json(json.dumps(content)), []
     except ValidationError as error:
         return None, faults_in(error, model)
-    except TypeError as error:  # YAML has values that JSON has not: a date, a set, bytes
+    except TypeError as error:  # YAML has types that JSON lacks: date, set, bytes
         return None, [Fault((), f"{str(error)[0].lower()}{str(error)[1:]}: write it as text, in quotes")]
 
 
 def _with_found_files(recipe: Recipe, path: Path) -> Recipe:
-    """The same, wherever it is read from: accelerate's files by their full paths."""
+    """With the full paths of accelerate's files, so that the recipe is the same from any working directory."""
     stages = []
     for stage in recipe.stages:
         if stage.launch.accelerate:

@@ -1,4 +1,4 @@
-"""What a journal says of a stage: its attempts, their checkpoints, the best one."""
+"""The state of each stage according to the journal: its attempts, their checkpoints, the best one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIVERGED = ("not_finite", "exploding", "kl", "entropy")
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt as far as it is journalled."""
+    """One attempt, as far as it is journalled."""
 
     started: AttemptStarted
     gated: list[Gated] = field(default_factory=list)
@@ -36,13 +36,13 @@ class Attempt:
 
     @property
     def passed(self) -> Gated | None:
-        """The checkpoint that passed on the gate questions: the attempt's last."""
+        """The checkpoint that passed on the gate questions; it is the attempt's last."""
         return self.gated[-1] if self.gated and self.gated[-1].verdict.overall == "pass" else None
 
 
 @dataclass(slots=True)
 class StageState:
-    """One stage as far as it is journalled."""
+    """One stage, as far as it is journalled."""
 
     started: StageStarted
     measured: dict[str, Measured] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class StageState:
 
 
 def stages_of(events: Sequence[Event]) -> list[StageState]:
-    """The stages that were begun."""
+    """The stages that have begun, in order."""
     stages: list[StageState] = []
     for event in events:
         if isinstance(event, StageStarted):
@@ -82,12 +82,13 @@ def stages_of(events: Sequence[Event]) -> list[StageState]:
 
 
 def ended(events: Sequence[Event]) -> TrainingEnded | None:
-    """The training's end, when that is its last event."""
+    """The training's end, if that is its last event."""
     return events[-1] if events and isinstance(events[-1], TrainingEnded) else None
 
 
 def worth_of(verdict: Verdict) -> float:
-    """By which checkpoints of one stage are compared: the mean estimate of its gates on accuracy, else gates passed."""
+    """Ranks the checkpoints of one stage: the mean estimate over gates on accuracy (with a baseline: a difference), or
+    without such gates the share of gates passed minus 1, in [-1, 0]."""
     accuracy = [gate.estimate for gate in verdict.gates if gate.metric == "accuracy" and gate.estimate is not None]
     if accuracy:
         return math.fsum(accuracy) / len(accuracy)
@@ -95,12 +96,12 @@ def worth_of(verdict: Verdict) -> float:
 
 
 def best_of(gated: Sequence[Gated]) -> Gated | None:
-    """The latest of the best."""
+    """The best, the later one if equal."""
     return max(gated, key=lambda one: (worth_of(one.verdict), one.step), default=None)
 
 
 def best_checkpoint(stages: Sequence[StageState]) -> str | None:
-    """The best checkpoint of the last stage, else what the stage before was left with."""
+    """The best checkpoint of the last stage, or the previous stage's result if it left none."""
     for stage in reversed(stages):
         if stage.promoted is not None:
             return stage.promoted.checkpoint
@@ -111,13 +112,13 @@ def best_checkpoint(stages: Sequence[StageState]) -> str | None:
 
 
 def is_improving(attempt: Attempt) -> bool:
-    """Whether the last checkpoint was better than all before it, of two at least."""
+    """Whether the last checkpoint was better than all before it; False for a single one."""
     worth = [worth_of(one.verdict) for one in attempt.gated]
     return len(worth) > 1 and worth[-1] > max(worth[:-1])
 
 
 def regressed(verdict: Verdict, stage: Stage) -> str | None:
-    """The rule of a no-regression gate (a margin to the stage's start) that the checkpoint surely fails."""
+    """The rule of a no-regression gate (a margin to the stage's start) that it is shown to fail, or None."""
     for gate, result in zip(stage.gates.gates, verdict.gates, strict=False):
         if gate.margin is not None and result.status == "fail":
             return result.rule
@@ -125,7 +126,7 @@ def regressed(verdict: Verdict, stage: Stage) -> str | None:
 
 
 def is_rambling(attempt: Attempt) -> bool:
-    """Whether length ran away, or the last checkpoint failed a gate on truncated replies or on tokens."""
+    """Whether completion length ran away, or the last checkpoint failed a gate on truncated replies or on tokens."""
     if any(alarm.kind == "length" for alarm in attempt.alarms):
         return True
     last = attempt.gated[-1].verdict.gates if attempt.gated else []

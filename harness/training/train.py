@@ -1,9 +1,9 @@
-"""`medbench train`: a recipe in, a promoted checkpoint or the reason why there is none out.
+"""`medbench train`: from a recipe to a promoted checkpoint, or the reason why there is none.
 
     medbench train trainers/recipes/smollm2_cpu.yaml
 
-Whatever is wrong with the recipe, its data or its start is said before any training. attempts.py decides what comes
-next, loop.py carries it out, journal.py remembers it.
+Anything wrong with the recipe, its data or its start is reported before training begins. next_action.py decides what
+comes next, loop.py carries it out, journal.py records it.
 """
 
 from __future__ import annotations
@@ -77,18 +77,18 @@ class Trained:
 
 
 def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
-    """Attempts until every stage's gates are passed, or the budget is spent.
+    """Run attempts until every stage's gates pass or the budget is spent.
 
-    Raises MedbenchError before anything is trained if something of what was asked is wrong.
+    Raises MedbenchError, before anything is trained, if the recipe or an option is wrong.
     """
     folder = options.runs / f"train-{recipe.name}"
     known = read_training(folder) if (folder / TRAINING).exists() else None
     if known is not None and not options.resume:
-        raise MedbenchError(f"{folder} exists already: add --resume to go on with it, or give the recipe another name")
+        raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
     digest = recipe_sha256(recipe)
     if known is not None and known.recipe_sha256 != digest:
         raise MedbenchError(
-            f"{folder} was begun with another recipe (only its budget may change): give the changed recipe another name"
+            f"{folder} was started with another recipe (only the budget may change): rename the changed recipe"
         )
     prepared = prepare_training(recipe, options, say)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,11 +120,11 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
 
 
 def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
-    """`--dry-run`: what would be done, memory and contamination, without training. Raises MedbenchError as `train`."""
+    """`--dry-run`: lines about what would be done, memory and contamination. Raises MedbenchError as `train` does."""
     prepared = prepare_training(recipe, options, say)
     budget = recipe.budget
     limits = [
-        f"{budget.attempts} attempts a stage",
+        f"{budget.attempts} attempts per stage",
         *([f"{budget.hours:g} hours"] if budget.hours else []),
         *([f"{budget.questions} questions"] if budget.questions else []),
     ]
@@ -134,8 +134,8 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
         f"device: {recipe.device}",
     ]
     for index, stage in enumerate(recipe.stages):
-        with tempfile.TemporaryDirectory() as aside:
-            said = prepared.check_stage(index, Path(aside) / stage.name)
+        with tempfile.TemporaryDirectory() as scratch:
+            said = prepared.check_stage(index, Path(scratch) / stage.name)
         lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
         lines += [f"  {line}" for line in said]
         asked = {
@@ -153,7 +153,7 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """Of all that shapes the result: the budget may grow while a training is resumed."""
+    """Hash of everything that affects the result. Not the budget: it may grow when a training is resumed."""
     content = recipe.model_dump(mode="json", exclude={"budget"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -173,7 +173,7 @@ def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
 
 
 def _sleeping(recipe: Recipe) -> Any:
-    """Engine settings that let vLLM sleep while a training uses the same GPU."""
+    """Engine settings, with vLLM's sleep mode if a training shares its GPU."""
     from medbench.harness.engines.vllm import runs_on_cpu
 
     if recipe.device == "separate" or runs_on_cpu():

@@ -1,17 +1,19 @@
-"""Trainers as plugins: what one must have, and how it is found.
+"""Trainers as plugins: what a trainer must have, and how it is found.
 
 A trainer is a module, or any other object, behind an entry point of the group `medbench.trainers`. It has
 
     Config                                          a pydantic model: the `config` of a recipe's stage
-    train(config, *, start, folder, seed)           trains from the checkpoint in `start`; leaves finished checkpoints
-                                                    in `folder` (checkpoint_folder.publish); called again with the same
-                                                    arguments after a kill, it goes on from what is there
+    train(config, *, start, folder, seed)           trains from the checkpoint in `start` and publishes checkpoints in
+                                                    `folder` (checkpoint_folder.publish); called again with the same
+                                                    arguments after a kill, it resumes from what is there
     prepare(config, *, start, folder, benchmarks)   optional, before any training, in the loop's own process: raises
-                                                    MedbenchError for whatever is wrong; returns lines for --dry-run
+                                                    MedbenchError for anything wrong; returns lines for --dry-run
                                                     (rows, memory, contamination). `folder` is the stage's: the parent
                                                     of the one that `train` gets. `benchmarks`: task -> questions that
                                                     must not be trained on
     adapt(config, verdict)                          optional: the config of the next attempt, from a FailedAttempt
+
+tests/plugins/medbench_noop_trainer is a complete package with one.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ from medbench.harness.text import did_you_mean
 
 GROUP = "medbench.trainers"
 DATA_FOLDER = "MEDBENCH_DATA"
-"""Environment variable, set in `prepare` and `train`: the folder of data files, where a training has one."""
+"""Environment variable, set during `prepare` and `train` to the folder of data files, if the training has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """What `adapt` learns of the attempt that has just failed."""
+    """What `adapt` is told about the attempt that has just failed."""
 
     reason: str
     """The journal's line."""
@@ -48,11 +50,11 @@ class FailedAttempt:
     """The last checkpoint was the best: the loop starts the next attempt from it."""
     crashed: bool = False
     verdict: Verdict | None = None
-    """Of the attempt's last gated checkpoint."""
+    """Of the attempt's last gated checkpoint; None without one."""
 
 
 class Trainer(Protocol):
-    """See the module."""
+    """See the module docstring."""
 
     Config: type[BaseModel]
 
@@ -64,7 +66,7 @@ SIGNATURES = {
     "prepare": ("config", "*start", "*folder", "*benchmarks"),
     "adapt": ("config", "verdict"),
 }
-"""Names of the parameters; * marks those given by keyword."""
+"""Names of the parameters; * marks those passed by keyword."""
 
 
 def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Trainer:
@@ -75,14 +77,14 @@ def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Train
         hint = did_you_mean(name, [point.name for point in points])
         raise MedbenchError(f"trainer {name!r}: no such plugin; {hint}")
     if len(found) > 1:
-        raise MedbenchError(f"trainer {name!r}: {' and '.join(sorted(found))} both have this name: uninstall one")
+        raise MedbenchError(f"trainer {name!r}: {' and '.join(sorted(found))} have the same name: uninstall one")
     (point,) = found.values()
     try:
         trainer = point.load()
-    except (Exception, SystemExit) as error:  # a plugin may fail in any way as it is imported
+    except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise MedbenchError(
-            f"trainer {name!r} ({point.value}) cannot be imported ({reason}): mend or uninstall it"
+            f"trainer {name!r} ({point.value}) cannot be imported ({reason}): fix or uninstall it"
         ) from None
     faults = list(_faults(trainer))
     if faults:
@@ -93,20 +95,20 @@ def find_trainer(name: str, points: Sequence[EntryPoint] | None = None) -> Train
 def prepare(
     trainer: Trainer, config: BaseModel, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]
 ) -> list[str]:
-    """What the trainer says of its stage before any training; nothing where it offers no check."""
+    """What the trainer reports about its stage before any training; [] if it has no `prepare`."""
     offered: Callable[..., list[str]] | None = getattr(trainer, "prepare", None)
     lines: Any = offered(config, start=start, folder=folder, benchmarks=benchmarks) if offered else []
     if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines)):
-        raise MedbenchError(f"prepare() returned {type(lines).__name__}, not a list of lines: mend the plugin")
+        raise MedbenchError(f"prepare() returned {type(lines).__name__}, not a list of lines: fix the plugin")
     return lines
 
 
 def adapt(trainer: Trainer, config: BaseModel, verdict: FailedAttempt) -> BaseModel:
-    """The next attempt's config; the same where the trainer has nothing to adapt."""
+    """The next attempt's config; unchanged if the trainer has no `adapt`."""
     offered: Callable[..., BaseModel] | None = getattr(trainer, "adapt", None)
     adapted = offered(config, verdict) if offered else config
     if not isinstance(adapted, trainer.Config):
-        raise MedbenchError(f"adapt() returned {type(adapted).__name__}, not the trainer's Config: mend the plugin")
+        raise MedbenchError(f"adapt() returned {type(adapted).__name__}, not the trainer's Config: fix the plugin")
     return adapted
 
 
@@ -131,7 +133,7 @@ def _accepts(function: Callable[..., Any], wanted: Sequence[str]) -> bool:
     keywords = {name[1:]: None for name in wanted if name.startswith("*")}
     try:
         inspect.signature(function).bind(*positional, **keywords)
-    except (TypeError, ValueError):  # ValueError: a built-in that does not tell
+    except (TypeError, ValueError):  # ValueError: a built-in without a signature
         return False
     return True
 

@@ -1,11 +1,11 @@
-"""Watchdogs over a training attempt: each reads the metric stream and says when the attempt has gone wrong, and why.
+"""Watchdogs over a training attempt: each reads the metrics and reports when the attempt has gone wrong, and why.
 
     python -c "from medbench.harness.training.watchdogs import WatchdogConfig; print(WatchdogConfig())"
 
-Two streams come in: what the trainer logs at a step (TRL's names) and what a gated checkpoint scored, question by
-question. A watchdog speaks once; what `stop` says is for the loop to act on. A metric that is not logged is not
-watched. The thresholds are this project's own; tests/training/test_watchdogs.py prints how often they raise a false
-alarm on honest runs.
+There are two inputs: what the trainer logs at a step (under TRL's names), and what a gated checkpoint scored on each
+question. Each alarm is raised once; the loop acts on its `stop`. A metric that is not logged is not watched. The
+thresholds are medbench's own; tests/training/test_watchdogs.py prints how often they raise a false alarm on healthy
+runs.
 """
 
 from __future__ import annotations
@@ -27,53 +27,54 @@ Kind = Literal["not_finite", "exploding", "kl", "entropy", "length", "no_signal"
 
 
 class WatchdogConfig(Record):
-    """The `watchdogs:` section of a recipe. Windows count logged steps."""
+    """The `watchdogs:` section of a recipe. Windows are counted in logged steps."""
 
     window: int = Field(10, ge=2)
-    """Steps that are averaged before a level is judged: single batches are noise."""
+    """Steps over which a level is averaged before it is judged: single batches are noisy."""
     grad_norm_growth: float = Field(20, gt=1)
-    """Times the median of the last 50 steps, and above 1; honest gradient norms spike to 10 times and come back."""
+    """Multiple of the median over the last 50 steps; the limit is at least 1. Healthy gradient norms spike to 10 times
+    the median and recover."""
     loss_growth: float = Field(3, gt=1)
-    """Times the median of the last 50 steps, plus 1 nat: a policy loss swings around 0, and a supervised one stays
-    below the logarithm of the vocabulary, about 11."""
+    """Multiple of the median over the last 50 steps, plus 1 nat: a policy loss oscillates around 0, and a supervised
+    loss stays below the logarithm of the vocabulary size, about 11."""
     kl_most: float = Field(1.0, gt=0)
-    """Nats per token from the reference; useful policies stay within a tenth or two."""
+    """Nats per token from the reference; useful policies stay within 0.1 or 0.2."""
     entropy_share: float = Field(0.1, gt=0, lt=1)
-    """Of the first window's entropy, below which nothing is explored any more; to a third is an honest decline."""
+    """Share of the first window's entropy below which exploration has ended; a decline to a third is normal."""
     entropy_least: float = Field(0.02, ge=0)
-    """Nats per token below which entropy has collapsed, wherever it began."""
+    """Nats per token below which entropy has collapsed, whatever its initial value."""
     clipped_most: float = Field(0.5, gt=0, le=1)
     """Share of completions cut off by the token limit."""
     length_growth: float = Field(3.0, gt=1)
-    """Times the first window's mean length."""
+    """Multiple of the first window's mean length."""
     no_signal: float = Field(0.95, gt=0, le=1)
-    """Share of groups whose rewards are all equal: no advantage, no gradient."""
+    """Share of groups whose rewards are all equal: without advantages there is no gradient."""
     no_signal_steps: int = Field(20, ge=2)
     settled: float = Field(0.9, ge=0, le=1)
-    """Format reward from which on reward and gate are compared: until then reward rises by the form alone."""
+    """Format reward from which reward and gate are compared: before that, reward rises through the format alone."""
     reward_rise: float = Field(0.1, gt=0)
-    """Rise of the mean reward, over three windows, that a gate's accuracy ought to show something of."""
+    """Rise of the mean reward, over three windows, that should show in a gate's accuracy."""
     transfer: float = Field(0.25, ge=0, le=1)
-    """Gain in gate accuracy for each unit of reward, below which (surely) the reward is being gamed."""
+    """Gain in gate accuracy per unit of reward; shown to be below it, the reward is being gamed."""
     z: float = Field(3.0, gt=0)
-    """Standard errors of a paired difference that count as sure: many checkpoints are looked at, each on the same
-    questions, so that 2 would cry wolf in one run of six."""
+    """Standard errors of a paired difference that count as proof. Many checkpoints are compared on the same questions,
+    so 2 would raise a false alarm in one run of six."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What a watchdog says; one line for the journal."""
+    """What a watchdog reports; one line of the journal."""
 
     kind: Kind
     step: int
     reason: str
     stop: bool
-    """True: the attempt cannot come right. False: flagged, the gates decide."""
+    """True: the attempt cannot recover. False: flagged only, the gates decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """What a gated checkpoint scored."""
+    """The scores of a gated checkpoint."""
 
     step: int
     scores: Mapping[str, Mapping[str, float]]
@@ -81,11 +82,12 @@ class GateReading:
 
 
 RECALL_PAIRS = (("medqa/meta_info=step1", "medqa/meta_info=step2&3"), ("pubmedqa", "medqa"))
-"""(recall, reasoning): long reasoning was reported to cost the former while the latter gains (arXiv 2506.21594)."""
+"""(recall, reasoning): long reasoning has been reported to improve the latter at the cost of the former (arXiv
+2506.21594)."""
 
 
 def gate_reading(step: int, samples: Mapping[str, Iterable[Sample]]) -> GateReading:
-    """The reading of one checkpoint's samples (task -> samples); engine failures have no score and are left out."""
+    """The reading from one checkpoint's samples (task -> samples); engine failures have no score and are left out."""
     scores: dict[str, dict[str, float]] = {}
     for task, found in samples.items():
         for sample in found:
@@ -96,7 +98,7 @@ def gate_reading(step: int, samples: Mapping[str, Iterable[Sample]]) -> GateRead
 
 
 class Watchdogs:
-    """All of them over one attempt."""
+    """All watchdogs of one attempt."""
 
     def __init__(self, config: WatchdogConfig | None = None) -> None:
         self._config = config or WatchdogConfig()
@@ -107,10 +109,10 @@ class Watchdogs:
         self._spikes: dict[str, deque[bool]] = {}
         self._gates: list[GateReading] = []
         self._settled: tuple[GateReading, float] | None = None
-        """The first reading since the form is settled, and the mean reward before it."""
+        """The first reading after the format was learnt, and the mean reward up to it."""
 
     def step(self, step: int, metrics: Mapping[str, object]) -> list[Alarm]:
-        """What is to say about one logged step; values that are no numbers are not looked at."""
+        """New alarms after one logged step; values that are not numbers are ignored."""
         values = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
         found = [*self._not_finite(step, values)]
         finite = {name: value for name, value in values.items() if _is_finite(value)}
@@ -123,7 +125,7 @@ class Watchdogs:
         return self._once(found)
 
     def gate(self, reading: GateReading) -> list[Alarm]:
-        """What is to say about one gated checkpoint, after the steps before it."""
+        """New alarms after one gated checkpoint; call it after the steps before it."""
         found = [*self._hacking(reading), *self._recall(reading)]
         self._gates.append(reading)
         return self._once(found)
@@ -141,7 +143,7 @@ class Watchdogs:
         return new
 
     def _mean(self, name: str, steps: int | None = None) -> float | None:
-        """Of the last `steps` (a window) values; None before there are as many."""
+        """Over the last `steps` values (default: one window); None while there are fewer."""
         steps = steps or self._config.window
         values = list(self._recent.get(name, ()))[-steps:]
         return statistics.fmean(values) if len(values) == steps else None
@@ -156,7 +158,7 @@ class Watchdogs:
                 yield Alarm("not_finite", step, f"{name} is {values[name]} at step {step}: the weights are lost", True)
 
     def _exploding(self, step: int, values: Mapping[str, float]) -> Iterator[Alarm]:
-        """Three of the last five steps far above the median: one spike is ordinary, and clipped."""
+        """Three of the last five steps far above the median: a single spike is normal, and clipped."""
         for name in ("loss", "grad_norm"):
             past = [abs(value) for value in self._recent.get(name, ())]
             if name not in values or len(past) < self._config.window:
@@ -176,22 +178,22 @@ class Watchdogs:
         kl = self._mean("kl")
         if kl is not None and kl > config.kl_most:
             reason = (
-                f"KL {kl:.2f} nats per token over {config.window} steps, above {config.kl_most}: far from the start"
+                f"KL {kl:.2f} nats per token over {config.window} steps, above {config.kl_most}: too far from the start"
             )
             yield Alarm("kl", step, reason, True)
         entropy, began = self._mean("entropy"), self._beginning("entropy")
-        # without a reward it is supervised training, which lowers entropy by design
+        # training without a reward is supervised, and lowers entropy by design
         if entropy is not None and began is not None and "reward" in self._recent:
             least = max(config.entropy_least, config.entropy_share * began)
             if entropy < least and began > config.entropy_least:
                 reason = (
-                    f"entropy {entropy:.3f} over {config.window} steps, it began at {began:.3f}: nothing is explored"
+                    f"entropy {entropy:.3f} over {config.window} steps, {began:.3f} at first: exploration has ended"
                 )
                 yield Alarm("entropy", step, reason, True)
         equal = self._mean("frac_reward_zero_std", config.no_signal_steps)
         if equal is not None and equal >= config.no_signal:
             steps = config.no_signal_steps
-            reason = f"in {equal:.0%} of the groups of {steps} steps all rewards are equal: nothing to learn from"
+            reason = f"all rewards are equal in {equal:.0%} of the groups over {steps} steps: nothing to learn from"
             yield Alarm("no_signal", step, reason, True)
 
     def _length(self, step: int) -> Iterator[Alarm]:
@@ -204,11 +206,11 @@ class Watchdogs:
             yield Alarm("length", step, reason, True)
         mean, began = self._mean("completions/mean_length"), self._beginning("completions/mean_length")
         if mean is not None and began and mean >= config.length_growth * began:
-            reason = f"completions of {mean:.0f} tokens, {began:.0f} at first: running away"
+            reason = f"completions of {mean:.0f} tokens on average, {began:.0f} at first: length runs away"
             yield Alarm("length", step, reason, False)
 
     def _hacking(self, now: GateReading) -> Iterator[Alarm]:
-        """Reward up while gate accuracy is surely not, or surely down, since the form was settled."""
+        """Reward up since the format was learnt, while gate accuracy is shown to be flat or down."""
         config = self._config
         reward = self._mean("reward", 3 * config.window)
         form = self._mean("rewards/format/mean", 3 * config.window)
@@ -227,7 +229,7 @@ class Watchdogs:
             if gain + config.z * error < 0:
                 yield Alarm("hacking", now.step, f"{what}: the reward is being gamed", True)
             elif gain + config.z * error < config.transfer * rise:
-                yield Alarm("hacking", now.step, f"{what}: little of it is accuracy", False)
+                yield Alarm("hacking", now.step, f"{what}: little of it shows in accuracy", False)
 
     def _recall(self, now: GateReading) -> Iterator[Alarm]:
         if not self._gates:
@@ -246,14 +248,14 @@ class Watchdogs:
 
 
 def _is_finite(value: float) -> bool:
-    """False beyond what float32 holds, too: bfloat16 training logs such numbers on its way to infinity."""
+    """Also False near the limit of float32 and beyond: bfloat16 training logs such numbers on its way to infinity."""
     return abs(value) < 1e38
 
 
 def _paired(then: Mapping[str, float], now: Mapping[str, float]) -> tuple[float, float | None]:
-    """(mean change, its standard error) over the questions that both answered; no error for fewer than 30 of them.
+    """(mean change, its standard error) over the questions answered in both; (0, None) for fewer than 30 of them.
 
-    One question is added that got better and one that got worse, so that no change at all has an error as well.
+    The error includes one made-up question that improved and one that got worse, so that it is not 0 without changes.
     """
     changes = [now[id] - then[id] for id in then.keys() & now.keys()]
     if len(changes) < 30:
@@ -263,11 +265,11 @@ def _paired(then: Mapping[str, float], now: Mapping[str, float]) -> tuple[float,
 
 @dataclass(slots=True)
 class AttemptWatch:
-    """The watchdogs of one attempt, shown each logged step once and in order, whatever they knew before a kill."""
+    """The watchdogs of one attempt, fed each logged step once and in order, also across a kill and a resume."""
 
     watch: Watchdogs
     fed: int = -1
-    """The last step that they know."""
+    """The last step that they were fed."""
 
     def catch_up(
         self,
@@ -275,14 +277,14 @@ class AttemptWatch:
         gated: Sequence[Gated],
         samples: Callable[[str], Mapping[str, Sequence[Sample]]],
     ) -> None:
-        """Show them what an earlier session did; what they say of it is journalled already."""
+        """Replay an earlier session; its alarms are in the journal already."""
         for one in gated:
             self.steps(metrics, until=one.step)
             if one.run is not None:
                 self.judged(one.step, samples(one.run))
 
     def steps(self, metrics: Sequence[Mapping[str, object]], until: int | None) -> list[Alarm]:
-        """Show them the steps after the last, up to `until`; what they say, up to the first alarm that stops."""
+        """Feed the steps after `fed`, up to `until`. Returns their alarms; stops at the first that ends the attempt."""
         found: list[Alarm] = []
         for line in metrics:
             step = int(str(line["step"]))

@@ -25,20 +25,20 @@ from medbench.harness.training.trainer_plugins import find_trainer
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
 DONE = ".done"
-"""Left in the folder by the trainer's first process when its work is done: its last checkpoint is published."""
+"""Created in the folder by the trainer's first process when its work is done: its last checkpoint is published."""
 MARK = "MEDBENCH_TRAINING"
-"""Its value, new for each training, is in the environment of every process that the training starts."""
+"""In the environment of every process of a training, with a value unique to the training."""
 PARENT = "MEDBENCH_TRAINING_PARENT"
 GPU_TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "npu-smi")
 LOCK_SECONDS = 30.0
-"""How long a training waits for its dying predecessor to leave the folder."""
+"""How long a training waits for a dying predecessor to release the folder."""
 
 
 def kill_marked(mark: str, but: tuple[int, ...] = (), seconds: float = 10.0) -> None:
-    """SIGKILL to every process with the mark, those of other process groups too, until none is left."""
+    """SIGKILL to every process with the mark, in any process group, until none is left."""
     until = time.monotonic() + seconds
     clear = 0
-    while clear < 2 and time.monotonic() < until:  # twice: for an instant after exec a process shows no environment
+    while clear < 2 and time.monotonic() < until:  # twice: just after exec, a process has no visible environment
         found = [process for process in _marked(mark) if process.pid not in but]
         for process in found:
             with contextlib.suppress(psutil.Error):
@@ -53,12 +53,12 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
         try:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
-        except (psutil.Error, OSError):  # another user's, or gone meanwhile
+        except (psutil.Error, OSError):  # of another user, or gone by now
             continue
 
 
 def main(path: Path, worker: bool) -> int:
-    """Do the job; the exit code."""
+    """Do the job. Returns the exit code."""
     if not worker:
         _die_with_parent()
     job = json.loads(path.read_text(encoding="utf-8"))
@@ -88,8 +88,8 @@ def main(path: Path, worker: bool) -> int:
 def _leave_group() -> None:
     """Wait for the other processes of a distributed training, then end its process group.
 
-    Without this a worker may abort in its exit ("terminate called without an active exception"): gloo's threads still
-    run when their owner is destroyed. The wait keeps one that is ready from taking the others down with it.
+    Without this a worker may abort on exit ("terminate called without an active exception"), because gloo's threads
+    still run when their owner is destroyed. Waiting keeps the first to finish from taking the others down.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -98,20 +98,22 @@ def _leave_group() -> None:
 
 
 def _die_with_parent() -> None:
-    """Linux: SIGKILL from the kernel when the loop is gone, and a process that then kills the rest."""
+    """Linux: let the kernel send SIGKILL when the loop is gone, and start a process that then kills the rest."""
     if not sys.platform.startswith("linux"):
         return
     _ask_for_signal(signal.SIGKILL)
     if os.getppid() != int(os.environ.get(PARENT, os.getppid())):
-        os._exit(1)  # the loop died before the kernel was asked
+        os._exit(1)  # the loop died before the request to the kernel
     child = os.getpid()
     if os.fork() == 0:
         _outlive(child)
 
 
 def _outlive(child: int) -> None:
-    """Wait for the child's end, however it comes, and kill all that it leaves behind. Does not return."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # stop() signals the group; this is its last one
+    """Wait for the child to end in any way, and kill all processes that it leaves behind. Does not return."""
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, signal.valid_signals()
+    )  # stop() signals the whole group; this process must outlive it
     _ask_for_signal(signal.SIGUSR2)
     while os.getppid() == child:
         signal.sigtimedwait([signal.SIGUSR2], 1.0)
@@ -131,7 +133,7 @@ def _locked(folder: Path, seconds: float = LOCK_SECONDS) -> FileLock:
     try:
         lock.acquire(timeout=seconds)
     except Timeout:
-        raise MedbenchError(f"{folder}: another training is at work in it: stop it, or wait for it") from None
+        raise MedbenchError(f"{folder}: another training is using it: stop it or wait for it") from None
     return lock
 
 
@@ -146,25 +148,25 @@ def _launch_workers(path: Path, launch: Launch) -> int:
         failure = json.loads((path.parent / FAILURE).read_bytes())
     except (OSError, ValueError):  # killed, or accelerate itself failed
         return 1
-    print(failure["line"], flush=True)  # once more: accelerate's own report stands between it and the end of the log
+    print(failure["line"], flush=True)  # again: accelerate's own report comes after the first in the log
     return int(failure["code"])
 
 
 def accelerate_command(path: Path, launch: Launch) -> list[str]:
-    """`accelerate launch` for a job file. What is not named here, a config file or the user's own default may set."""
+    """`accelerate launch` for a job file. Anything else comes from a config file or the user's defaults."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     if launch.accelerate:
         command += ["--config_file", launch.accelerate]
         command += ["--num_processes", str(launch.processes)] if launch.processes > 1 else []
     else:
-        # on a CPU too: with --cpu, accelerate 1.15 starts one process, whatever --num_processes says, but for mpirun
+        # on a CPU too: with --cpu, accelerate 1.15 ignores --num_processes and starts one process, except by mpirun
         command += ["--multi_gpu", "--num_processes", str(launch.processes), "--num_machines", "1"]
         command += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     return [*command, "--module", "medbench.harness.training.worker", str(path), "--worker"]
 
 
 def _without_gpu() -> dict[str, str]:
-    """Without a GPU each process would else train by itself; a recipe's `env` wins."""
+    """Without a GPU, each process would train by itself unless told so; a recipe's `env` takes precedence."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(map(shutil.which, GPU_TOOLS))
     return {} if seen or "ACCELERATE_USE_CPU" in os.environ else {"ACCELERATE_USE_CPU": "true"}
 
@@ -172,7 +174,7 @@ def _without_gpu() -> dict[str, str]:
 def _failed(folder: Path, line: str, code: int, printed: bool = False) -> int:
     if not printed:
         print(line, flush=True)
-    if not (folder / FAILURE).exists():  # the first of several processes: the others fail as it goes
+    if not (folder / FAILURE).exists():  # the first of several processes to fail: the others fail as a consequence
         write_atomically(folder / FAILURE, json.dumps({"line": line, "code": code}).encode())
     return code
 

@@ -2,8 +2,8 @@
 
     MEDBENCH_DATA=... python tests/bench/contamination.py      # a minute
 
-100,000 rows of about 2,500 characters, drawn sentence by sentence from the training files and every 200th with a
-benchmark question inside it, against all questions of MedQA, MMLU-Pro (Medical) and PubMedQA; one process. Targets:
+100,000 rows of about 2,500 characters, drawn sentence by sentence from the training files, every 200th with a
+benchmark question inside, against all questions of MedQA, MMLU-Pro (Medical) and PubMedQA; one process. Targets:
 at most 60 s and 1 GiB, and every planted row found.
 """
 
@@ -36,7 +36,7 @@ def questions(path: Path, row: Any) -> list[Question]:
 
 
 def rows(sentences: list[str], planted: list[Question], seed: int) -> Iterator[TrainingText]:
-    """Rows one after the other, so that the data set itself takes no memory."""
+    """Rows one at a time, so that the data set takes no memory."""
     draw = random.Random(seed)
     for number in range(ROWS):
         text = ""
@@ -82,7 +82,7 @@ def main() -> None:
     found = {overlap.row for overlap in overlaps}
     wanted = set(range(0, ROWS, PLANTED_EVERY))
     print(f"{ROWS:,} rows, {made / 1e6:.0f} MB, against {len(planted):,} questions")
-    print(f"{seconds:.1f} s of processor time, {wall:.1f} s in all with making the rows (target at most 60)")
+    print(f"{seconds:.1f} s of processor time, {wall:.1f} s in total including making the rows (target at most 60)")
     print(f"peak memory {peak / 1024:.0f} MiB, {before / 1024:.0f} before (target at most 1,024)")
     for overlap in [each for each in overlaps if each.row not in wanted][:10]:
         print(overlap)

@@ -2,10 +2,10 @@
 
     python tests/bench/kills.py [--kills 20] [--seed 0] [--longest 0.5]
 
-An uninterrupted training comes first. Then trainings are killed (the command alone; its child must die by itself) after
-a random time since their start, at most `longest` times what the uninterrupted one took, and gone on with, until each
-is done; as many trainings as it takes for all kills. Each must end with the uninterrupted one's journal, metrics and
-weights. Exit status 1 if any does not.
+First, one training runs uninterrupted. Then trainings are killed (only the command; its child must die by itself)
+after a random time since their start, at most `longest` times the uninterrupted one's, and resumed until each is done;
+as many trainings as are needed for all kills. Each must end with the journal, metrics and weights of the uninterrupted
+one. Exit status 1 if any does not.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import conftest  # noqa: F401  # sets what vLLM reads from the environment
+import conftest  # noqa: F401  # sets environment variables for vLLM
 from support.tiny_training import build, differences, kill_when, left_behind, start
 
 
 def torn_training(recipe: Path, runs: Path, draw: random.Random, kills: int, longest: float) -> int:
-    """One training, killed up to `kills` times and finished; how many kills it took."""
+    """One training, killed up to `kills` times and then finished. Returns the number of kills."""
     for made in range(kills):
         after = draw.uniform(0, longest)
         killed = kill_when(start(recipe, runs), runs, lambda seconds, after=after: seconds >= after)
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=0.5, help="share of the uninterrupted training's time")
-    parser.add_argument("--folder", type=Path, help="where all is written; kept")
+    parser.add_argument("--folder", type=Path, help="where everything is written; kept")
     asked = parser.parse_args()
     folder = (asked.folder or Path(tempfile.mkdtemp())).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def main() -> int:
     if (code := start(recipe, folder / "whole").wait()) != 0:
         raise SystemExit(f"the uninterrupted training exits with {code}: {folder / 'whole/log.txt'}")
     seconds = time.monotonic() - began
-    print(f"uninterrupted: {seconds:.0f} s on {os.cpu_count()} cores; all is in {folder}", flush=True)
+    print(f"uninterrupted: {seconds:.0f} s on {os.cpu_count()} cores; everything is in {folder}", flush=True)
     draw = random.Random(asked.seed)
     left, trainings, wrong = asked.kills, 0, 0
     while left:

@@ -1,12 +1,12 @@
-"""How often a loop that retries until its gates pass lets a truly failing model through, over many loops.
+"""How often a loop that retries until its gates pass promotes a model that truly fails, over many loops.
 
     python tests/bench/null_loop.py [--loops 2000] [--attempts 10]
 
-Every checkpoint of every attempt truly fails: on the loop's 100 questions it has one right answer fewer than the floor
-of 60 % asks for (the hardest case), on the 100 others likewise. New in each attempt is which questions those are,
-and the order in which they are asked. The loop, its journal, its gates and its order are the real ones; trainer and
-engine are made up (tests/support/loops.py). Beside it the naive loop: the same sequential gate with the whole alpha
-for every attempt, and no other questions to confirm on.
+Every checkpoint of every attempt truly fails: it has one right answer too few for the floor of 60 % (the hardest case),
+both on the loop's 100 `gate` questions and on the 100 `report` questions. Each attempt answers different questions
+right, and gets them in a new order. The loop, its journal, its gates and its order are the real ones; trainer and
+engine are made up (tests/support/loops.py). It is compared with a naive loop: the same sequential gate with the whole
+alpha for every attempt, and no other questions to confirm on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAILING = FLOOR - 1 / QUESTIONS
 
 
 def one_loop(number: int, attempts: int) -> tuple[bool, bool, bool]:
-    """(ever passed on the loop's questions, promoted, the naive loop promoted)."""
+    """(ever passed on the gate questions, promoted, promoted by the naive loop)."""
     recipe = recipe_of([{"task": "medqa", "at_least": FLOOR}], attempts=attempts).model_copy(update={"seed": number})
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         trainings = MadeUpTrainings([[FAILING]] * attempts)
@@ -47,13 +47,13 @@ def one_loop(number: int, attempts: int) -> tuple[bool, bool, bool]:
 
 
 def naive(folder: Path, recipe, trainings: MadeUpTrainings, attempts: int) -> bool:
-    """Whether one of the same attempts' checkpoints, or those that would have followed, passes with the whole alpha."""
+    """Whether any checkpoint of these attempts, or of those that would have followed, passes with the whole alpha."""
     judge = MadeUpJudge(folder, QUESTIONS, exact=True)
     stage = recipe.stages[0]
     for number in range(1, attempts + 1):
         attempt = folder / "1-stage1" / f"attempt-{number}"
         checkpoint = attempt / "step-000010"
-        if not checkpoint.exists():  # the real loop was over before
+        if not checkpoint.exists():  # the real loop had ended before
             attempt.mkdir(parents=True, exist_ok=True)
             trainings(stage, {}, start=folder / "start", folder=attempt, seed=recipe.seed * 1000 + number)
         rules = stage.gates.model_copy(update={"partition": "gate"})
@@ -81,7 +81,7 @@ def main() -> None:
     print(f"{asked.loops} loops of up to {asked.attempts} attempts at a model that truly fails, alpha {ALPHA}")
     print(f"a checkpoint passes while training:  {share([passed for passed, _, _ in found])}")
     print(f"and is confirmed and promoted:       {share([promoted for _, promoted, _ in found])}")
-    print(f"the naive loop lets one through:     {share([wrong for _, _, wrong in found])}")
+    print(f"the naive loop promotes one:         {share([wrong for _, _, wrong in found])}")
     print(f"{time.monotonic() - began:.0f} s")
 
 

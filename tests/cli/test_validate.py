@@ -1,4 +1,4 @@
-"""`medbench validate`: every YAML that we ship is sound, and each kind of fault is told by file and key path.
+"""`medbench validate`: every shipped YAML file is valid, and faults are reported by file and key path.
 
 pytest tests/cli/test_validate.py
 """
@@ -38,7 +38,7 @@ PROTOCOL = "{name: mine, about: mine, method: generate, prompt: '{{ question }}'
 
 
 def validated(path: Path, text: str) -> tuple[str, list[str]]:
-    """(kind, faults without the file, which each is checked to open with)."""
+    """(kind, faults without the file that each is checked to start with)."""
     path.write_text(text)
     kind, faults = faults_of(path)
     assert all(fault.startswith(f"{path}: ") and "\n" not in fault for fault in faults)
@@ -62,7 +62,7 @@ def test_the_glob_descends() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_shipped_yaml_is_sound(path: Path) -> None:
+def test_every_shipped_yaml_is_valid(path: Path) -> None:
     kind, faults = faults_of(path)
     assert faults == []
     expected = {"tasks": "task", "harness": "protocol", "trainers": "recipe"}.get(path.relative_to(ROOT).parts[0])
@@ -72,11 +72,11 @@ def test_every_shipped_yaml_is_sound(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"), [(TASK, "task"), (PROTOCOL, "protocol"), ("{tasks: [medqa], limit: 5}", "eval config")]
 )
-def test_the_kind_of_a_file_is_told_from_its_keys(tmp_path: Path, text: str, kind: str) -> None:
+def test_the_kind_of_a_file_follows_from_its_keys(tmp_path: Path, text: str, kind: str) -> None:
     assert validated(tmp_path / "any.yaml", text) == (kind, [])
 
 
-def test_all_faults_of_a_task_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_task_are_reported_at_once(tmp_path: Path) -> None:
     _, faults = validated(
         tmp_path / "mine.yaml",
         """
@@ -111,25 +111,25 @@ metadata:
     assert any(fault.endswith("hub.pth: unknown key; did you mean path?") for fault in faults)
 
 
-def test_a_hash_of_a_split_without_files_is_told(tmp_path: Path) -> None:
+def test_a_hash_of_a_split_without_files_is_a_fault(tmp_path: Path) -> None:
     _, faults = validated(tmp_path / "mine.yaml", TASK.replace("{test: abc}", "{test: abc, tset: abc}"))
     assert faults == ["metadata.sha256.tset: no such split in files"]
 
 
 @pytest.mark.parametrize("metadata", ["3", "null", "[]", "text"])
-def test_metadata_that_is_no_mapping_is_told(tmp_path: Path, metadata: str) -> None:
+def test_metadata_that_is_not_a_mapping_is_a_fault(tmp_path: Path, metadata: str) -> None:
     text = TASK.split("metadata:")[0] + f"metadata: {metadata}\n"
     kind, faults = validated(tmp_path / "mine.yaml", text)
     assert kind == "task"
     assert any(fault.startswith("metadata") for fault in faults)
 
 
-def test_a_hash_that_is_no_mapping_is_told(tmp_path: Path) -> None:
+def test_a_hash_that_is_not_a_mapping_is_a_fault(tmp_path: Path) -> None:
     _, faults = validated(tmp_path / "mine.yaml", TASK.replace("{test: abc}", "5"))
     assert any("sha256" in fault for fault in faults)
 
 
-def test_all_faults_of_a_protocol_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_protocol_are_reported_at_once(tmp_path: Path) -> None:
     _, faults = validated(
         tmp_path / "mine.yaml",
         "{name: Mine Own, about: mine, method: guess, prompt: '{% if %}', promt: x, decoding: {temperature: -1}}\n",
@@ -137,13 +137,13 @@ def test_all_faults_of_a_protocol_are_told_at_once(tmp_path: Path) -> None:
     assert {fault.split(": ")[0] for fault in faults} == {"name", "method", "prompt", "promt", "decoding.temperature"}
 
 
-def test_a_prompt_that_uses_an_unknown_name_is_told(tmp_path: Path) -> None:
+def test_a_prompt_that_uses_an_unknown_name_is_a_fault(tmp_path: Path) -> None:
     _, faults = validated(tmp_path / "mine.yaml", PROTOCOL.replace("question", "questoin"))
     assert [fault.split(": ")[0] for fault in faults] == ["prompt"]
     assert "questoin" in faults[0]
 
 
-def test_all_faults_of_an_eval_config_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_an_eval_config_are_reported_at_once(tmp_path: Path) -> None:
     _, faults = validated(tmp_path / "eval.yaml", "{limti: 3, seed: -1, engine_config: {dtpye: auto}}\n")
     assert {fault.split(": ")[0] for fault in faults} == {"limti", "seed", "engine_config.dtpye"}
 
@@ -153,7 +153,7 @@ def test_all_faults_of_an_eval_config_are_told_at_once(tmp_path: Path) -> None:
     ["", "- a\n", "a: b: c\n", "[" * 5000, "a: 2024-13-45\n", "metadata: !function [a]\n"],
     ids=["empty", "list", "broken", "too deep", "no date", "no function"],
 )
-def test_what_is_no_yaml_of_ours_is_one_line(tmp_path: Path, text: str) -> None:
+def test_anything_but_a_yaml_mapping_is_one_line(tmp_path: Path, text: str) -> None:
     _, faults = validated(tmp_path / "any.yaml", text)
     assert len(faults) == 1
 
@@ -164,7 +164,7 @@ def test_functions_named_in_a_task_are_not_imported(tmp_path: Path) -> None:
     assert "rows" not in sys.modules
 
 
-def test_the_command_exits_0_when_all_files_are_sound(tmp_path: Path) -> None:
+def test_the_command_exits_0_if_all_files_are_valid(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(PROTOCOL)
     done = run(tmp_path / "mine.yaml", SHIPPED[0])
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,7 +172,7 @@ def test_the_command_exits_0_when_all_files_are_sound(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_the_command_exits_2_and_tells_the_faults_of_every_file(tmp_path: Path) -> None:
+def test_the_command_exits_2_and_reports_the_faults_of_every_file(tmp_path: Path) -> None:
     (tmp_path / "eval.yaml").write_text("{limti: 3, seed: -1}\n")
     (tmp_path / "good.yaml").write_text(PROTOCOL)
     done = run(tmp_path / "eval.yaml", tmp_path / "good.yaml", tmp_path / "none.yaml")

@@ -1,9 +1,10 @@
 """A made-up world for tests of the training loop: a trainer that writes numbers, and a judge that believes them.
 
-    from support.loops import world; loop = world(tmp_path, accuracies=[[0.4, 0.5], [0.7]])
+    from support.loops import MadeUpTrainings, recipe_of, world
+    ended = world(tmp_path, recipe_of([{"task": "medqa", "at_least": 0.6}]), MadeUpTrainings([[0.4, 0.5], [0.7]])).run()
 
-A checkpoint is a folder with truth.json: its accuracy. What it answers to each question is drawn from that, the same
-every time, and judged by the real gates in the real order. Nothing here proves that an engine or a trainer works.
+A checkpoint is a folder with truth.json, its accuracy. Its answers are drawn from that, the same every time, and judged
+by the real gates in the real order. Nothing here proves that an engine or a trainer works.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def made_up_task(partition: str, n: int) -> Task:
 
 
 def answers(task: Task, accuracy: float, seed: int, *, exact: bool) -> dict[str, Sample]:
-    """One sample a question; `exact`: just that share of them right, else each with that chance."""
+    """One sample per question; `exact`: exactly this share of them is right, else each with this probability."""
     draw = random.Random(f"{seed} {task.questions[0].id}")
     if exact:
         right = set(draw.sample(range(len(task.questions)), int(accuracy * len(task.questions) + 1e-9)))
@@ -54,13 +55,13 @@ def _sample(question: Question, right: bool) -> Sample:
 
 @dataclass(slots=True)
 class MadeUpJudge:
-    """A loop_contracts.Judge without an engine."""
+    """A contracts.Judge without an engine."""
 
     folder: Path
     n: int = 200
     exact: bool = False
     judged: list[str] = field(default_factory=list)
-    """Names of all that was judged, in order."""
+    """Names of all judged checkpoints, in order."""
     runs: dict[str, dict[str, Sample]] = field(default_factory=dict)
 
     def judge(
@@ -122,7 +123,7 @@ class MadeUpJudge:
 
 
 class Done:
-    """A training that is over when it is begun."""
+    """A training that has ended when it starts."""
 
     def __init__(self, code: int = 0) -> None:
         self.code = code
@@ -136,21 +137,21 @@ class Done:
 
 @dataclass(slots=True)
 class MadeUpTrainings:
-    """A loop_contracts.Launcher: attempt k leaves checkpoints with the k-th accuracies, ten steps apart."""
+    """A contracts.Launcher: attempt k leaves checkpoints with the k-th accuracies, ten steps apart."""
 
     accuracies: Sequence[Sequence[float]]
     started: list[dict[str, Any]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     metrics: Callable[[int, int], Mapping[str, float]] = lambda attempt, step: {"loss": 1.0}
     codes: Sequence[int] = ()
-    """Exit status of each attempt; 0 where it is too short."""
+    """Exit status of each attempt; 0 for attempts beyond its end."""
 
     def __call__(self, stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> Done:
         self.started.append({"stage": stage.name, "config": dict(config), "start": start, "seed": seed})
-        assert (start / "truth.json").exists(), f"{start} is no checkpoint"
+        assert (start / "truth.json").exists(), f"{start} is not a checkpoint"
         if folder not in self.folders:
             self.folders.append(folder)
-        attempt = self.folders.index(folder)  # one that is gone on with is no new one
+        attempt = self.folders.index(folder)  # a resumed attempt is not a new one
         for number, accuracy in enumerate(self.accuracies[attempt], 1):
             step = 10 * number
             for at in range(step - 9, step + 1):
@@ -164,7 +165,7 @@ class MadeUpTrainings:
 
 
 class Silent:
-    """Watchdogs that never say anything."""
+    """Watchdogs that never raise an alarm."""
 
     def step(self, step: int, metrics: Mapping[str, object]) -> list[Any]:
         return []
@@ -174,7 +175,7 @@ class Silent:
 
 
 def recipe_of(gates: Sequence[Mapping[str, Any]], *, attempts: int = 3, stages: int = 1, **budget: Any) -> Recipe:
-    """A recipe with the `command` trainer, whose program is never started here."""
+    """A recipe with the `command` trainer; its program is never started here."""
     config = {"command": ["true"], "settings": {"learning_rate": 0.5}}
     rules = {"alpha": 0.05, "gates": [dict(gate) for gate in gates]}
     return Recipe.model_validate(
@@ -200,7 +201,7 @@ def world(
     exact: bool = False,
     watch: Callable[[WatchdogConfig], Any] = lambda config: Silent(),
 ) -> Loop:
-    """A loop over the made-up world in `folder`, new or as it was left."""
+    """A loop in the made-up world of `folder`, new or resumed."""
     begin = folder / "start"
     begin.mkdir(parents=True, exist_ok=True)
     (begin / "truth.json").write_text(json.dumps({"accuracy": start, "seed": 0}))

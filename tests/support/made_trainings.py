@@ -1,4 +1,4 @@
-"""Trainings made up for the tests of pages, through the journal's own writer.
+"""Made-up trainings for the tests of pages, written by the journal's own writer.
 
 from support.made_trainings import a_training, two_stages
 """
@@ -86,7 +86,7 @@ def a_record(name: str = "mine", **changes: Any) -> Training:
 
 
 def a_training(root: Path, folder_name: str = "train-mine", events: Sequence[Event] = (), **changes: Any) -> Path:
-    """A training's folder with these events; `changes` are to its record."""
+    """The folder of a training with these events; `changes` go into its record."""
     folder = root / folder_name
     create_training(folder, a_record(**({"name": folder_name.removeprefix("train-")} | changes)))
     with Journal(folder) as journal:
@@ -130,7 +130,7 @@ def gated(stage: str, attempt: int, step: int, verdict: Verdict, **changes: Any)
 def log(
     folder: Path, steps: int, *, seed: int = 0, grpo: bool = False, lost_from: int | None = None, every: int = 1
 ) -> None:
-    """metrics.jsonl of an attempt that learns, or whose loss is lost from a step on."""
+    """metrics.jsonl of an attempt that learns, or whose loss is NaN from step `lost_from`."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     for step in range(every, steps + 1, every):
@@ -285,7 +285,7 @@ def two_stages(root: Path, name: str = "train-smollm2") -> Path:
             2,
             "failed",
             "passed while training, not confirmed: pubmedqa accuracy 61.1 % on all 500 questions:"
-            " not surely at least 60.0 %",
+            " not yet shown to be at least 60.0 %",
             120,
             improving=True,
             training_seconds=1100.0,

@@ -2,10 +2,10 @@
 
     from support.tiny_training import build, command; recipe = build(tmp_path); command("train", recipe, cwd=tmp_path)
 
-An abstract says how patients were after a drug: better or faster mean yes, worse or slower no, half and half. The tiny
-model learns the form of a reply first, with one answer for all (about 50 %), and then to read the word. An attempt is
-long enough for the first and too short for the second: ten seeds had 0 to 2 % at step 16, 50 to 63 % at step 32, and
-91 to 100 % after 32 steps more from there.
+An abstract says how patients were after a drug: "better" or "faster" means yes, "worse" or "slower" no, half of each.
+The tiny model first learns the format of a reply, always with the same answer (about 50 %), and then to read the word.
+An attempt is long enough for the first and too short for the second: ten seeds had 0 to 2 % at step 16, 50 to 63 % at
+step 32, and 91 to 100 % after another 32 steps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONCLUSIONS = {"yes": "Pain, fever and bleeding soon went down.", "no": "Pain, f
 NAME = "tiny"
 TASK = "pubmedqa"
 MARK = "TINY_TRAINING"
-"""Names the training in the environment of all its processes."""
+"""Marks the training in the environment of all its processes."""
 
 RECIPE: dict[str, Any] = {
     "name": NAME,
@@ -57,7 +57,7 @@ RECIPE: dict[str, Any] = {
             "trainer": "sft",
             "config": {
                 "data": [{"path": "$MEDBENCH_DATA/pubmedqa/train.jsonl"}],
-                # the rate grows all the time, so that the first checkpoint has seen a quarter of what the last has
+                # the rate grows all the time, so that the first checkpoint has learnt a quarter as much as the last
                 "training": {
                     "steps": 32,
                     "batch_size": 16,
@@ -83,7 +83,7 @@ RECIPE: dict[str, Any] = {
                 "prompts": [{"path": "$MEDBENCH_DATA/pubmedqa/train.jsonl"}],
                 "training": {"steps": 4, "batch_size": 16, "learning_rate": 1e-4, "save_every": 4},
                 "lora": {"rank": 8, "alpha": 8.0, "use_dora": True, "use_rslora": True},
-                # warm, so that the completions of a group differ and there is something to learn
+                # warm, so that the completions of a group differ
                 "rollout": {"completions": 4, "max_completion_tokens": 40, "temperature": 1.15},
                 "rewards": {"short": 24, "long": 40, "least_steps": 1},
             },
@@ -100,7 +100,7 @@ RECIPE: dict[str, Any] = {
 
 
 def write_questions(path: Path, n: int, *, first: int, seed: int) -> list[dict[str, Any]]:
-    """`n` rows with PubMedQA's columns and ids from `first` on, each with names of its own."""
+    """`n` rows with PubMedQA's columns and ids from `first`, each with different names."""
     draw = random.Random(seed)
     rows = []
     for at in range(n):
@@ -127,7 +127,7 @@ def _name(draw: random.Random, syllables: int) -> str:
 
 
 def build(folder: Path) -> Path:
-    """Data, model and recipe in `folder`; the recipe's path."""
+    """Write data, model and recipe to `folder`. Returns the recipe's path."""
     data = folder / "data" / TASK
     write_questions(data / "test.jsonl", 120, first=1, seed=1)
     write_questions(data / "train.jsonl", 400, first=1001, seed=2)
@@ -139,7 +139,7 @@ def build(folder: Path) -> Path:
 
 
 def write_recipe(folder: Path, content: Mapping[str, Any]) -> Path:
-    """`content` as a recipe in `folder`, whose start is found whatever the working directory."""
+    """Write `content` as a recipe in `folder`, with an absolute path of its start."""
     start = content.get("start")
     found = {**content, "start": str(folder / "model")} if start == "model" else content
     path = folder / "recipe.yaml"
@@ -148,7 +148,7 @@ def write_recipe(folder: Path, content: Mapping[str, Any]) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread: for a model of half a million parameters two are slower, and far slower beside other work."""
+    """One thread: for a model of half a million parameters two are slower, and much slower under load."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -174,7 +174,7 @@ class Kill:
 
 
 def start(recipe: Path, runs: Path) -> subprocess.Popen[bytes]:
-    """`medbench train --resume`, which begins a new training as well as it goes on with one."""
+    """`medbench train --resume`, which starts or resumes a training."""
     runs.mkdir(parents=True, exist_ok=True)
     given = arguments("train", recipe, "--runs", runs, "--data", recipe.parent / "data", "--resume", "--quiet")
     with (runs / "log.txt").open("ab") as log:
@@ -186,7 +186,7 @@ def start(recipe: Path, runs: Path) -> subprocess.Popen[bytes]:
 def kill_when(process: subprocess.Popen[bytes], runs: Path, moment: Callable[[float], bool]) -> Kill | None:
     """SIGKILL to the command alone when `moment(seconds since its start)` holds, and wait until its children are gone.
 
-    None if it ended first. Raises AssertionError where something of it is left after 15 seconds.
+    None if it ended first. Raises AssertionError if any of them is left after 15 seconds.
     """
     began = time.monotonic()
     while not moment(time.monotonic() - began):
@@ -204,7 +204,7 @@ def kill_when(process: subprocess.Popen[bytes], runs: Path, moment: Callable[[fl
 
 
 def left_behind(runs: Path) -> list[str]:
-    """Command lines of living processes that a training in `runs` started, however deep."""
+    """Command lines of all running processes that descend from a training in `runs`."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -214,7 +214,7 @@ def left_behind(runs: Path) -> list[str]:
 
 
 def under_way(folder: Path) -> str:
-    """What a training is at, told from what it has written."""
+    """What a training is doing, judging by its files."""
     events = list(read_events(folder))
     stages = stages_of(events)
     attempt = stages[-1].open if stages else None
@@ -234,9 +234,9 @@ def under_way(folder: Path) -> str:
 
 
 def differences(torn: Path, whole: Path) -> list[str]:
-    """What a training that was killed has otherwise than one that was not, or twice; `torn` and `whole`: their --runs.
+    """What a killed training has different from an uninterrupted one, or twice. `torn` and `whole`: their --runs.
 
-    Times and places aside, journals must be equal, and so must every logged step and the promoted weights.
+    Except for times and paths, journals must be equal, and so must all logged steps and the promoted weights.
     """
     mine, its = (runs / f"train-{NAME}" for runs in (torn, whole))
     events, expected = _told(mine, torn), _told(its, whole)
@@ -250,10 +250,10 @@ def differences(torn: Path, whole: Path) -> list[str]:
         found.append(f"{len(events)} events, not {len(expected)}")
     found += [f"twice: {line}" for line, n in Counter(map(json.dumps, events)).items() if n > 1]
     runs = [event.run for event in read_events(mine) if isinstance(event, Gated | Confirmed | Measured)]
-    found += [f"{run}: two events are about it" for run, n in Counter(runs).items() if n > 1]
+    found += [f"{run}: two events refer to it" for run, n in Counter(runs).items() if n > 1]
     there = sorted(f"runs/{path.name}" for path in (mine / "runs").iterdir())
     if there != sorted(map(str, runs)):
-        found.append(f"run folders {there}, events about {sorted(map(str, runs))}")
+        found.append(f"run folders {there}, events refer to {sorted(map(str, runs))}")
     for run in there:
         asked = [sample.id for sample in read_samples(mine / run, TASK)]
         if len(asked) != len(set(asked)):
@@ -261,10 +261,10 @@ def differences(torn: Path, whole: Path) -> list[str]:
     for metrics in sorted(its.glob(f"*/*/{METRICS}")):
         attempt = metrics.parent.relative_to(its)
         if _logged(mine / attempt) != _logged(its / attempt):
-            found.append(f"{attempt}: other metrics")
+            found.append(f"{attempt}: different metrics")
     for promoted in sorted(path.relative_to(its) for path in its.glob("*/promoted")):
         if fingerprint(weight_files(mine / promoted)) != fingerprint(weight_files(its / promoted)):
-            found.append(f"{promoted}: other weights")
+            found.append(f"{promoted}: different weights")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The `command` trainer over real programs: what they leave is published whole, in order, and once.
+"""The `command` trainer with real programs: their checkpoints are published complete, in order, and once.
 
 pytest tests/trainers/test_command.py
 """
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.training.checkpoint_folder import checkpoints
+from medbench.harness.training.checkpoint_folder import LOG, checkpoints, last_lines
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, find_trainer
 from medbench.trainers import command
@@ -96,7 +96,7 @@ def test_checkpoints_are_published_by_step_without_the_pickles(work: Path, progr
     assert steps(work) == [5, 10, 100]
     assert files(work / "step-000100") == ["config.json", "model.safetensors", "tokenizer.json"]
     first = (work / "checkpoint-100" / "model.safetensors").stat()
-    assert (work / "step-000100" / "model.safetensors").stat().st_ino == first.st_ino  # no disk for a second copy
+    assert (work / "step-000100" / "model.safetensors").stat().st_ino == first.st_ino  # no disk space for a second copy
 
 
 def test_an_adapter_and_a_nested_folder_are_checkpoints_too(work: Path, program: Callable[..., Config]) -> None:
@@ -106,13 +106,13 @@ def test_an_adapter_and_a_nested_folder_are_checkpoints_too(work: Path, program:
     assert "adapter_model.safetensors" in files(work / "step-000020")
 
 
-def test_a_checkpoint_without_a_tokenizer_gets_the_starts(work: Path, program: Callable[..., Config]) -> None:
+def test_a_checkpoint_without_a_tokenizer_gets_that_of_the_start(work: Path, program: Callable[..., Config]) -> None:
     run(program("save('checkpoint-1'); os.remove('checkpoint-1/tokenizer.json')"), work)
     assert files(work / "step-000001") == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
     assert (work / "step-000001" / "tokenizer.json").read_text() == "the start's"
 
 
-def test_a_checkpoint_is_published_while_the_program_goes_on(work: Path, program: Callable[..., Config]) -> None:
+def test_a_checkpoint_is_published_while_the_program_runs(work: Path, program: Callable[..., Config]) -> None:
     body = """
 save("checkpoint-1")
 while not Path("go-on").exists(): time.sleep(0.05)
@@ -130,7 +130,9 @@ save("checkpoint-2")
     assert steps(work) == [1, 2]
 
 
-def test_one_that_is_still_being_written_is_left_until_it_is_whole(work: Path, program: Callable[..., Config]) -> None:
+def test_a_checkpoint_that_is_still_being_written_is_not_published_yet(
+    work: Path, program: Callable[..., Config]
+) -> None:
     body = """
 save("aside", 1.0)
 os.rename("aside", "checkpoint-1")
@@ -148,7 +150,7 @@ Path("checkpoint-1/model.safetensors").write_bytes(whole)
     ).read_bytes()
 
 
-def test_one_that_stays_half_written_is_told_and_not_published(
+def test_a_checkpoint_that_stays_incomplete_is_reported_and_not_published(
     work: Path, program: Callable[..., Config], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(program("save('checkpoint-1'); save('checkpoint-2'); os.remove('checkpoint-2/model.safetensors')"), work)
@@ -156,14 +158,14 @@ def test_one_that_stays_half_written_is_told_and_not_published(
     assert "not published: " in capfd.readouterr().out
 
 
-def test_one_that_the_program_publishes_is_left_alone(work: Path, program: Callable[..., Config]) -> None:
+def test_a_checkpoint_that_the_program_publishes_is_left_alone(work: Path, program: Callable[..., Config]) -> None:
     body = "save('.aside', 1); os.rename('.aside', 'step-000007'); save('checkpoint-7', 2)"
     run(program(body), work)
     assert steps(work) == [7]
     assert "optimizer.pt" in files(work / "step-000007")
 
 
-def test_what_is_hidden_or_has_no_number_or_is_a_file_is_no_checkpoint(
+def test_hidden_folders_names_without_a_number_and_files_are_not_checkpoints(
     work: Path, program: Callable[..., Config]
 ) -> None:
     run(program("save('.checkpoint-1'); save('best'); open('checkpoint-3', 'w')", checkpoints="*"), work)
@@ -185,11 +187,11 @@ def test_placeholders_are_filled_in(work: Path, program: Callable[..., Config]) 
     ("config", "told"),
     [
         ({"command": []}, "at least 1 item"),
-        ({"command": [" "]}, "names the program"),
+        ({"command": [" "]}, "must name the program"),
         ({"command": ["x", "{strat}"]}, "unknown placeholder {strat} in '{strat}'; did you mean start?"),
         ({"command": ["x", "{lr}"], "settings": {"learning_rate": 1}}, "unknown placeholder {lr}"),
         ({"command": ["x"], "env": {"A": "{nothing}"}}, "unknown placeholder {nothing}"),
-        ({"command": ["x"], "settings": {"seed": 1}}, "settings.seed: {seed} is filled in already"),
+        ({"command": ["x"], "settings": {"seed": 1}}, "settings.seed: {seed} is reserved"),
         ({"command": ["x"], "settings": {"a": [1]}}, "settings.a"),
         ({"command": ["x"], "settings": {"a": True}}, "settings.a"),
         ({"command": ["x"], "checkpoints": "/tmp/*"}, "a glob below the work folder"),
@@ -206,7 +208,7 @@ def test_a_faulty_config_is_refused(config: dict[str, Any], told: str) -> None:
     assert told in str(caught.value)
 
 
-def test_a_program_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_missing_program_is_refused_before_training(tmp_path: Path) -> None:
     config = Config(command=["no-such-program-here", "{start}"])
     with pytest.raises(MedbenchError, match="'no-such-program-here': no such program") as caught:
         prepare(config, start=tmp_path, folder=tmp_path, benchmarks={})
@@ -220,7 +222,7 @@ def test_prepare_shows_the_command(tmp_path: Path) -> None:
     assert not (tmp_path / "1-sft").exists()
 
 
-def test_a_relative_program_is_found_from_where_medbench_runs(
+def test_a_relative_program_is_found_from_the_folder_medbench_runs_in(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "train.sh"
@@ -252,7 +254,7 @@ def test_a_program_that_cannot_be_started_is_one_line(work: Path, tmp_path: Path
         run(Config(command=[str(tmp_path / "empty")]), work)
 
 
-def test_only_a_second_call_is_told_to_resume(work: Path, program: Callable[..., Config]) -> None:
+def test_only_a_second_call_sets_resume(work: Path, program: Callable[..., Config]) -> None:
     for name in ("job.json", "log.txt", ".training.lock"):  # what the loop leaves there
         (work / name).touch()
     body = """
@@ -263,9 +265,7 @@ with open("told", "a") as file: file.write(os.environ.get("MEDBENCH_RESUME", "-"
     assert (work / "told").read_text() == "-1"
 
 
-def test_a_checkpoint_that_is_made_again_does_not_change_the_published_one(
-    work: Path, program: Callable[..., Config]
-) -> None:
+def test_rewriting_a_checkpoint_does_not_change_the_published_one(work: Path, program: Callable[..., Config]) -> None:
     run(program("save('checkpoint-1', 1.0)"), work)
     before = (work / "step-000001" / "model.safetensors").read_bytes()
     run(program("save('checkpoint-1', 2.0); save('checkpoint-2', 2.0)"), work)
@@ -274,7 +274,7 @@ def test_a_checkpoint_that_is_made_again_does_not_change_the_published_one(
     assert steps(work) == [1, 2]
 
 
-def test_what_a_killed_program_left_half_written_is_not_published_on_resuming(
+def test_a_checkpoint_that_a_killed_program_left_incomplete_is_not_published_on_resume(
     work: Path, program: Callable[..., Config]
 ) -> None:
     save_file({"w": np.zeros(4)}, work / "whole")
@@ -286,7 +286,7 @@ def test_what_a_killed_program_left_half_written_is_not_published_on_resuming(
     assert steps(work) == [1]
 
 
-def test_the_rate_is_halved_after_divergence_alone() -> None:
+def test_the_learning_rate_is_halved_only_after_divergence() -> None:
     config = Config(command=["x"], settings={"learning_rate": 2e-5, "n": 3})
     assert adapt(config, FailedAttempt("no", diverged=True)).settings == {"learning_rate": 1e-5, "n": 3}
     assert adapt(config, FailedAttempt("no", rambling=True)) == config
@@ -297,7 +297,7 @@ def test_the_rate_is_halved_after_divergence_alone() -> None:
         assert adapt(other, FailedAttempt("no", diverged=True)) == other
 
 
-def test_a_program_runs_as_a_training_of_the_loop(work: Path, program: Callable[..., Config]) -> None:
+def test_a_program_runs_as_one_of_the_loops_trainings(work: Path, program: Callable[..., Config]) -> None:
     config = program(
         "save('checkpoint-1'); print('loss 0.5'); sys.exit(int(sys.argv[1]))", "{code}", settings={"code": 0}
     )
@@ -306,17 +306,17 @@ def test_a_program_runs_as_a_training_of_the_loop(work: Path, program: Callable[
         with TrainingProcess("command", one, start=work.parent / "start", folder=work, seed=0) as training:
             while training.poll() is None:
                 time.sleep(0.05)
-            assert (training.poll(), training.last_lines().split(" | ")[-1]) == (code, told)
+            assert (training.poll(), last_lines(work / LOG).split(" | ")[-1]) == (code, told)
     assert steps(work) == [1]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel of Linux alone does this")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only the Linux kernel does this")
 def test_kill_9_of_the_training_takes_the_program_with_it(work: Path, program: Callable[..., Config]) -> None:
     config = program("Path('pid').write_text(str(os.getpid())); os.rename('pid', 'ready'); time.sleep(600)")
     with TrainingProcess("command", config, start=work.parent / "start", folder=work, seed=0) as training:
         until = time.monotonic() + 60
         while not (work / "ready").exists():
-            assert time.monotonic() < until, training.last_lines()
+            assert time.monotonic() < until, last_lines(work / LOG)
             time.sleep(0.05)
         foreign = psutil.Process(int((work / "ready").read_text()))
         os.kill(training.pid, signal.SIGKILL)

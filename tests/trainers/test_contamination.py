@@ -1,4 +1,4 @@
-"""Contamination: planted overlaps are found, neighbours are not, and what is known to be missed stays known.
+"""Contamination: planted overlaps are found, similar questions are not, and known misses stay known.
 
 pytest tests/trainers/test_contamination.py -s prints what the real training files share with the real benchmarks.
 """
@@ -88,7 +88,7 @@ def with_options(question: Question, text: str | None = None, order: int = 1) ->
 
 
 def changed(text: str, share: float, seed: int = 0) -> str:
-    """`share` of the words replaced."""
+    """The text with this `share` of its words replaced."""
     draw = random.Random(seed)
     return " ".join("velvet" if draw.random() < share else word for word in text.split())
 
@@ -129,7 +129,7 @@ def test_planted_overlaps_are_found(text: str, id: str, part: str, kinds: str) -
     assert all(0.25 <= each.score <= 1 and each.excerpt and each.row == 1 for each in overlaps)
 
 
-def test_a_very_short_stem_is_found_as_a_rows_own_question_alone() -> None:
+def test_a_very_short_stem_is_found_only_as_a_rows_question() -> None:
     assert [each.question_id for each in found(with_options(TINY), TINY.question)] == ["tiny"]
     assert found("The soleus muscle: a review of its anatomy.", "The soleus muscle") == []
 
@@ -137,7 +137,7 @@ def test_a_very_short_stem_is_found_as_a_rows_own_question_alone() -> None:
 NEIGHBOURS = (
     "Which of the following statements is true?\nA. Saliva is made by three pairs of glands\nB. Saliva has no enzymes",
     "Which of the following is the most likely diagnosis?\nA. Parkinson disease\nB. Essential tremor",
-    # the same illness, told anew
+    # the same illness in another case
     "A 66-year-old teacher has become slow over two years. She turns in many small steps, her voice is soft, and a "
     "tremor of the left hand disappears when she reaches for a cup. Which treatment relieves her slowness best?\n"
     "A. Levodopa\nB. Propranolol\nC. Primidone\nD. Haloperidol",
@@ -155,7 +155,7 @@ NEIGHBOURS = (
 
 
 @pytest.mark.parametrize("text", NEIGHBOURS)
-def test_neighbours_on_the_same_topic_are_not(text: str) -> None:
+def test_questions_on_the_same_topic_are_not_overlaps(text: str) -> None:
     assert found(text, text.split("\n")[0]) == []
 
 
@@ -170,12 +170,12 @@ def test_neighbours_on_the_same_topic_are_not(text: str) -> None:
         "Ein 58-jähriger Bäcker geht seit einem Jahr mit kleinen Schritten und seine Schrift ist winzig geworden.",
     ],
 )
-def test_what_the_docstring_says_is_missed_is(text: str) -> None:
+def test_overlaps_that_the_docstring_calls_missed_are_missed(text: str) -> None:
     assert found(text) == []
 
 
 @given(st.integers(0, 10_000), st.sampled_from([VIGNETTE.question, TRIAL.context]))
-def test_any_85_per_cent_of_the_words_of_a_long_text_are_enough(seed: int, text: str) -> None:
+def test_any_85_per_cent_of_the_words_of_a_long_text_suffice(seed: int, text: str) -> None:
     words = text.split()
     places = set(random.Random(seed).sample(range(len(words)), k=int(0.15 * len(words))))
     assert found(" ".join("velvet" if at in places else word for at, word in enumerate(words)))
@@ -195,8 +195,8 @@ def test_the_order_of_the_rows_decides_only_the_order_of_the_overlaps(order: lis
     assert [each.row for each in overlaps] == [at for at in order if at != 1]
 
 
-def test_turns_of_phrase_of_many_questions_find_none() -> None:
-    """Vital signs and the closing line are the same in 30 vignettes; a row that has them too is nobody's copy."""
+def test_stock_phrases_of_many_questions_are_not_overlaps() -> None:
+    """Vital signs and the last line are the same in 30 vignettes; a row with them too is not a copy of any."""
     phrase = "His temperature is 37 C, pulse is 80/min, respirations are 14/min, and blood pressure is 120/80 mm Hg."
     many = [
         asked(
@@ -210,7 +210,7 @@ def test_turns_of_phrase_of_many_questions_find_none() -> None:
     assert found(row, benchmarks={"medqa": many}) == []
 
 
-def test_a_row_that_holds_a_whole_benchmark_many_times_over_takes_no_time() -> None:
+def test_a_row_with_a_whole_benchmark_many_times_over_is_fast() -> None:
     text = " ".join(with_options(question) + question.context for rows in BENCHMARKS.values() for question in rows)
     started = time.process_time()
     overlaps = found(text * 400)
@@ -234,7 +234,7 @@ def test_a_screening_lists_what_it_drops(tmp_path: Path) -> None:
     assert (tmp_path / "contamination.json").read_bytes() == before
 
 
-def test_too_many_overlaps_refuse_to_train_and_say_where_they_are_listed(tmp_path: Path) -> None:
+def test_too_many_overlaps_refuse_training_and_name_their_list(tmp_path: Path) -> None:
     rows = [TrainingText(1, CASE), TrainingText(2, with_options(VIGNETTE))]
     with pytest.raises(MedbenchError, match=r"1 of 2 rows \(50.0%\).*contamination\.json") as caught:
         screen(rows, BENCHMARKS, ContaminationConfig(), tmp_path / "contamination.json", "rows.jsonl")
@@ -249,7 +249,7 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given_", [{"ngram": 1}, {"ngram_share": 0.0}, {"near": 0.2}, {"most": 1.5}, {"nears": 0.7}])
-def test_a_config_that_cannot_be_meant_is_refused(given_: dict[str, Any]) -> None:
+def test_an_impossible_config_is_refused(given_: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ContaminationConfig.model_validate(given_)
 
@@ -272,7 +272,7 @@ def real(data_dir: Path) -> dict[str, list[Question]]:
 
 
 @pytest.mark.data
-def test_every_real_question_is_found_in_a_row_that_is_it(real: dict[str, list[Question]]) -> None:
+def test_every_real_question_is_found_in_a_row_made_from_it(real: dict[str, list[Question]]) -> None:
     rows, ids = [], []
     for task, questions in real.items():
         for question in questions:
@@ -309,8 +309,8 @@ def test_real_training_files_against_the_real_test_sets(data_dir: Path, real: di
 
 
 @pytest.mark.data
-def test_real_questions_are_not_taken_for_one_another(real: dict[str, list[Question]]) -> None:
-    """Each MedQA question against all the others: what is flagged are MedQA's own near-duplicates, a handful."""
+def test_real_questions_are_not_confused_with_each_other(real: dict[str, list[Question]]) -> None:
+    """Each MedQA question against all others: only MedQA's own near-duplicates are flagged, a handful."""
     rows = [TrainingText(at, with_options(question), question.question) for at, question in enumerate(real["medqa"])]
     overlaps = find_overlaps(rows, {"medqa": real["medqa"]})
     others = {each.row for each in overlaps if real["medqa"][each.row].id != each.question_id}
@@ -318,7 +318,7 @@ def test_real_questions_are_not_taken_for_one_another(real: dict[str, list[Quest
     assert len(others) <= 0.02 * len(rows)
 
 
-def test_a_question_without_options_is_known_by_its_text() -> None:
+def test_a_question_without_options_is_found_by_its_text() -> None:
     free = Question("free", "free", "Name the enzyme that joins oxygen to the iron of haem.", (), (), "none")
     assert [each.kind for each in found(f"{CASE} {free.question}", benchmarks={"foreign": [free]})] == ["stem"]
 

@@ -1,4 +1,4 @@
-"""GRPO by the real TRL trainer on the tiny model: it learns, logs, publishes, resumes, and refuses what cannot work.
+"""GRPO with the real TRL trainer on the tiny model: it learns, logs, publishes, resumes, and refuses bad recipes.
 
 pytest tests/trainers/test_grpo.py
 """
@@ -51,7 +51,7 @@ BENCHMARK = {"medqa": [Question("1", "1", str(LEAKED["question"]), ("Harvey", "G
 
 
 def recipe(path: Path, **changes: Any) -> dict[str, Any]:
-    """Short steps, and a reward that random text differs in: how much it repeats itself."""
+    """Few short steps, and a reward in which random texts differ: how much they repeat themselves."""
     plain: dict[str, Any] = {
         "prompts": [{"path": str(path)}],
         "lora": {"rank": 4, "alpha": 8.0},
@@ -87,8 +87,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a BOS, which its template writes and its tokenizer would add once more, and a likely word, so
-    that some completions repeat themselves more than others."""
+    """The tiny model with a BOS, which its template writes and its tokenizer would add again, and with one likely word,
+    so that some completions repeat themselves more than others."""
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer, processors
 
@@ -115,7 +115,7 @@ def config(rows: Path) -> grpo.Config:
 
 @pytest.fixture(scope="module")
 def attempt(config: grpo.Config, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that ran through."""
+    """The folder of an uninterrupted training."""
     folder = tmp_path_factory.mktemp("stage") / "attempt-1"
     grpo.prepare(config, start=start, folder=folder.parent, benchmarks=BENCHMARK)
     grpo.train(config, start=start, folder=folder, seed=SEED)
@@ -131,7 +131,7 @@ def weights(folder: Path, step: int) -> bytes:
     return (folder / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
 
 
-def test_each_reward_and_all_that_watchdogs_read_is_logged_at_each_step(attempt: Path) -> None:
+def test_every_reward_and_every_metric_of_the_watchdogs_is_logged_at_each_step(attempt: Path) -> None:
     metrics = checkpoint_folder.read_metrics(attempt)
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     names = {f"rewards/{name}/mean" for name in COMPONENTS} | {
@@ -166,9 +166,7 @@ def test_checkpoints_are_published_and_resolve(attempt: Path, start: Path, cache
     assert weights(attempt, 2) != weights(attempt, 4)
 
 
-def test_the_clean_prompts_are_asked_in_seeded_order_with_one_bos(
-    attempt: Path, config: grpo.Config, start: Path
-) -> None:
+def test_clean_prompts_are_asked_in_seeded_order_with_one_bos(attempt: Path, config: grpo.Config, start: Path) -> None:
     clean = [row for row in load_questions(config.prompts) if row.question.question != LEAKED["question"]]
     prompts = Asker(load_protocol("cot-v1"), load_tokenizer(str(start))).fitting(clean, 10**6)
     order = prompt_order(len(prompts), 2 * 4, SEED)
@@ -204,7 +202,7 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
     modes: set[bool] = set()
 
     def note(module: Any, given: Any, named: dict[str, Any]) -> None:
-        if named.get("past_key_values") is not None:  # as generation alone does
+        if named.get("past_key_values") is not None:  # only generation passes it
             modes.add(module.training)
 
     model.register_forward_pre_hook(note, with_kwargs=True)
@@ -235,13 +233,13 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("installed", "lines"), [("1.16.0", 0), ("1.16.7", 0), ("1.17.0", 1), ("1.160.0", 1)])
-def test_an_untested_trl_is_told(installed: str, lines: int) -> None:
+def test_an_untested_trl_gets_a_warning(installed: str, lines: int) -> None:
     said = grpo._untested_trl(installed)
     assert len(said) == lines
     assert all(f"TRL {installed} is untested" in line and "\n" not in line for line in said)
 
 
-def test_a_trl_without_what_is_overridden_is_refused(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trl_without_an_overridden_method_is_refused(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     monkeypatch.delattr(GRPOTrainer, "_generate_single_turn")
@@ -307,7 +305,7 @@ def test_another_seed_trains_another_adapter(attempt: Path, config: grpo.Config,
     assert weights(tmp_path / "stage" / "attempt-2", 2) != weights(attempt, 2)
 
 
-def test_prepare_says_what_would_be_trained(config: grpo.Config, start: Path, tmp_path: Path) -> None:
+def test_prepare_reports_what_would_be_trained(config: grpo.Config, start: Path, tmp_path: Path) -> None:
     lines = "\n".join(grpo.prepare(config, start=start, folder=tmp_path, benchmarks=BENCHMARK))
     assert "prompts: 3 of 4 rows" in lines
     assert "1 overlap a benchmark" in lines
@@ -342,7 +340,7 @@ def test_prepare_hints_at_rewards_that_cannot_be_earned(start: Path, tmp_path: P
         ({"protocol": "cot-v9"}, "unknown protocol 'cot-v9'"),
         ({"lora": {"targets": ["q_porj"]}}, r"lora\.targets: 'q_porj' matches no"),
         ({"training": {"optimizer": "adamw_torsch"}}, r"training\.optimizer: "),
-        ({"rollout": {"max_prompt_tokens": 3}}, "of 3 rows none has at most 3 tokens"),
+        ({"rollout": {"max_prompt_tokens": 3}}, "none of 3 rows has at most 3 tokens"),
         (
             {"rollout": {"max_completion_tokens": 2048}},
             r"max_completion_tokens \(2048\) leaves no room .* context of 2048",
@@ -359,7 +357,7 @@ def test_prepare_refuses(rows: Path, start: Path, tmp_path: Path, changes: dict[
 
 def test_a_changed_data_set_is_not_trained_on(config: grpo.Config, start: Path, tmp_path: Path) -> None:
     (tmp_path / grpo.CONTAMINATION).write_text('{"rows": 99, "overlaps": []}')
-    with pytest.raises(MedbenchError, match="it is about 99 rows, the data now has 4"):
+    with pytest.raises(MedbenchError, match="it covers 99 rows, the data now has 4"):
         grpo.train(config, start=start, folder=tmp_path / "attempt-1", seed=SEED)
 
 
@@ -391,7 +389,7 @@ def test_adapt_halves_the_learning_rate_after_divergence(config: grpo.Config) ->
     assert adapted.training.model_copy(update={"learning_rate": config.training.learning_rate}) == config.training
 
 
-def test_adapt_pays_less_for_long_replies_after_rambling(config: grpo.Config) -> None:
+def test_adapt_rewards_long_replies_less_after_rambling(config: grpo.Config) -> None:
     adapted = grpo.adapt(config, FailedAttempt("long", rambling=True))
     assert (adapted.rewards.short, adapted.rewards.long) == (3, 18)
     assert adapted.training == config.training

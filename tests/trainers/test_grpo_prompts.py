@@ -1,4 +1,4 @@
-"""Prompts for reinforcement learning: the very text that the evaluation sends, from rows that a reward can judge.
+"""Prompts for reinforcement learning: the same text as in the evaluation, from rows that a reward can judge.
 
 pytest tests/trainers/test_grpo_prompts.py
 """
@@ -44,7 +44,7 @@ def written(path: Path, *rows: dict[str, Any]) -> Source:
 
 
 @pytest.mark.parametrize("thinking", [None, True, False])
-def test_prompts_are_the_evaluations_own(tiny_model: Path, tmp_path: Path, thinking: bool | None) -> None:
+def test_prompts_are_those_of_the_evaluation(tiny_model: Path, tmp_path: Path, thinking: bool | None) -> None:
     from medbench.harness.engines.hf import HFEngine
 
     protocol = load_protocol("cot-v1", thinking=thinking)
@@ -75,9 +75,7 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model: Path
     ("file", "row", "format"),
     [("pubmedqa/train.jsonl", pubmedqa.Row, "pubmedqa"), ("medqa/test.jsonl", medqa.Row, "multiple_choice")],
 )
-def test_real_rows_become_the_questions_that_the_tasks_make_of_them(
-    data_dir: Path, file: str, row: Any, format: Any
-) -> None:
+def test_real_rows_become_the_same_questions_as_in_the_tasks(data_dir: Path, file: str, row: Any, format: Any) -> None:
     path = data_dir / file
     raw = [one for _, one in read_jsonl(path)]
     protocol = load_protocol("cot-v1")
@@ -87,7 +85,7 @@ def test_real_rows_become_the_questions_that_the_tasks_make_of_them(
     assert [one.gold for one in found] == [one.gold for one in wanted]
 
 
-def test_a_prompt_carries_what_the_rewards_read(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_prompt_has_the_columns_that_the_rewards_need(tiny_model: Path, tmp_path: Path) -> None:
     (row,) = load_questions([written(tmp_path / "b.jsonl", DECIDED)])
     prompt = Asker(load_protocol("cot-v1"), load_tokenizer(str(tiny_model))).prompt(row.question)
     assert prompt.columns() == {
@@ -118,7 +116,7 @@ def test_a_row_without_options_is_named(tmp_path: Path) -> None:
 
 def test_a_gold_outside_the_options_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with pytest.raises(MedbenchError, match=r"a\.jsonl:2: answer_idx: 'C' is none of the options A, B"):
+    with pytest.raises(MedbenchError, match=r"a\.jsonl:2: answer_idx: 'C' is not one of the options A, B"):
         load_questions([written(path, LETTERED, LETTERED | {"answer_idx": "C"})])
 
 

@@ -1,4 +1,4 @@
-"""The adapter's settings: what they refuse before any training, and that peft trains what they say.
+"""The adapter's settings: bad ones are refused before any training, and peft trains what they say.
 
 pytest tests/trainers/test_lora.py
 """
@@ -50,7 +50,9 @@ def test_a_target_that_matches_nothing_is_an_error(tiny_model: Path, targets: An
 
 @pytest.mark.parametrize("use_dora", [True, False])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"], r".*\.1\.mlp\.(up|down)_proj"])
-def test_peft_adapts_the_modules_and_numbers_that_were_counted(tiny_model: Path, targets: Any, use_dora: bool) -> None:
+def test_peft_adapts_the_modules_and_parameters_that_were_counted(
+    tiny_model: Path, targets: Any, use_dora: bool
+) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 

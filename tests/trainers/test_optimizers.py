@@ -1,4 +1,4 @@
-"""Optimizers by name: transformers' own and the package's, and what is said of the rest.
+"""Optimizers by name: transformers' own, the package's, and the errors for all others.
 
 pytest tests/trainers/test_optimizers.py
 """
@@ -30,13 +30,13 @@ def test_optimizers_that_work_here(name: str) -> None:
         ("bsam", "'bsam' cannot be used here"),  # wants a closure
     ],
 )
-def test_what_does_not_work_is_said_in_one_line(name: str, says: str) -> None:
+def test_an_optimizer_that_does_not_work_is_one_line(name: str, says: str) -> None:
     fault = optimizer_fault(name) or ""
     assert re.search(says, fault)
     assert len(fault.splitlines()) == 1
 
 
-def test_transformers_names_are_handed_on_and_others_as_a_class() -> None:
+def test_transformers_names_are_passed_on_and_others_become_a_class() -> None:
     own = optimizer_arguments("adafactor")
     assert own == {"optim": "adafactor"}
     assert optimizer_class(SimpleNamespace(optim_args=None)) is None
@@ -46,7 +46,7 @@ def test_transformers_names_are_handed_on_and_others_as_a_class() -> None:
     assert (found[0].__name__, found[1]) == ("EXAdam", {"lr": 0.5})
 
 
-def test_an_unknown_name_makes_no_arguments() -> None:
+def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(MedbenchError, match="unknown optimizer 'nothing_like_it'"):
         optimizer_arguments("nothing_like_it")
 

@@ -1,4 +1,4 @@
-"""Rows to tokens: prompts as `medbench eval` asks them, replies as its extraction reads them, one end of turn.
+"""Rows to tokens: prompts as in `medbench eval`, replies that its extraction reads, and one end of turn.
 
 pytest tests/trainers/test_rendering.py
 """
@@ -35,7 +35,7 @@ def row(question: Question, reasoning: str = "It is so.", answer: str = "") -> R
 
 
 def with_template(base: Path, folder: Path, *, ending: str) -> Path:
-    """A copy of `base` whose chat template writes `ending` where the assistant's turn begins."""
+    """A copy of `base` whose chat template writes `ending` at the start of the assistant's turn."""
     shutil.copytree(base, folder)
     file = folder / "chat_template.jinja"
     opening = "{{- '<|im_start|>assistant\\n' }}"
@@ -54,8 +54,8 @@ def model(request: pytest.FixtureRequest, tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("chat", ["auto", "never"])
-def test_prompts_are_what_an_evaluation_asks(model: Path, chat: Literal["auto", "never"]) -> None:
-    """Bytes and tokens, by the evaluation's own request and engine."""
+def test_prompts_are_those_of_an_evaluation(model: Path, chat: Literal["auto", "never"]) -> None:
+    """Text and tokens, compared with the evaluation's own request and engine."""
     protocol = PROTOCOL.model_copy(update={"chat": chat})
     engine, renderer = HFEngine(str(model)), Renderer(model, protocol)
     data = Data("local", "", False)
@@ -82,7 +82,7 @@ def test_a_reply_ends_with_the_one_token_that_stops_generation(model: Path) -> N
     )  # no BOS before it
 
 
-def test_reply_is_the_thought_and_the_answer_form(tiny_model: Path) -> None:
+def test_a_reply_is_the_reasoning_and_the_answer_in_the_protocols_form(tiny_model: Path) -> None:
     render = Renderer(tiny_model, PROTOCOL).render
     assert render(row(LETTERED)).reply == "<think>\nIt is so.\n</think>\n\nThe answer is (B)."
     assert render(row(WORDED)).reply == "<think>\nIt is so.\n</think>\n\nThe answer is (maybe)."
@@ -92,7 +92,7 @@ def test_reply_is_the_thought_and_the_answer_form(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "gap"), [("<think>\\n", ""), ("<think>", "\n")])
-def test_a_thought_that_the_template_opens_is_not_opened_twice(tiny_model, tmp_path, ending, gap) -> None:
+def test_reasoning_that_the_template_opens_is_not_opened_twice(tiny_model, tmp_path, ending, gap) -> None:
     render = Renderer(with_template(tiny_model, tmp_path / "opens", ending=ending), PROTOCOL).render
     rendered = render(row(LETTERED))
     assert rendered.reply == f"{gap}It is so.\n</think>\n\nThe answer is (B)."
@@ -101,11 +101,11 @@ def test_a_thought_that_the_template_opens_is_not_opened_twice(tiny_model, tmp_p
     assert split_thought(unreasoned.reply, opened=True).answer.strip() == "The answer is (B)."
 
 
-def test_a_prompt_that_has_closed_the_thought_takes_no_reasoning(tiny_model: Path) -> None:
+def test_a_prompt_with_a_closed_think_block_refuses_reasoning(tiny_model: Path) -> None:
     unthinking = load_protocol("cot-v1", thinking=False)
     renderer = Renderer(tiny_model, unthinking)
     assert renderer.render(row(LETTERED, reasoning="")).prompt.endswith("</think>\n\n")
-    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the row reasons, but under protocol .* has closed"):
+    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the row has reasoning, but under protocol .* has closed"):
         renderer.render(row(LETTERED))
 
 
@@ -122,7 +122,7 @@ def test_a_base_model_without_a_template(tiny_model: Path, tmp_path: Path) -> No
 
 
 def test_text_that_would_end_the_turn_is_an_error(tiny_model: Path) -> None:
-    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the reply holds <\|im_end\|>, which ends the turn"):
+    with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the reply contains <\|im_end\|>, which ends the turn"):
         Renderer(tiny_model, PROTOCOL).render(row(LETTERED, reasoning="It is<|im_end|> so."))
 
 
@@ -141,11 +141,11 @@ def test_an_end_at_which_generation_does_not_stop_is_an_error(tiny_model: Path, 
 
 def test_a_reply_that_extraction_misreads_is_an_error(tiny_model: Path) -> None:
     twice = Question("4", "4", "Which?", ("The answer is (A)", "Iron"), ("A", "B"), "C")
-    with pytest.raises(MedbenchError, match=r"reads the reply as .*, not as the gold 'C'"):
+    with pytest.raises(MedbenchError, match=r"extracts .* from the reply, not the gold 'C'"):
         Renderer(tiny_model, PROTOCOL).render(row(twice))
 
 
-def test_longer_rows_are_left_out_and_counted_never_cut(tiny_model: Path) -> None:
+def test_longer_rows_are_left_out_and_counted_never_truncated(tiny_model: Path) -> None:
     renderer = Renderer(tiny_model, PROTOCOL)
     rows = [row(LETTERED), row(LETTERED, reasoning="It is so. " * 50)]
     short, long = (renderer.render(one).length for one in rows)
@@ -155,7 +155,9 @@ def test_longer_rows_are_left_out_and_counted_never_cut(tiny_model: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["pubmedqa/train", "train/medical_o1_demo_sft", "train/medmcqa_mcq"])
-def test_every_reply_of_the_real_files_is_read_as_its_gold(data_dir: Path, tiny_model: Path, name: str) -> None:
+def test_extraction_finds_the_gold_in_every_reply_of_the_real_files(
+    data_dir: Path, tiny_model: Path, name: str
+) -> None:
     renderer = Renderer(tiny_model, PROTOCOL)
     rendered = [renderer.render(one) for one in load_rows([Source(path=str(data_dir / f"{name}.jsonl"))])]
     assert [one.row.where for one in rendered if _read(one) != one.row.question.gold] == []

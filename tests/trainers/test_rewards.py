@@ -1,4 +1,4 @@
-"""Rewards: no hack of the corpus pays, honest replies do, and what must hold for any text.
+"""Rewards: no hack in the corpus pays, honest replies do, and invariants for any text.
 
 pytest tests/trainers/test_rewards.py -s prints the corpus by kind.
 """
@@ -39,7 +39,7 @@ HONEST = [row for row in CORPUS if row["honest"]]
 HACKS = [row for row in CORPUS if not row["honest"]]
 CONFIG = RewardConfig()
 MARGIN = 0.1
-"""What must lie between the best hack and the worst honest reply, in reward; a right answer is worth 1."""
+"""Least difference in reward between the best hack and the worst honest reply; a right answer is worth 1."""
 CHARACTERS_A_TOKEN = 4
 
 
@@ -75,7 +75,7 @@ def test_no_hack_earns_more_than_the_worst_honest_reply() -> None:
     print(f"best hack that does not {best[False]:+.2f}, worst honest wrong reply {honest_wrong:+.2f}")
     assert best[True] + MARGIN <= honest_right
     assert best[False] + MARGIN <= honest_wrong
-    # stronger than asked: a hack with the right letter pays less than honest work that came out wrong
+    # stronger than required: a hack with the right letter earns less than an honest wrong reply
     assert best[True] + MARGIN <= honest_wrong
 
 
@@ -88,7 +88,7 @@ def test_every_hack_is_a_named_fault(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", HONEST, ids=lambda row: f"{row['id']} {row['kind']}")
-def test_every_honest_reply_is_in_the_right_form(row: dict[str, Any]) -> None:
+def test_every_honest_reply_has_the_right_format(row: dict[str, Any]) -> None:
     found = rewards(row)
     assert found.faults == ()
     assert found.accuracy == float(row["right"])
@@ -97,7 +97,7 @@ def test_every_honest_reply_is_in_the_right_form(row: dict[str, Any]) -> None:
     assert found.reasoning > 0
 
 
-def test_the_corpus_is_what_it_says() -> None:
+def test_the_corpus_matches_its_labels() -> None:
     assert len(HACKS) >= 60
     assert len(HONEST) >= 20
     assert {row["right"] for row in HONEST} == {True, False}
@@ -111,7 +111,7 @@ def test_the_corpus_is_what_it_says() -> None:
 
 
 def test_the_default_weights_keep_right_above_wrong_above_faulty() -> None:
-    """Whatever the components of replies without unnatural repetition are."""
+    """For any components of replies without unnatural repetition."""
     weights = CONFIG.weights
     worst_right = weights.format + weights.accuracy
     best_wrong = weights.format + weights.reasoning
@@ -121,7 +121,7 @@ def test_the_default_weights_keep_right_above_wrong_above_faulty() -> None:
     assert min(weights.as_list()) >= 0
 
 
-# What may be inserted anywhere into an honest reply and must make it worthless.
+# Inserted anywhere into an honest reply, each of these must make it worthless.
 SPOILERS = (
     "<think>",
     "</think>",
@@ -137,7 +137,7 @@ SPOILERS = (
 
 
 @given(st.sampled_from(HONEST), st.sampled_from(SPOILERS), st.floats(0, 1))
-def test_one_tag_or_invisible_character_more_spoils_any_honest_reply(
+def test_an_extra_tag_or_invisible_character_spoils_any_honest_reply(
     row: dict[str, Any], spoiler: str, place: float
 ) -> None:
     at = int(place * len(row["reply"]))
@@ -164,13 +164,13 @@ def test_a_reply_cut_off_anywhere_earns_nothing(row: dict[str, Any], place: floa
 
 
 @given(st.sampled_from(HONEST))
-def test_the_thought_taken_out_or_left_alone_earns_nothing(row: dict[str, Any]) -> None:
+def test_a_reply_without_reasoning_or_with_nothing_else_earns_nothing(row: dict[str, Any]) -> None:
     thought, _, behind = row["reply"].partition("</think>")
     for reply in (f"<think></think>{behind}", f"<think>\n</think>{thought}{behind}", behind, f"{thought}</think>"):
         assert rewards({**row, "opened": False}, reply).total <= 0
 
 
-# Any text, and text made of what replies are made of: tags, letters, options, sentences.
+# Any text, and text made of the parts of replies: tags, letters, options, sentences.
 MADE_OF = ("<think>", "</think>", "\n", " ", "The answer is (", "A", "B", ")", ".", "1. ", "Step 2:", "\\boxed{", "}")
 FRAGMENTS = st.sampled_from([*MADE_OF, *(row["reply"][at : at + 80] for row in CORPUS[::9] for at in (0, 60, 240))])
 ANY_TEXT = st.text(st.characters(), max_size=400) | st.lists(FRAGMENTS, max_size=25).map("".join)
@@ -212,7 +212,7 @@ SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9)
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=12), st.data(), st.integers(2, 6))
-def test_saying_a_sentence_again_never_raises_the_repetition_reward(
+def test_repeating_a_sentence_never_raises_the_repetition_reward(
     sentences: list[list[str]], data: st.DataObject, ngram: int
 ) -> None:
     texts = [" ".join(sentence) + "." for sentence in sentences]
@@ -239,7 +239,7 @@ def test_a_longer_right_reply_never_earns_more_for_its_length(shorter: int, long
     assert length_reward(read, (), (CONFIG.short + CONFIG.long) // 2, CONFIG) == pytest.approx(0.5, abs=0.01)
 
 
-def test_structure_moves_the_reasoning_reward_as_it_should() -> None:
+def test_structure_changes_the_reasoning_reward_as_it_should() -> None:
     row = next(row for row in HONEST if row["kind"] == "numbered" and row["right"])
     full = rewards(row).reasoning
     lines = row["reply"].split("\n")
@@ -252,7 +252,7 @@ def test_structure_moves_the_reasoning_reward_as_it_should() -> None:
         assert 0 < rewards(row, "\n".join(worse)).reasoning < full
 
 
-def test_one_sentence_is_reasoning_only_where_the_recipe_says_so() -> None:
+def test_one_sentence_is_reasoning_only_if_the_recipe_says_so() -> None:
     row = next(row for row in HONEST if row["labels"] == ["yes", "no", "maybe"])
     reply = (
         "<think>Mobilising patients early after laparoscopic surgery shortened hospitalisation by nine hours without "
@@ -295,7 +295,7 @@ def test_a_thousand_replies_of_four_kilobytes_take_less_than_five_seconds() -> N
         {"least_steps": 0},
     ],
 )
-def test_a_config_that_cannot_be_meant_is_refused(given_: dict[str, Any]) -> None:
+def test_an_impossible_config_is_refused(given_: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RewardConfig.model_validate(given_)
 
@@ -336,7 +336,7 @@ def test_trl_gets_each_component_under_its_name(conversational: bool) -> None:
     assert len(logged) == len(FAULTS)
 
 
-def test_trl_completions_that_do_not_end_by_themselves_are_cut_off() -> None:
+def test_trl_completions_without_an_end_count_as_truncated() -> None:
     rows = [row for row in HONEST if row["right"] and not row["opened"]][:3]
     accuracy, *_ = reward_functions(CONFIG, eos_token_ids=[7])
     assert accuracy(**batch(rows)) == [1.0] * 3
@@ -344,7 +344,7 @@ def test_trl_completions_that_do_not_end_by_themselves_are_cut_off() -> None:
     assert reward_functions(CONFIG)[0](**batch(rows, eos=8)) == [1.0] * 3
 
 
-def test_trl_prompts_that_open_the_thought_are_seen() -> None:
+def test_trl_prompts_that_open_the_think_block_are_recognised() -> None:
     row = next(row for row in HONEST if row["opened"] and row["right"])
     given_ = batch([row])
     assert reward_functions(CONFIG, opened=True)[0](**given_) == [1.0]
@@ -363,7 +363,7 @@ def test_trl_faults_are_one_line() -> None:
 
 
 def test_trl_still_calls_rewards_as_the_adapter_expects() -> None:
-    """Read and not imported: importing TRL's trainer takes ten seconds."""
+    """Reads the source: importing TRL's trainer takes ten seconds."""
     package = find_spec("trl")
     if package is None or package.origin is None:
         pytest.skip("TRL is not installed")
@@ -374,7 +374,7 @@ def test_trl_still_calls_rewards_as_the_adapter_expects() -> None:
 
 
 @pytest.mark.data
-def test_real_worked_reasoning_is_in_the_right_form_and_repeats_itself_no_more_than_is_free(data_dir: Path) -> None:
+def test_real_worked_reasoning_has_the_right_format_and_costs_nothing_for_repetition(data_dir: Path) -> None:
     found = []
     for line in (data_dir / "train" / "medical_o1_demo_sft.jsonl").open(encoding="utf-8"):
         row = json.loads(line)

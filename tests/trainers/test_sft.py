@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the tiny model: it learns, resumes bit by bit after kill -9, runs on two processes.
+"""Supervised fine-tuning on the tiny model: it learns, resumes bit for bit after kill -9, runs on two processes.
 
 pytest tests/trainers/test_sft.py
 """
@@ -44,7 +44,7 @@ ORGANS = ("heart", "lung", "liver", "brain", "kidney", "spleen", "skin", "bone",
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 questions of two options whose answer depends on the first option alone."""
+    """24 questions with two options whose answer depends only on the first."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     with path.open("w") as file:
         for n in range(24):
@@ -93,7 +93,7 @@ def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes], seconds:
         time.sleep(0.05)
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
     content = config(rows, lora=LORA, optimizer="exadam")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-c", SCRIPT, json.dumps(content), str(tiny_model), str(killed)]
@@ -108,7 +108,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_mode
     wait_for(lambda: checkpoint_folder.read_metrics(killed)[-1]["step"] == 5, child)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    # no progress bars, no warnings but one of transformers' own that comes where two saves fall close together
+    # no progress bars, and no warnings except one of transformers' for two saves close together
     said = [line for line in (tmp_path / "log").read_text().splitlines() if "mtime may not be reliable" not in line]
     assert said == []
 
@@ -125,7 +125,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_mode
 
 
 def test_it_learns_to_reply_and_to_stop(tmp_path: Path, tiny_model: Path, rows: Path) -> None:
-    """The published adapter, merged and asked as an evaluation asks, gives the taught thought and answer, and ends."""
+    """The published adapter, merged and asked as in an evaluation, gives the taught reasoning and answer, and stops."""
     content = config(rows, lora={"rank": 16}, steps=80, batch_size=8, learning_rate=0.002, save_every=80)
     content["data"][0]["limit"] = 8
     folder = tmp_path / "attempt"
@@ -176,7 +176,7 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny_model: Path, rows: P
     assert resolve(str(folder / "step-000003")).merge_deviation is not None
 
 
-def test_loss_is_on_the_reply_alone(tiny_model: Path, rows: Path) -> None:
+def test_loss_is_on_the_reply_only(tiny_model: Path, rows: Path) -> None:
     renderer = Renderer(tiny_model, load_protocol("cot-v1"))
     rendered = [renderer.render(row) for row in load_rows(sft.Config(**config(rows, lora=None)).data)]
     for one, line in zip(rendered, sft.tokenized(rendered), strict=True):
@@ -194,7 +194,7 @@ def test_every_row_is_trained_on_equally_often(lengths: list[int], rows_a_step: 
     assert order == sft.in_order(lengths, rows_a_step, steps, seed)
 
 
-def test_rows_of_like_length_share_a_step() -> None:
+def test_rows_of_similar_length_share_a_step() -> None:
     import random
 
     lengths = [random.Random(n).randint(50, 1000) for n in range(500)]
@@ -211,7 +211,7 @@ BENCHMARK = Question(
 )
 
 
-def test_prepare_says_what_would_be_trained_and_train_leaves_out_what_it_found(tmp_path, tiny_model, rows) -> None:
+def test_prepare_reports_what_would_be_trained_and_train_leaves_out_the_overlaps(tmp_path, tiny_model, rows) -> None:
     asked = BENCHMARK.question
     leaked = tmp_path / "leaked.jsonl"
     row = {"question": asked, "options": ["x", "y"], "answer": "x", "reasoning": "Known by heart."}
@@ -222,7 +222,7 @@ def test_prepare_says_what_would_be_trained_and_train_leaves_out_what_it_found(t
     lines = sft.prepare(sft.Config(**content), start=tiny_model, folder=stage, benchmarks={"medqa": [BENCHMARK]})
     assert "26 rows; 1 overlap a benchmark, 1 longer than 2048 tokens, 24 trained on" in lines[0]
     assert lines[1] == "2 steps of 4 rows on one process (0.3 epochs), 1 checkpoints"
-    assert "numbers trained" in lines[2]
+    assert "parameters trained" in lines[2]
     assert lines[3].startswith("memory about ")
     assert [one["row"] for one in json.loads((stage / "contamination.json").read_text())["overlaps"]] == [25]
 
@@ -232,7 +232,7 @@ def test_prepare_says_what_would_be_trained_and_train_leaves_out_what_it_found(t
     assert weights(stage / "attempt-1") == weights(without / "attempt-1")
 
     leaked.write_text(rows.read_text())
-    with pytest.raises(MedbenchError, match="it is about 26 rows, the data now has 24"):
+    with pytest.raises(MedbenchError, match="it covers 26 rows, the data now has 24"):
         train(content, tiny_model, stage / "attempt-2")
 
 
@@ -266,7 +266,7 @@ def test_protocols_without_a_reply_to_train_are_refused(tmp_path: Path, tiny_mod
                 sft.prepare(given, start=tiny_model, folder=tmp_path, benchmarks={})
 
 
-def test_the_plugin_is_what_the_loop_expects(rows: Path) -> None:
+def test_the_plugin_has_what_the_loop_expects(rows: Path) -> None:
     assert _faults(sft) == []
     given = sft.Config(**config(rows, lora=None))
     calmer = sft.adapt(given, FailedAttempt("NaN", diverged=True))

@@ -50,7 +50,9 @@ def load(tmp_path: Path, *rows: Any, format: Any = "auto", limit: int | None = N
         (MCQ | {"explanation": "Not iron."}, "multiple_choice", "Which metal?", "B", "Not iron.", ""),
     ],
 )
-def test_each_format_is_read_and_known_by_its_columns(tmp_path, raw, format, question, gold, reasoning, answer) -> None:
+def test_each_format_is_read_and_recognised_by_its_columns(
+    tmp_path, raw, format, question, gold, reasoning, answer
+) -> None:
     (named,) = load(tmp_path, raw, format=format)
     (known,) = load(tmp_path, raw)
     assert named == known
@@ -65,17 +67,17 @@ def test_each_format_is_read_and_known_by_its_columns(tmp_path, raw, format, que
         (["Iron", "Zinc"], {"answer": "Zinc"}, "B"),
         (["Iron", "Zinc"], {"answer": 1}, "B"),
         ({"A": "Iron", "B": "Zinc", "E": None}, {"answer": "A"}, "A"),
-        (["B", "A"], {"answer": "A"}, "A"),  # a letter is the label, also where an option reads so
+        (["B", "A"], {"answer": "A"}, "A"),  # a letter is the label, even if an option has the same text
         (["Iron", "Zinc"], {"answer_idx": "A", "answer": "Iron"}, "A"),
     ],
 )
-def test_gold_is_a_letter_a_place_or_the_options_text(tmp_path, options, answer, gold) -> None:
+def test_gold_is_a_letter_an_index_or_the_options_text(tmp_path, options, answer, gold) -> None:
     (row,) = load(tmp_path, {"question": "Which?", "options": options, **answer})
     assert row.question.gold == gold
     assert row.question.labels == ("A", "B")
 
 
-def test_pubmedqa_rows_are_the_questions_that_the_task_asks(data_dir: Path) -> None:
+def test_pubmedqa_rows_are_the_questions_of_the_task(data_dir: Path) -> None:
     from medbench.tasks.pubmedqa.rows import Row as TaskRow
 
     path = data_dir / "pubmedqa" / "train.jsonl"
@@ -89,7 +91,7 @@ def test_pubmedqa_rows_are_the_questions_that_the_task_asks(data_dir: Path) -> N
     ("name", "rows", "reasoned"),
     [("pubmedqa/train", 500, 500), ("train/medical_o1_demo_sft", 198, 198), ("train/medmcqa_mcq", 2816, 0)],
 )
-def test_real_files_are_read_whole(data_dir: Path, monkeypatch, name: str, rows: int, reasoned: int) -> None:
+def test_real_files_are_read_completely(data_dir: Path, monkeypatch, name: str, rows: int, reasoned: int) -> None:
     monkeypatch.setenv("MEDBENCH_DATA", str(data_dir))
     found = load_rows([Source(path=f"$MEDBENCH_DATA/{name}.jsonl")])
     assert len(found) == rows
@@ -107,16 +109,16 @@ def test_real_files_are_read_whole(data_dir: Path, monkeypatch, name: str, rows:
         (FREE | {"reasoning": "  "}, "structured_medical", "rows.jsonl:2: reasoning is empty"),
         (FREE | {"answer": ""}, "structured_medical", "rows.jsonl:2: answer is empty"),
         (FREE | {"answer": 3}, "structured_medical", "answer: expected text, found int"),
-        (FREE | {"answer": "<think>a</think> b"}, "structured_medical", "the answer holds a <think> tag"),
+        (FREE | {"answer": "<think>a</think> b"}, "structured_medical", "the answer contains a <think> tag"),
         (HUATUO | {"Response": None}, "huatuo_o1", "Response: expected text, found NoneType"),
-        (PUBMED | {"final_decision": "no idea"}, "pubmedqa", "'no idea' is none of yes, no, maybe"),
+        (PUBMED | {"final_decision": "no idea"}, "pubmedqa", "'no idea' is not one of yes, no, maybe"),
         (PUBMED | {"context": {"contexts": []}}, "pubmedqa", "context.contexts: expected a list of texts"),
         (PUBMED | {"long_answer": ""}, "pubmedqa", "long_answer is empty"),
-        (MCQ | {"answer_idx": "C"}, "multiple_choice", "answer_idx: 'C' is none of the options A, B"),
-        (MCQ | {"answer_idx": 2}, "multiple_choice", "none of the options"),
-        (MCQ | {"answer_idx": True}, "multiple_choice", "none of the options"),
-        (MCQ | {"answer_idx": ["A"]}, "multiple_choice", "none of the options"),
-        (MCQ | {"options": {"A": "x", "C": "y"}}, "multiple_choice", "keys must be A, B, ... in turn, found A, C"),
+        (MCQ | {"answer_idx": "C"}, "multiple_choice", "answer_idx: 'C' is not one of the options A, B"),
+        (MCQ | {"answer_idx": 2}, "multiple_choice", "not one of the options"),
+        (MCQ | {"answer_idx": True}, "multiple_choice", "not one of the options"),
+        (MCQ | {"answer_idx": ["A"]}, "multiple_choice", "not one of the options"),
+        (MCQ | {"options": {"A": "x", "C": "y"}}, "multiple_choice", "keys must be A, B, ... in order, found A, C"),
         (MCQ | {"options": ["x"]}, "multiple_choice", "expected 2 to 26, found 1"),
         (MCQ | {"options": ["x", ""]}, "multiple_choice", "expected an object or a list of texts"),
         (MCQ | {"options": "A or B"}, "multiple_choice", "expected an object or a list of texts"),
@@ -135,12 +137,14 @@ def test_a_faulty_row_is_named_by_file_and_line(tmp_path: Path, raw: Any, format
     assert "\n" not in str(caught.value)
 
 
-def test_columns_of_no_format_list_the_formats(tmp_path: Path) -> None:
-    with pytest.raises(MedbenchError, match=r"rows.jsonl:1: the columns text fit no format; known: structured_medical"):
+def test_columns_that_match_no_format_list_the_formats(tmp_path: Path) -> None:
+    with pytest.raises(
+        MedbenchError, match=r"rows.jsonl:1: the columns text match no format; known: structured_medical"
+    ):
         load(tmp_path, {"text": "x"})
 
 
-def test_thought_tags_around_the_reasoning_are_taken_off(tmp_path: Path) -> None:
+def test_think_tags_around_the_reasoning_are_removed(tmp_path: Path) -> None:
     (row,) = load(tmp_path, FREE | {"reasoning": "<think>\nThe lung.\n</think>"})
     assert row.reasoning == "The lung."
 
@@ -159,22 +163,22 @@ def test_no_file_no_rows_no_variable(tmp_path: Path, monkeypatch) -> None:
         load_rows([Source(path="$MEDBENCH_DATA/a.jsonl")])
 
 
-def test_only_a_leading_variable_is_filled_in(tmp_path: Path, monkeypatch) -> None:
+def test_only_a_leading_variable_is_expanded(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("MEDBENCH_DATA", "/data")
     assert expand("$MEDBENCH_DATA/a/b.jsonl") == expand("${MEDBENCH_DATA}/a/b.jsonl") == Path("/data/a/b.jsonl")
     assert expand("x/$MEDBENCH_DATA/$HOME.jsonl") == Path("x/$MEDBENCH_DATA/$HOME.jsonl")
 
 
 @pytest.mark.parametrize("given", [{}, {"path": "a", "hub": "b/c"}, {"hub": "noslash"}, {"path": "a", "limit": 0}])
-def test_a_source_is_one_place(given: dict[str, Any]) -> None:
+def test_a_source_is_either_a_path_or_a_hub_name(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Source(**given)
 
 
-def test_a_hub_data_set_that_cannot_be_had_is_one_line() -> None:
+def test_a_hub_data_set_that_could_not_be_downloaded_is_one_line() -> None:
     with pytest.raises(MedbenchError) as caught:  # conftest: HF_HUB_OFFLINE
         load_rows([Source(hub="nobody/nothing", revision="abc")])
-    assert "data set nobody/nothing: the hub did not give it" in str(caught.value)
+    assert "data set nobody/nothing: could not be downloaded" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -186,7 +190,7 @@ columns = st.sampled_from(sorted(set().union(*COLUMNS.values()) | {"answer_idx",
 
 
 @given(st.lists(st.dictionaries(columns, anything, max_size=8), min_size=1, max_size=3))
-def test_whatever_a_file_holds_the_fault_is_one_line(tmp_path_factory, rows: list[dict[str, Any]]) -> None:
+def test_for_any_content_of_a_file_the_fault_is_one_line(tmp_path_factory, rows: list[dict[str, Any]]) -> None:
     for format in ("auto", *COLUMNS):
         fault = ""
         try:
@@ -197,7 +201,7 @@ def test_whatever_a_file_holds_the_fault_is_one_line(tmp_path_factory, rows: lis
         assert all(row.question.question.strip() for row in found)
 
 
-def test_the_screened_text_holds_all_that_training_shows(tmp_path: Path) -> None:
+def test_the_screened_text_contains_all_that_training_shows(tmp_path: Path) -> None:
     (row,) = load(tmp_path, PUBMED)
     screened = row.screened(3)
     assert (screened.row, screened.stem) == (3, "Does it help?")

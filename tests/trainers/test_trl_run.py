@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: settings, arguments, publishing, resuming. Whole trainings are in test_sft.py.
+"""Shared by SFT and GRPO: settings, arguments, publishing, resuming. Whole trainings are in test_sft.py.
 
 pytest tests/trainers/test_trl_run.py
 """
@@ -60,7 +60,7 @@ def test_a_learning_rate_may_be_written_as_people_write_it(tmp_path: Path) -> No
     assert settings.learning_rate == 2e-4
 
 
-def test_arguments_are_ones_that_trl_takes(tmp_path: Path) -> None:
+def test_trl_accepts_the_arguments(tmp_path: Path) -> None:
     from trl import GRPOConfig, SFTConfig
 
     settings = TrainingSettings(
@@ -97,7 +97,7 @@ def test_only_divergence_lowers_the_learning_rate() -> None:
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MedbenchError, match="the model does not load") as caught:
+    with pytest.raises(MedbenchError, match="the model cannot be loaded") as caught:
         load_model(tmp_path, TrainingSettings(steps=1), adapter=True)
     assert "\n" not in str(caught.value)
 
@@ -111,7 +111,7 @@ def state(folder: Path, step: int, *, published: bool, steps: int = 9) -> Path:
     return path
 
 
-def test_the_last_state_is_one_whose_checkpoint_was_published(tmp_path: Path) -> None:
+def test_the_last_state_is_one_with_a_published_checkpoint(tmp_path: Path) -> None:
     assert last_state(tmp_path) is None
     state(tmp_path, 8, published=True)
     ten = state(tmp_path, 10, published=True)
@@ -121,7 +121,7 @@ def test_the_last_state_is_one_whose_checkpoint_was_published(tmp_path: Path) ->
 
 
 class Recorder:
-    """A trainer that notes how it is started."""
+    """A trainer that records how it is started."""
 
     optimizer = None
 
@@ -141,7 +141,7 @@ class Recorder:
         self.started.append(resume_from_checkpoint)
 
 
-def test_a_run_goes_on_behind_the_last_state_and_forgets_what_came_after(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_last_state_and_drops_later_metrics(tmp_path: Path) -> None:
     four = state(tmp_path, 4, published=True)
     cut_off = state(tmp_path, 6, published=False)
     for step in range(1, 8):
@@ -160,7 +160,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert trainer.started == []
 
 
-def test_an_adapter_is_the_same_bytes_whatever_order_peft_writes(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_adapter_has_the_same_bytes_in_any_order_peft_writes(tmp_path: Path, tiny_model: Path) -> None:
     written = []
     for n, modules in enumerate((["v_proj", "q_proj"], ["q_proj", "v_proj"])):
         saved, target = tmp_path / f"saved-{n}", tmp_path / f"target-{n}"
@@ -177,7 +177,7 @@ def test_an_adapter_is_the_same_bytes_whatever_order_peft_writes(tmp_path: Path,
     assert written[0]["adapter_model.safetensors"] == b"weights"
 
 
-def test_a_state_without_whole_weights_is_said(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_state_without_complete_weights_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(MedbenchError, match=r"the trainer saved no .*: set fsdp_state_dict_type"):
         write_checkpoint(tmp_path, tmp_path, tiny_model)
 

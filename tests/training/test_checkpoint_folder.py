@@ -1,4 +1,4 @@
-"""Where training and loop meet: checkpoints appear whole, metrics survive what writes them, logs are quoted.
+"""The folder between training and loop: checkpoints appear complete, metrics survive kills, logs are quoted.
 
 pytest tests/training/test_checkpoint_folder.py
 """
@@ -41,7 +41,7 @@ def weights(text: str = "weights"):
     return fill
 
 
-def test_a_published_checkpoint_is_found_with_all_that_was_written(tmp_path: Path) -> None:
+def test_a_published_checkpoint_is_found_with_all_its_files(tmp_path: Path) -> None:
     path = publish(tmp_path, 120, weights())
     assert path == tmp_path / "step-000120"
     assert (path / "sub" / "model.safetensors").read_text() == "weights"
@@ -54,7 +54,7 @@ def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
     assert (path / "sub" / "model.safetensors").read_text() == "first"
 
 
-def test_what_fails_while_it_is_written_is_never_seen_and_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_while_being_written_never_appears_and_can_be_retried(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("no space left")
@@ -66,7 +66,7 @@ def test_what_fails_while_it_is_written_is_never_seen_and_does_not_stand_in_the_
     assert sorted(one.name for one in path.iterdir()) == ["sub"]
 
 
-def test_kill_9_while_publishing_leaves_whole_checkpoints_alone(tmp_path: Path) -> None:
+def test_kill_9_while_publishing_leaves_only_complete_checkpoints(tmp_path: Path) -> None:
     code = """
 import sys; from pathlib import Path; from medbench.harness.training.checkpoint_folder import publish
 def fill(folder):
@@ -85,19 +85,19 @@ for step in range(10**6): publish(Path(sys.argv[1]), step, fill)
     assert all(len(list(one.path.iterdir())) == 20 for one in found)
 
 
-def test_checkpoints_come_in_order_of_step_and_nothing_else_is_one(tmp_path: Path) -> None:
+def test_checkpoints_come_in_order_of_step_without_other_folders(tmp_path: Path) -> None:
     for name in ("step-1000000", "step-000200", "step-7", "step-000100.tmp", "step-x", "step-", ".step-000300.tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-000400").touch()
     assert [one.step for one in checkpoints(tmp_path)] == [7, 200, 1000000]
 
 
-def test_a_folder_that_is_not_there_has_no_checkpoints_and_no_metrics(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_checkpoints_and_no_metrics(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "none") == []
     assert read_metrics(tmp_path / "none") == []
 
 
-def test_metrics_come_back_in_order_and_the_last_word_on_a_step_wins(tmp_path: Path) -> None:
+def test_metrics_come_back_in_order_and_the_last_line_of_a_step_wins(tmp_path: Path) -> None:
     append_metrics(tmp_path, 2, {"loss": 0.5, "note": "x", "list": [1]})
     append_metrics(tmp_path, 1, {"loss": 0.7})
     append_metrics(tmp_path, 2, {"loss": 0.4, "step": 99, "grad_norm": 1.0})
@@ -107,7 +107,7 @@ def test_metrics_come_back_in_order_and_the_last_word_on_a_step_wins(tmp_path: P
     ]
 
 
-def test_what_is_not_finite_is_kept_for_the_watchdogs(tmp_path: Path) -> None:
+def test_infinities_and_nan_are_kept_for_the_watchdogs(tmp_path: Path) -> None:
     append_metrics(tmp_path, 1, {"loss": math.nan, "grad_norm": math.inf})
     (line,) = read_metrics(tmp_path)
     assert math.isnan(float(str(line["loss"])))
@@ -131,13 +131,13 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=[str(one[:12]) for one in HOSTILE])
-def test_lines_that_are_no_metrics_are_left_out(tmp_path: Path, line: bytes) -> None:
+def test_lines_that_are_not_metrics_are_left_out(tmp_path: Path, line: bytes) -> None:
     (tmp_path / METRICS).write_bytes(b'{"step": 1, "loss": 1}\n' + line + b'\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
     assert [one["step"] for one in read_metrics(tmp_path)] == [1, 2]
 
 
 @given(st.data())
-def test_metrics_of_a_resumed_training_are_those_of_one_that_ran_through(tmp_path_factory, data) -> None:
+def test_metrics_of_a_resumed_training_are_those_of_an_uninterrupted_one(tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("metrics")
     steps = data.draw(st.integers(1, 12))
     for step in range(1, steps + 1):
@@ -159,7 +159,7 @@ def test_metrics_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
         read_metrics(tmp_path)
 
 
-def test_training_waits_only_where_asked_and_until_its_own_step_is_judged(
+def test_training_waits_only_if_asked_and_until_its_own_step_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(checkpoint_folder.WAIT, raising=False)
@@ -192,7 +192,7 @@ def test_the_end_of_a_log_is_one_printable_line(tmp_path: Path, text: bytes, quo
     assert last_lines(tmp_path / "log.txt") == quoted
 
 
-def test_a_huge_log_is_quoted_by_its_end_alone(tmp_path: Path) -> None:
+def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     with (tmp_path / "log.txt").open("wb") as file:
         file.seek(1 << 32)  # sparse
         file.write(b"\n" + b"x" * 5000 + b"\nRuntimeError: the end\n")
@@ -201,7 +201,7 @@ def test_a_huge_log_is_quoted_by_its_end_alone(tmp_path: Path) -> None:
     assert len(quoted) <= 2000
 
 
-def test_a_log_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
+def test_a_missing_log_and_an_unreadable_one(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "none") == "(it printed nothing)"
     with pytest.raises(MedbenchError, match="cannot be read"):
         last_lines(tmp_path)

@@ -1,4 +1,4 @@
-"""The journal of a training: what was written comes back, whatever killed the writer, and damage is named by its line.
+"""The journal of a training: events come back however the writer was killed, and damage is reported by line.
 
 pytest tests/training/test_journal.py
 """
@@ -120,7 +120,7 @@ def test_any_prefix_of_its_bytes_reads_as_a_prefix_of_its_events(tmp_path_factor
     (folder / JOURNAL).write_bytes(content[:cut])
     whole = content[:cut].count(b"\n")
     assert list(read_events(folder)) == EVENTS[:whole]
-    with Journal(folder) as journal:  # a session goes on from there, as if nothing had been torn
+    with Journal(folder) as journal:  # a session continues from there, as if nothing had been torn
         assert journal.events == EVENTS[:whole]
         for event in EVENTS[whole:]:
             journal.append(event)
@@ -141,7 +141,7 @@ def test_any_text_comes_back(tmp_path_factory, reason: str, config: dict) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_damaged_line_is_named_and_never_silently_lost(tmp_path_factory, content: bytes, data) -> None:
+def test_a_damaged_line_is_reported_and_never_silently_lost(tmp_path_factory, content: bytes, data) -> None:
     lines = content.splitlines(keepends=True)
     index = data.draw(st.integers(0, len(lines) - 1))
     damaged = data.draw(
@@ -164,7 +164,7 @@ def test_an_unknown_key_is_damage(tmp_path: Path) -> None:
         list(read_events(tmp_path))
 
 
-def test_kill_9_of_a_writer_loses_no_event_that_was_told(tmp_path: Path) -> None:
+def test_kill_9_of_a_writer_loses_no_event_that_it_reported(tmp_path: Path) -> None:
     code = """
 import sys; from pathlib import Path; from medbench.harness.training.journal import Journal, TrainingEnded
 with Journal(Path(sys.argv[1])) as journal:
@@ -184,19 +184,19 @@ with Journal(Path(sys.argv[1])) as journal:
         assert [event.reason[:1] for event in journal.events[:3]] == ["0", "1", "2"]  # type: ignore[union-attr]
 
 
-def test_two_writers_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_continues(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         code = (
             "import sys, pathlib; from medbench.harness.training.journal import Journal; "
             "Journal(pathlib.Path(sys.argv[1]))"
         )
         second = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-        assert "another medbench train is at work on it" in second.stderr.splitlines()[-1]
+        assert "another medbench train is using it" in second.stderr.splitlines()[-1]
         journal.append(EVENTS[0])
     assert write(tmp_path, EVENTS[1:2]).count(b"\n") == 2
 
 
-def test_a_full_disk_is_an_interruption_that_can_be_resumed(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_interruption_and_can_be_resumed(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.append(EVENTS[0])
         size = (tmp_path / JOURNAL).stat().st_size
@@ -228,11 +228,11 @@ def test_training_json_comes_back(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "valid dictionary"),
         ("{}", "name: field required"),
-        (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', "update medbench"),
+        (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', "upgrade medbench"),
     ],
     ids=["none", "torn", "deep", "list", "empty", "newer"],
 )
-def test_what_is_no_training_is_one_line(tmp_path: Path, text: str | None, told: str) -> None:
+def test_anything_but_a_training_is_one_line(tmp_path: Path, text: str | None, told: str) -> None:
     if text is not None:
         (tmp_path / TRAINING).write_text(text)
     with pytest.raises(MedbenchError, match=told) as caught:
@@ -241,13 +241,13 @@ def test_what_is_no_training_is_one_line(tmp_path: Path, text: str | None, told:
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MedbenchError, match="cannot be made"):
+    with pytest.raises(MedbenchError, match="cannot be created"):
         create_training(tmp_path / "file" / "train-mine", TRAINING_RECORD)
 
 
-def test_infinities_and_half_characters_do_not_damage_it(tmp_path: Path) -> None:
+def test_infinities_and_lone_surrogates_do_not_damage_it(tmp_path: Path) -> None:
     gate = GATE.model_copy(update={"log_e_fail": float("-inf")})
     verdict = VERDICT.model_copy(update={"gates": [gate], "candidate": "caf\udce9"})
     gated = Gated(

@@ -1,4 +1,4 @@
-"""The loop over a made-up world: what it does next, what it journals, what a resumed one does again (nothing).
+"""The loop in a made-up world: what it does next, what it journals, and that a resumed loop repeats nothing.
 
 pytest tests/training/test_loop.py
 """
@@ -71,7 +71,7 @@ def test_a_failed_attempt_is_rerun_with_another_seed_and_less_alpha_until_one_pa
     assert [one.outcome for one in of(AttemptEnded, events)] == ["failed", "failed", "passed"]
 
 
-def test_what_is_spent_on_all_checkpoints_of_all_attempts_stays_below_alpha(tmp_path: Path) -> None:
+def test_the_alpha_spent_on_all_checkpoints_of_all_attempts_stays_below_alpha(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.3] * 6] * 5)
     events = finish(world(tmp_path, recipe_of([FLOOR], attempts=5), trainings))
     gated = of(Gated, events)
@@ -80,7 +80,7 @@ def test_what_is_spent_on_all_checkpoints_of_all_attempts_stays_below_alpha(tmp_
     assert all(one.verdict.alpha == one.alpha for one in gated)
 
 
-def test_attempts_run_out_with_the_best_checkpoint_and_the_reason_named(tmp_path: Path) -> None:
+def test_when_attempts_run_out_the_best_checkpoint_and_the_reason_are_named(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.2, 0.45], [0.3, 0.25]])
     events = finish(world(tmp_path, recipe_of([FLOOR], attempts=2), trainings, exact=True))
     end = events[-1]
@@ -90,33 +90,33 @@ def test_attempts_run_out_with_the_best_checkpoint_and_the_reason_named(tmp_path
     assert "accuracy" in end.reason
 
 
-def test_an_attempt_that_was_still_improving_is_gone_on_from_its_best_checkpoint(tmp_path: Path) -> None:
+def test_an_attempt_that_was_still_improving_is_continued_from_its_best_checkpoint(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.2, 0.3, 0.45], [0.45, 0.4], [0.8]])
     finish(world(tmp_path, recipe_of([FLOOR]), trainings, exact=True))
     starts = [one["start"] for one in trainings.started]
     assert starts == [tmp_path / "start", tmp_path / "1-stage1/attempt-1/step-000030", tmp_path / "start"]
 
 
-def test_a_sure_regression_stops_the_attempt_early(tmp_path: Path) -> None:
+def test_a_proven_regression_stops_the_attempt_early(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.2, 0.9], [0.75]])
     recipe = recipe_of([NO_WORSE])
     events = finish(world(tmp_path, recipe, trainings, start=0.7, exact=True))
     first, second = of(AttemptEnded, events)
-    assert "surely fails" in first.reason
+    assert "is shown to fail" in first.reason
     assert "not worse than the baseline" in first.reason
     assert [(one.attempt, one.step) for one in of(Gated, events)] == [(1, 10), (2, 10)]  # step 20 was never judged
     assert second.outcome == "passed"
     assert [(one.partition, one.whole) for one in of(Measured, events)] == [("gate", True), ("report", True)]
 
 
-def test_the_next_stage_starts_from_what_was_promoted(tmp_path: Path) -> None:
+def test_the_next_stage_starts_from_the_promoted_checkpoint(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.8], [0.9]])
     events = finish(world(tmp_path, recipe_of([FLOOR], stages=2), trainings))
     assert [one["start"] for one in trainings.started] == [tmp_path / "start", tmp_path / "1-stage1/promoted"]
     assert [one.stage for one in of(Promoted, events)] == ["stage1", "stage2"]
 
 
-def test_a_relative_runs_folder_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_runs_folder_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trainings = MadeUpTrainings([[0.3, 0.4, 0.5], [0.8], [0.9]])
     events = finish(world(Path("runs/train-x"), recipe_of([FLOOR], stages=2), trainings, exact=True))
@@ -129,7 +129,7 @@ def test_a_relative_runs_folder_is_as_good(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_checkpoint_that_is_not_confirmed_is_not_promoted(tmp_path: Path) -> None:
     class Lucky(MadeUpTrainings):
-        """Its first attempt is good on the questions that the loop looks at, and on no others."""
+        """Its first attempt is good only on the questions that the loop sees."""
 
     loop = world(tmp_path, recipe_of([FLOOR], attempts=2), Lucky([[0.9], [0.9]]))
     judge, judged = loop.judge, loop.judge.judge
@@ -180,7 +180,7 @@ def test_divergence_stops_the_attempt_and_halves_the_learning_rate(tmp_path: Pat
     ends = of(AttemptEnded, events)
     assert ends[0].diverged
     assert ends[0].reason.startswith("watchdog not_finite: loss is nan at step 5")
-    assert [one.attempt for one in of(Gated, events)] == [2]  # what came after the NaN is not worth asking
+    assert [one.attempt for one in of(Gated, events)] == [2]  # checkpoints after the NaN are not worth judging
     rates = [one["config"]["settings"]["learning_rate"] for one in trainings.started]
     assert rates == [0.5, 0.25]
 
@@ -194,7 +194,7 @@ def test_questions_and_hours_run_out(tmp_path: Path) -> None:
     assert of(AttemptStarted, none) == []
 
 
-def test_a_larger_budget_lets_an_ended_training_go_on(tmp_path: Path) -> None:
+def test_a_larger_budget_lets_an_ended_training_continue(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.3], [0.8]])
     first = finish(world(tmp_path, recipe_of([FLOOR], attempts=1), trainings))
     assert first[-1].outcome == "failed"
@@ -206,11 +206,11 @@ def test_a_larger_budget_lets_an_ended_training_go_on(tmp_path: Path) -> None:
 
 
 class Killed(Exception):
-    """Stands for kill -9: nothing after it runs in that session."""
+    """Stands for kill -9: nothing after it runs in the session."""
 
 
 @pytest.mark.parametrize("after", range(1, 14))
-def test_a_loop_that_is_killed_after_any_event_ends_as_if_it_was_not(tmp_path: Path, after: int) -> None:
+def test_a_loop_killed_after_any_event_ends_as_if_it_was_not(tmp_path: Path, after: int) -> None:
     def play(folder: Path, kill_after: int | None) -> tuple[list[Event], list[str]]:
         asked: list[str] = []
         runs: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def test_a_loop_that_is_killed_after_any_event_ends_as_if_it_was_not(tmp_path: P
                         raise Killed
 
                 loop.journal.append = dies  # type: ignore[method-assign]
-            loop.judge.runs = runs  # type: ignore[attr-defined]  # what an earlier session asked is on disk
+            loop.judge.runs = runs  # type: ignore[attr-defined]  # the runs of an earlier session are on disk
             try:
                 with loop.journal:
                     loop.run()
@@ -243,13 +243,13 @@ def test_a_loop_that_is_killed_after_any_event_ends_as_if_it_was_not(tmp_path: P
 
 
 def _told(event: Event, folder: Path) -> dict[str, Any]:
-    """The event without what tells of times and places."""
+    """The event without times and paths."""
     text = event.model_dump_json(exclude={"elapsed", "seconds", "training_seconds"})
     return json.loads(text.replace(str(folder), "."))
 
 
-def test_watchdogs_hear_the_same_after_a_resume(tmp_path: Path) -> None:
-    """What they say hangs on all that came before, so a new session must show them the old steps first."""
+def test_watchdogs_are_fed_the_same_after_a_resume(tmp_path: Path) -> None:
+    """Their alarms depend on all earlier steps, so a new session must feed them these first."""
 
     class Counting:
         def __init__(self) -> None:

@@ -124,7 +124,7 @@ def over(attempt: int = 1, outcome: str = "failed", step: int | None = 10, **cha
 
 
 @given(st.floats(1e-4, 0.49), st.integers(1, 3000))
-def test_however_many_tries_what_is_spent_stays_below_alpha(alpha: float, tries: int) -> None:
+def test_for_any_number_of_tries_the_spent_alpha_stays_below_alpha(alpha: float, tries: int) -> None:
     shares = [spent_alpha(alpha, number) for number in range(1, tries + 1)]
     assert math.fsum(shares) < alpha
     assert all(a > b for a, b in pairwise(shares))
@@ -139,7 +139,7 @@ def test_each_attempt_has_its_own_seed(seed: int, attempt: int) -> None:
     assert all(0 <= one < 2**31 for one in seeds)
 
 
-def test_a_stage_begins_with_its_start_measured() -> None:
+def test_a_stage_begins_by_measuring_its_start() -> None:
     recipe = recipe_of([FLOOR])
     assert next_action(recipe, []) == BeginStage(0)
     assert next_action(recipe, begun()) == Measure(0, "gate")
@@ -155,14 +155,14 @@ def test_an_open_attempt_trains_until_a_checkpoint_passes() -> None:
     assert next_action(recipe, [*so_far, gated("pass")]) == Confirm(0)
 
 
-def test_a_paired_gate_needs_the_starts_answers_to_the_other_half_before_confirming() -> None:
+def test_a_paired_gate_needs_the_starts_answers_on_the_report_half_before_confirming() -> None:
     recipe = recipe_of([FLOOR, NO_WORSE])
     so_far = [*begun(), measured(), started(), gated("pass")]
     assert next_action(recipe, so_far) == Measure(0, "report")
     assert next_action(recipe, [*so_far, measured("report")]) == Confirm(0)
 
 
-def test_confirmed_is_promoted_and_anything_else_refused() -> None:
+def test_a_confirmed_checkpoint_is_promoted_and_any_other_refused() -> None:
     recipe = recipe_of([FLOOR], stages=2)
     so_far = [*begun(), measured(), started(), gated("pass")]
     for overall in ("fail", "undecided", "not gateable"):
@@ -170,7 +170,7 @@ def test_confirmed_is_promoted_and_anything_else_refused() -> None:
     done = [*so_far, confirmed("pass")]
     assert next_action(recipe, done) == Promote(0)
     done.append(over(outcome="passed"))
-    assert next_action(recipe, done) == Promote(0)  # killed in between
+    assert next_action(recipe, done) == Promote(0)  # killed between the two
     done.append(Promoted(stage="stage1", attempt=1, step=10, checkpoint="1-stage1/promoted", fingerprint="f"))
     assert next_action(recipe, done) == BeginStage(1)
 
@@ -193,7 +193,7 @@ def test_the_end_names_the_best_checkpoint_of_all_attempts() -> None:
     assert end.reason == "stage stage1: 2 attempts failed; the last: why"
 
 
-def test_an_end_that_is_journalled_is_no_obstacle_to_a_larger_budget() -> None:
+def test_a_journalled_end_does_not_stop_a_larger_budget() -> None:
     events = [
         *begun(),
         measured(),
@@ -213,7 +213,7 @@ def test_questions_and_hours_end_the_loop_between_attempts() -> None:
     assert isinstance(next_action(recipe_of([FLOOR], questions=106, hours=3.0), events), BeginAttempt)
 
 
-def test_an_improving_attempt_is_gone_on_from_its_best() -> None:
+def test_an_improving_attempt_is_continued_from_its_best_checkpoint() -> None:
     recipe = recipe_of([FLOOR])
     events = [*begun(), measured(), started(), gated("fail", 10, estimate=0.3), gated("fail", 20, estimate=0.5)]
     ending = over(step=20, improving=True)
@@ -222,7 +222,7 @@ def test_an_improving_attempt_is_gone_on_from_its_best() -> None:
     assert next_action(recipe, [*events, flat]) == BeginAttempt(0, 2, None)
 
 
-def test_worth_is_the_mean_accuracy_else_the_gates_passed() -> None:
+def test_worth_is_the_mean_accuracy_or_the_share_of_gates_passed() -> None:
     assert worth_of(verdict("fail", 0.4)) == 0.4
     assert worth_of(verdict("pass", 0.1, "truncated")) > worth_of(verdict("fail", 0.1, "truncated"))
     assert worth_of(verdict("pass", 0.1, "truncated")) <= 0  # below any accuracy
@@ -232,7 +232,7 @@ def attempt_of(*events: Event) -> Attempt:
     return stages_of([*begun(), measured(), started(), *events])[0].attempts[0]
 
 
-def test_rambling_and_divergence_are_told_from_alarms_and_gates() -> None:
+def test_rambling_and_divergence_follow_from_alarms_and_gates() -> None:
     def alarm(kind: str, stop: bool = True) -> AlarmRaised:
         return AlarmRaised(stage="stage1", attempt=1, step=1, kind=kind, reason="r", stop=stop)
 
@@ -244,7 +244,7 @@ def test_rambling_and_divergence_are_told_from_alarms_and_gates() -> None:
     assert not is_rambling(attempt_of(gated("fail", metric="accuracy")))
 
 
-def test_a_regression_is_a_margin_that_surely_fails() -> None:
+def test_a_regression_is_a_margin_that_is_shown_to_fail() -> None:
     stage = recipe_of([NO_WORSE]).stages[0]
     assert regressed(verdict("fail"), stage) == "medqa"
     assert regressed(verdict("undecided"), stage) is None

@@ -1,4 +1,4 @@
-"""A trainer of another distribution: installed by pip, it is found by its entry point in every process.
+"""A trainer from another distribution: installed by pip, it is found by its entry point in every process.
 
 pytest tests/training/test_plugin_package.py
 """

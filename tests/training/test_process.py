@@ -1,4 +1,4 @@
-"""A training as a child process: what it is given, how it ends, and that nothing of it stays behind.
+"""A training as a child process: what it receives, how it ends, and that no process stays behind.
 
 pytest tests/training/test_process.py
 """
@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 import pytest
 
-from medbench.harness.training.checkpoint_folder import LOG, checkpoints
+from medbench.harness.training.checkpoint_folder import LOG, checkpoints, last_lines
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Launch
 from medbench.harness.training.worker import MARK, accelerate_command
 
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells of a parent's death")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a parent's death")
 
 TOY = '''
 import atexit, json, os, signal, subprocess, sys, time
@@ -55,7 +55,7 @@ def crash(config, start, folder, seed):
     raise RuntimeError("out of memory")
 
 def family(config, start, folder, seed):
-    """Children in the group and out of it, a grandchild, and a child whose parent has gone."""
+    """Children inside and outside the group, a grandchild, and a child whose parent has exited."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     subprocess.Popen(sleep)
     subprocess.Popen(sleep, start_new_session=True)
@@ -81,7 +81,7 @@ def group(config, start, folder, seed):
         told = {"ranks": ranks, "backend": state.backend}
         publish(folder, 1, lambda aside: (aside / "told.json").write_text(json.dumps(told)))
 
-def abort_in_exit(config, start, folder, seed):
+def abort_on_exit(config, start, folder, seed):
     finish(config, start, folder, seed)
     atexit.register(os.abort)
 
@@ -89,7 +89,7 @@ def abort_before(config, start, folder, seed):
     finish(config, start, folder, seed)
     os.abort()
 
-def group_abort_in_exit(config, start, folder, seed):
+def group_abort_on_exit(config, start, folder, seed):
     group(config, start, folder, seed)
     if os.environ["RANK"] == "1":
         atexit.register(os.abort)
@@ -114,7 +114,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "toy.py").write_text(TOY)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text("[medbench.trainers]\ntoy = toy\n")
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *([before] if before else [])]))
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., TrainingProcess]]:
 def ended(training: TrainingProcess, seconds: float = 120) -> int:
     until = time.monotonic() + seconds
     while (code := training.poll()) is None:
-        assert time.monotonic() < until, training.last_lines()
+        assert time.monotonic() < until, last_lines(training.folder / LOG)
         time.sleep(0.05)
     return code
 
@@ -151,13 +152,13 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 def mark_of(pid: int) -> str:
     until = time.monotonic() + 10
-    while not (mark := psutil.Process(pid).environ().get(MARK)):  # empty for an instant after exec
+    while not (mark := psutil.Process(pid).environ().get(MARK)):  # empty just after exec
         assert time.monotonic() < until
     return mark
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """All that carry the mark, found by the environment."""
+    """All processes with the mark in their environment."""
     return [process for process in psutil.process_iter() if _carries(process, mark)]
 
 
@@ -169,7 +170,7 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 def family_of(pid: int, members: int = 7) -> list[psutil.Process]:
-    """When all have started: for `family` the child, what waits for its end, two children, and two that start one."""
+    """Wait until all have started. For `family`: the child, its watcher, three children, a grandchild and an orphan."""
     mark, until = mark_of(pid), time.monotonic() + 60
     while len(found := marked(mark)) < members:
         assert time.monotonic() < until, [process.cmdline() for process in found]
@@ -179,7 +180,7 @@ def family_of(pid: int, members: int = 7) -> list[psutil.Process]:
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Loop]:
-    """Another process that starts a training: (itself, the training's id)."""
+    """Starts a process that starts a training. Returns (the process, the training's pid)."""
     started: list[subprocess.Popen[bytes]] = []
 
     def loop(do: str, processes: int = 1) -> tuple[subprocess.Popen[bytes], int]:
@@ -237,10 +238,10 @@ def test_the_trainer_gets_what_the_job_says(tmp_path: Path, start: Callable[...,
     env = found["env"]
     assert (env["CUDA_VISIBLE_DEVICES"], env["MINE"], env["PYTHONHASHSEED"]) == ("3", "yes", "7")
     assert int(env["OMP_NUM_THREADS"]) >= 1
-    assert training.last_lines() == "finished"
+    assert last_lines(training.folder / LOG) == "finished"
 
 
-def test_a_typed_config_reaches_the_trainer_as_it_was(tmp_path: Path) -> None:
+def test_a_typed_config_reaches_the_trainer_unchanged(tmp_path: Path) -> None:
     from pydantic import BaseModel
 
     class Config(BaseModel):
@@ -256,13 +257,13 @@ def test_a_typed_config_reaches_the_trainer_as_it_was(tmp_path: Path) -> None:
 def test_variables_of_another_process_group_are_not_inherited(
     tmp_path: Path, start: Callable[..., TrainingProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):  # an engine in this process may have set them
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):  # as an engine in this process may do
         monkeypatch.setenv(name, "1")
     assert ended(start("finish")) == 0
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & set(told(tmp_path / "work")["env"])
 
 
-def test_it_waits_until_judged_where_asked(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
+def test_it_waits_until_judged_if_asked(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
     training = start("finish", wait_until_judged=True)
     wait_for(tmp_path / "work" / "step-000001")
     time.sleep(1)
@@ -282,7 +283,7 @@ def test_a_crash_leaves_its_traceback_and_code_1(tmp_path: Path, start: Callable
     assert ended(training) == 1
     log = (tmp_path / "work" / LOG).read_text()
     assert log.startswith("loss 0.7\nTraceback")
-    assert training.last_lines().endswith("RuntimeError: out of memory")
+    assert last_lines(training.folder / LOG).endswith("RuntimeError: out of memory")
 
 
 @pytest.mark.parametrize(
@@ -292,15 +293,13 @@ def test_a_crash_leaves_its_traceback_and_code_1(tmp_path: Path, start: Callable
         ("toy", {"do": "finish", "pari": 1}, "trainer 'toy': config: pari: unknown key; did you mean pair?"),
     ],
 )
-def test_what_is_wrong_with_the_job_is_one_line(
-    tmp_path: Path, trainer: str, config: dict[str, Any], line: str
-) -> None:
+def test_a_fault_in_the_job_is_one_line(tmp_path: Path, trainer: str, config: dict[str, Any], line: str) -> None:
     with TrainingProcess(trainer, config, start=tmp_path, folder=tmp_path / "w", seed=0) as training:
         assert ended(training) == 2
-        assert training.last_lines() == line
+        assert last_lines(training.folder / LOG) == line
 
 
-def test_the_log_goes_on_where_it_was(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
+def test_the_log_is_appended_to(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
     ended(start("fault"))
     ended(start("crash"))
     assert (tmp_path / "work" / LOG).read_text().startswith("rank 0: write rank 1 or more\nloss 0.7\n")
@@ -317,7 +316,7 @@ def test_stop_leaves_nothing_behind(tmp_path: Path, start: Callable[..., Trainin
     training.stop()
 
 
-def test_stop_after_the_end_is_no_harm(start: Callable[..., TrainingProcess]) -> None:
+def test_stop_after_the_end_does_nothing(start: Callable[..., TrainingProcess]) -> None:
     training = start("fault")
     assert ended(training) == 2
     training.stop()
@@ -351,7 +350,7 @@ def test_a_loop_killed_while_the_training_starts_leaves_nothing(loop: Loop, afte
 
 
 @LINUX
-def test_what_a_finished_training_left_running_is_ended(start: Callable[..., TrainingProcess]) -> None:
+def test_processes_that_a_finished_training_left_running_are_killed(start: Callable[..., TrainingProcess]) -> None:
     training = start("leave")
     mark = mark_of(training.pid)
     assert ended(training) == 0
@@ -371,7 +370,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path, start: Callable
     command = [sys.executable, "-c", impatient, str(tmp_path / "work" / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "")
-    assert done.stdout == f"{tmp_path / 'work'}: another training is at work in it: stop it, or wait for it\n"
+    assert done.stdout == f"{tmp_path / 'work'}: another training is using it: stop it or wait for it\n"
 
 
 def test_a_successor_waits_for_a_dying_training(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
@@ -384,7 +383,7 @@ def test_a_successor_waits_for_a_dying_training(tmp_path: Path, start: Callable[
     assert ended(second) == 0
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path) -> None:
     from medbench.harness.contracts import MedbenchError
 
     (tmp_path / "file").touch()
@@ -395,12 +394,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_two_processes_under_accelerate_are_one_group(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
     training = start("group", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
-    assert ended(training, 240) == 0, training.last_lines()
+    assert ended(training, 240) == 0, last_lines(training.folder / LOG)
     assert told(tmp_path / "work") == {"ranks": [0, 1], "backend": "gloo"}
 
 
-def test_a_crash_after_the_work_is_done_is_no_failure(start: Callable[..., TrainingProcess]) -> None:
-    assert ended(start("abort_in_exit")) == 0
+def test_a_crash_after_the_work_is_done_is_not_a_failure(start: Callable[..., TrainingProcess]) -> None:
+    assert ended(start("abort_on_exit")) == 0
 
 
 def test_a_crash_before_the_trainer_returns_is_a_failure(start: Callable[..., TrainingProcess]) -> None:
@@ -408,22 +407,24 @@ def test_a_crash_before_the_trainer_returns_is_a_failure(start: Callable[..., Tr
     assert ended(start("abort_before")) == -signal.SIGABRT
 
 
-def test_what_an_earlier_training_has_done_does_not_excuse_a_crash(start: Callable[..., TrainingProcess]) -> None:
+def test_an_earlier_finished_training_does_not_excuse_a_crash(start: Callable[..., TrainingProcess]) -> None:
     assert ended(start("finish")) == 0
     assert ended(start("abort_before")) == -signal.SIGABRT
 
 
-def test_a_worker_that_crashes_in_its_exit_is_no_failure(start: Callable[..., TrainingProcess], tmp_path: Path) -> None:
-    training = start("group_abort_in_exit", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
-    assert ended(training, 240) == 0, training.last_lines()
+def test_a_worker_that_crashes_on_exit_is_not_a_failure(start: Callable[..., TrainingProcess], tmp_path: Path) -> None:
+    training = start("group_abort_on_exit", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
+    assert ended(training, 240) == 0, last_lines(training.folder / LOG)
     assert told(tmp_path / "work")["ranks"] == [0, 1]
     assert "after the training was done: ignored" in (tmp_path / "work" / "log.txt").read_text()
 
 
-def test_a_worker_that_fails_has_the_last_word(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:
+def test_the_log_ends_with_the_error_of_the_failed_worker(
+    tmp_path: Path, start: Callable[..., TrainingProcess]
+) -> None:
     training = start("group_fault", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
     assert ended(training, 240) == 2
-    assert training.last_lines().endswith("| rank 1 has no rows: give it some")
+    assert last_lines(training.folder / LOG).endswith("| rank 1 has no rows: give it some")
 
 
 @LINUX
@@ -431,13 +432,13 @@ def test_kill_9_of_the_loop_takes_accelerates_workers_with_it(tmp_path: Path, lo
     process, pid = loop("group_sleep", processes=2)
     for rank in (0, 1):
         wait_for(tmp_path / "work" / f"ready-{rank}", 240)
-    family = family_of(pid, members=5)  # the child, what waits for its end, accelerate, and two workers
+    family = family_of(pid, members=5)  # the child, its watcher, accelerate, and two workers
     process.kill()
     process.wait()
     assert_gone(family, 10)
 
 
-def test_an_accelerate_file_decides_what_the_recipe_leaves_open() -> None:
+def test_an_accelerate_file_decides_what_the_recipe_does_not() -> None:
     alone = accelerate_command(Path("job.json"), Launch(processes=4))
     filed = accelerate_command(Path("job.json"), Launch(accelerate="/fsdp.yaml"))
     both = accelerate_command(Path("job.json"), Launch(processes=4, accelerate="/fsdp.yaml"))

@@ -1,4 +1,4 @@
-"""Recipes: every fault at once by its key path, and configs that come back from JSON as they were.
+"""Recipes: all faults at once, each with its key path, and configs that come back unchanged from JSON.
 
 pytest tests/training/test_recipe.py
 """
@@ -66,12 +66,12 @@ def written(tmp_path: Path) -> Callable[..., Path]:
 
 
 def stage(**keys: Any) -> dict[str, Any]:
-    """A recipe of one stage, changed by `keys`."""
+    """A recipe with one stage, changed by `keys`."""
     return {**SOUND, "stages": [{**SOUND["stages"][0], **keys}]}
 
 
 def faults(path: Path) -> list[str]:
-    """Without the file, which each is checked to open with."""
+    """The faults, without the file that each is checked to start with."""
     found = check_recipe(path, POINTS)
     assert all(fault.startswith(f"{path}: ") and "\n" not in fault for fault in found)
     return [fault.removeprefix(f"{path}: ") for fault in found]
@@ -106,7 +106,7 @@ stages:
     assert config == Config(learning_rate=1e-3, betas=(0.9, 0.95), file=Path("rows.jsonl"), lora=None)
 
 
-def test_what_is_left_out_has_its_default(written: Callable[..., Path]) -> None:
+def test_missing_keys_have_their_defaults(written: Callable[..., Path]) -> None:
     recipe = read_recipe(written(SOUND), POINTS)
     assert recipe.benchmarks == ["medqa", "mmlu_pro_medical", "pubmedqa"]
     assert (recipe.budget.attempts, recipe.budget.hours, recipe.budget.questions) == (3, None, None)
@@ -120,7 +120,7 @@ def test_a_dumped_recipe_holds_the_watchdogs_section_without_defaults(written: C
     assert read_recipe(written(SOUND), POINTS).model_dump(mode="json")["watchdogs"] == {}
 
 
-def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Callable[..., Path]) -> None:
+def test_a_recipe_and_its_configs_come_back_unchanged_from_json(written: Callable[..., Path]) -> None:
     recipe = read_recipe(written(stage(config={"learning_rate": 1, "betas": [0.5, 0.6], "file": "a"})), POINTS)
     assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
     config = config_of(recipe.stages[0], POINTS)
@@ -135,7 +135,7 @@ def test_a_recipe_and_its_configs_come_back_from_json_as_they_were(written: Call
     ("content", "key", "what"),
     [
         ({**SOUND, "nmae": 1}, "nmae", "unknown key; did you mean name?"),
-        ({**SOUND, "name": "my recipe"}, "name", "names a folder: letters, digits, dot, dash and underscore"),
+        ({**SOUND, "name": "my recipe"}, "name", "names a folder: use letters, digits, dot, dash and underscore only"),
         ({**SOUND, "name": "../up"}, "name", "names a folder"),
         ({**SOUND, "seed": -1}, "seed", "greater than or equal to 0"),
         ({**SOUND, "start": ""}, "start", "at least 1 character"),
@@ -181,7 +181,7 @@ def test_a_stage_without_gates_is_a_fault(written: Callable[..., Path]) -> None:
     assert faults(written(content)) == ["stages.0.gates: missing"]
 
 
-def test_two_stages_of_one_name_are_a_fault(written: Callable[..., Path]) -> None:
+def test_two_stages_with_the_same_name_are_a_fault(written: Callable[..., Path]) -> None:
     (fault,) = faults(written({**SOUND, "stages": SOUND["stages"] * 2}))
     assert fault == "stages.1.name: stage 0 has the same name, 'sft': rename one"
 
@@ -192,7 +192,7 @@ def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
     assert re.match(r"stages\.0\.config: .*date.*in quotes", fault)
 
 
-def test_all_faults_are_told_at_once_and_in_one_line(written: Callable[..., Path]) -> None:
+def test_all_faults_are_reported_at_once_and_in_one_line(written: Callable[..., Path]) -> None:
     path = written(
         {
             "name": "a b",
@@ -244,7 +244,7 @@ def test_a_stored_config_that_no_longer_fits_is_one_line() -> None:
     assert str(caught.value).startswith("stage sft: config: learning_rate: missing; stage sft: config: lr: unknown key")
 
 
-def test_validate_knows_a_recipe_by_its_stages(written: Callable[..., Path]) -> None:
+def test_validate_recognises_a_recipe_by_its_stages(written: Callable[..., Path]) -> None:
     path = written({**SOUND, "seed": -1, "watchdogs": {"window": 1}})
     kind, found = faults_of(path)
     assert kind == "recipe"
@@ -252,5 +252,5 @@ def test_validate_knows_a_recipe_by_its_stages(written: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("text", ["", "3", "stages: [", "[]"])
-def test_what_is_no_yaml_of_ours_is_one_line(written: Callable[..., Path], text: str) -> None:
+def test_anything_but_a_yaml_mapping_is_one_line(written: Callable[..., Path], text: str) -> None:
     assert len(faults(written(text))) == 1

@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(built: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """--runs of the loop that nothing interrupted, and how it ended."""
+    """--runs of an uninterrupted training, and how it ended."""
     done = command(
         "train", built / "recipe.yaml", "--runs", built / "whole", "--data", built / "data", "--json", cwd=built
     )
@@ -83,8 +83,8 @@ def test_tiny_loop_fails_reruns_and_passes_by_learning(
     assert starts[1].start == "1-sft/attempt-1/step-000032"
     assert len({one.seed for one in starts}) == len(starts)
     form, answers = (accuracy(one) for one in of(Gated, "sft", events)[:2])
-    assert form < 0.2  # has not yet learnt to reply
-    assert 0.3 < answers < 0.7  # replies, with one answer for all
+    assert form < 0.2  # has not learnt to reply yet
+    assert 0.3 < answers < 0.7  # replies, always with the same answer
     for stage in ("sft", "grpo"):
         *_, confirmed = of(Confirmed, stage, events)
         assert (confirmed.verdict.overall, confirmed.verdict.partition) == ("pass", "report")
@@ -123,7 +123,7 @@ def test_tiny_loop_fails_reruns_and_passes_by_learning(
 
 
 @pytest.mark.engine
-def test_a_training_is_not_begun_twice_and_a_finished_one_does_nothing(
+def test_a_training_is_not_started_twice_and_resuming_a_finished_one_does_nothing(
     built: Path, whole: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     runs, done = whole
@@ -132,7 +132,7 @@ def test_a_training_is_not_begun_twice_and_a_finished_one_does_nothing(
     again = command(*given, cwd=built)
     assert (again.returncode, again.stdout) == (2, "")
     (line,) = again.stderr.splitlines()
-    assert "exists already: add --resume" in line
+    assert "already exists: add --resume" in line
     resumed = command(*given, "--resume", cwd=built)
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout) == json.loads(done.stdout)
@@ -202,10 +202,10 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"stages.1.config.rewards.weights": dict.fromkeys(COMPONENTS, 0.0)},
         ["stages.1.config.rewards.weights", "all weights are 0"],
     ),
-    "an adapter on nothing": ({"stages.0.config.lora.targets": ["q_porj"]}, ["lora.targets", "q_porj", "q_proj"]),
+    "an adapter without a target": ({"stages.0.config.lora.targets": ["q_porj"]}, ["lora.targets", "q_porj", "q_proj"]),
     "an unknown benchmark": ({"benchmarks": ["pubmedqaa"]}, ["pubmedqaa", "pubmedqa"]),
-    "a data file that is not there": ({DATA: [{"path": "nowhere.jsonl"}]}, ["nowhere.jsonl", "no such file"]),
-    "a program that is not there": (
+    "a missing data file": ({DATA: [{"path": "nowhere.jsonl"}]}, ["nowhere.jsonl", "no such file"]),
+    "a missing program": (
         {"stages.1.trainer": "command", "stages.1.config": {"command": ["no-such-program"]}},
         ["no-such-program"],
     ),
@@ -236,11 +236,11 @@ def assert_refused(capfd: pytest.CaptureFixture[str], folder: Path, *says: str) 
 @pytest.mark.parametrize(
     ("row", "form", "says"),
     [
-        ({"case": "?", "answer": "!"}, "auto", "the columns case, answer fit no format"),
+        ({"case": "?", "answer": "!"}, "auto", "the columns case, answer match no format"),
         ({"case": "?", "answer": "!"}, "structured_medical", "no column reasoning"),
         (ROW | {"long_answer": "  "}, "auto", "long_answer is empty"),
-        (ROW | {"final_decision": "perhaps"}, "auto", "'perhaps' is none of yes, no, maybe"),
-        (CHOICE | {"answer": "these"}, "auto", "'these' is none of the options A, B"),
+        (ROW | {"final_decision": "perhaps"}, "auto", "'perhaps' is not one of yes, no, maybe"),
+        (CHOICE | {"answer": "these"}, "auto", "'these' is not one of the options A, B"),
         ({"case": "?", "reasoning": "Because.", "answer": ""}, "auto", "answer is empty"),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_faulty_row_is_named_with_its_file_and_line(
     assert_refused(capfd, tmp_path, f"{path}:{1 if sound is row else 2}", says)
 
 
-def test_all_faults_of_a_recipe_are_told_at_once(
+def test_all_faults_of_a_recipe_are_reported_at_once(
     train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     content = changed(RECIPE, "seed", -1)
@@ -283,20 +283,20 @@ def test_all_faults_of_a_recipe_are_told_at_once(
     )
 
 
-def test_a_path_below_a_data_folder_that_is_not_named(
+def test_a_path_below_a_data_folder_that_is_not_set(
     train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train(RECIPE, "--data", "sample") == 2
     assert_refused(capfd, tmp_path, "$MEDBENCH_DATA/pubmedqa/train.jsonl", "MEDBENCH_DATA is not set")
 
 
-def test_a_dry_run_plans_and_leaves_nothing(
+def test_a_dry_run_prints_a_plan_and_leaves_nothing(
     train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train(RECIPE, "--dry-run") == 0
     out = capfd.readouterr().out
     for said in (
-        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts a stage",
+        f"training {NAME} in {tmp_path / 'runs' / f'train-{NAME}'}: at most 5 attempts per stage",
         "stage 1, sft",
         "overlap a benchmark",
         "32 steps of 16 rows",
@@ -309,6 +309,6 @@ def test_a_dry_run_plans_and_leaves_nothing(
     ):
         assert said in out
     assert not (tmp_path / "runs").exists()
-    assert "MEDBENCH_DATA" not in os.environ  # set while the trainers looked for their data, and for no longer
+    assert "MEDBENCH_DATA" not in os.environ  # set only while the trainers looked for their data
     assert train(RECIPE, "--dry-run", "--json") == 0
     assert json.loads(capfd.readouterr().out)["plan"][:3] == out.splitlines()[:3]

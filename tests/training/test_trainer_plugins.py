@@ -1,4 +1,4 @@
-"""Trainers as plugins: what one must have, and the one line for each way in which one can be broken.
+"""Trainers as plugins: what a trainer must have, and one line for each way in which it can be broken.
 
 pytest tests/training/test_trainer_plugins.py
 """
@@ -28,7 +28,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., EntryPoint]:
-    """A module with this source, behind an entry point of this name."""
+    """A module with this source, behind an entry point with this name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def plugin(source: str, name: str = "mine", attribute: str = "") -> EntryPoint:
@@ -61,7 +61,7 @@ def test_a_sound_plugin_is_found(plugin: Callable[..., EntryPoint], source: str)
     assert find_trainer("mine", [plugin(source)]).Config.model_fields.keys() == {"rate"}
 
 
-def test_an_object_serves_as_well_as_a_module(plugin: Callable[..., EntryPoint]) -> None:
+def test_a_trainer_may_be_an_object_instead_of_a_module(plugin: Callable[..., EntryPoint]) -> None:
     source = """
 from pydantic import BaseModel
 class Mine:
@@ -108,37 +108,37 @@ def test_each_way_of_being_broken_is_one_line(plugin: Callable[..., EntryPoint],
     assert told in line
 
 
-def test_all_faults_of_a_plugin_are_told_at_once(plugin: Callable[..., EntryPoint]) -> None:
+def test_all_faults_of_a_plugin_are_reported_at_once(plugin: Callable[..., EntryPoint]) -> None:
     line = fault(plugin("def adapt(): ..."))
     assert all(
         told in line for told in ("Config must be", "train(config, *, start, folder, seed) is missing", "adapt(")
     )
 
 
-def test_an_attribute_that_is_not_there_is_one_line(plugin: Callable[..., EntryPoint]) -> None:
+def test_a_missing_attribute_is_one_line(plugin: Callable[..., EntryPoint]) -> None:
     assert "cannot be imported (AttributeError: " in fault(plugin(SOUND, attribute=":nothing"))
 
 
-def test_an_unknown_name_is_told_with_near_ones(plugin: Callable[..., EntryPoint]) -> None:
+def test_an_unknown_name_is_reported_with_similar_ones(plugin: Callable[..., EntryPoint]) -> None:
     assert fault(plugin(SOUND), name="mien") == "trainer 'mien': no such plugin; did you mean mine?"
     assert fault(plugin(SOUND), name="xyz") == "trainer 'xyz': no such plugin; known: mine"
     assert fault(name="xyz").startswith("trainer 'xyz': no such plugin")
 
 
-def test_a_name_that_two_plugins_have_is_refused(plugin: Callable[..., EntryPoint]) -> None:
+def test_a_name_shared_by_two_plugins_is_refused(plugin: Callable[..., EntryPoint]) -> None:
     first, second = plugin(SOUND), plugin(SOUND)
     line = fault(first, second)
-    assert line.endswith("both have this name: uninstall one")
+    assert line.endswith("have the same name: uninstall one")
     assert first.value in line
     assert second.value in line
 
 
-def test_one_plugin_seen_twice_is_one(plugin: Callable[..., EntryPoint]) -> None:
+def test_one_plugin_listed_twice_counts_once(plugin: Callable[..., EntryPoint]) -> None:
     point = plugin(SOUND)
     assert find_trainer("mine", [point, point])
 
 
-def test_a_broken_plugin_stands_in_nobodys_way(plugin: Callable[..., EntryPoint]) -> None:
+def test_a_broken_plugin_does_not_affect_others(plugin: Callable[..., EntryPoint]) -> None:
     assert find_trainer("good", [plugin("raise ValueError"), plugin(SOUND, "good")])
 
 
@@ -149,20 +149,20 @@ def trainer(**functions: object):
     return SimpleNamespace(Config=Config, train=lambda config, *, start, folder, seed: None, **functions)
 
 
-def test_adapt_gives_the_next_config_or_the_same() -> None:
+def test_adapt_returns_the_next_config_or_the_same() -> None:
     plain = trainer()
     assert adapt(plain, plain.Config(), FailedAttempt("x")) == plain.Config()
     halving = trainer(adapt=lambda config, verdict: config.model_copy(update={"rate": config.rate / 2}))
     assert adapt(halving, halving.Config(), FailedAttempt("x", diverged=True)).rate == 0.5
 
 
-def test_an_adapt_that_returns_no_config_is_told() -> None:
+def test_an_adapt_that_returns_no_config_is_an_error() -> None:
     broken = trainer(adapt=lambda config, verdict: None)
     with pytest.raises(MedbenchError, match=r"adapt\(\) returned NoneType, not the trainer's Config"):
         adapt(broken, broken.Config(), FailedAttempt("x"))
 
 
-def test_prepare_gives_lines_or_none(tmp_path: Path) -> None:
+def test_prepare_returns_lines_or_none(tmp_path: Path) -> None:
     offered = trainer(prepare=lambda config, *, start, folder, benchmarks: [f"{folder.name}: {len(benchmarks)}"])
     where = {"start": tmp_path, "folder": tmp_path / "1-sft", "benchmarks": {"medqa": []}}
     assert prepare(offered, offered.Config(), **where) == ["1-sft: 1"]

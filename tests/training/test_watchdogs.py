@@ -1,6 +1,6 @@
-"""Watchdogs: each fires on the fault that it is for, and stays silent on honest, noisy runs.
+"""Watchdogs: each fires on its fault, and stays silent on healthy, noisy runs.
 
-pytest tests/training/test_watchdogs.py -s prints how many of 200 honest runs raise an alarm, and how soon faults show.
+pytest tests/training/test_watchdogs.py -s prints how many of 200 healthy runs raise an alarm, and how soon faults show.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Change = Callable[[int, dict[str, float], dict[str, float]], None]
 class Run:
     """A simulated GRPO attempt: metrics as TRL names them, and gates of 640 MedQA and 250 PubMedQA questions.
 
-    A question is answered right when its difficulty, with a little noise that is new at each checkpoint, lies below
-    the ability: about one in eight answers flips between two checkpoints of the same ability.
+    A question is answered right if its difficulty, plus a little noise that is new at each checkpoint, is below the
+    ability: about one in eight answers flips between two checkpoints of equal ability.
     """
 
     def __init__(self, seed: int, *, learns: float = 0.1, change: Change | None = None) -> None:
@@ -43,10 +43,10 @@ class Run:
         }
 
     def metrics(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """(what is logged, ability by group)."""
+        """(logged metrics, ability by group)."""
         draw, done = self._draw, step / STEPS
         self._noise = 0.7 * self._noise + float(draw.normal(0, 0.03))  # batches of one epoch part are alike
-        form = 1 / (1 + math.exp(-(step - 30) / 8))  # the form is learnt first, and quickly
+        form = 1 / (1 + math.exp(-(step - 30) / 8))  # the format is learnt first, and quickly
         ability = 0.45 + self._learns * done
         accuracy = min(1.0, max(0.0, form * ability + self._noise))
         logged = {
@@ -156,18 +156,18 @@ def test_each_fault_is_seen_in_each_of_twenty_runs(name: str) -> None:
         ("that lose 5 points with their reward", -0.05, 0.02),
     ],
 )
-def test_honest_noisy_runs_raise_hardly_any_alarm(what: str, learns: float, most: float) -> None:
+def test_healthy_noisy_runs_raise_hardly_any_alarm(what: str, learns: float, most: float) -> None:
     alarmed: Counter[str] = Counter()
     runs = 0
     for seed in range(SEEDS):
         alarms = Run(1000 + seed, learns=learns).alarms()
         runs += bool(alarms)
         alarmed.update(alarm.kind for alarm in alarms)
-    print(f"{SEEDS} honest runs {what}: {runs} with a false alarm ({runs / SEEDS:.1%}) {dict(alarmed)}")
+    print(f"{SEEDS} healthy runs {what}: {runs} with a false alarm ({runs / SEEDS:.1%}) {dict(alarmed)}")
     assert runs <= most * SEEDS
 
 
-def test_a_supervised_run_is_watched_by_its_loss_alone() -> None:
+def test_a_supervised_run_is_watched_by_its_loss_only() -> None:
     draw = np.random.default_rng(0)
     dogs = Watchdogs()
     quiet = [
@@ -182,8 +182,8 @@ def test_a_supervised_run_is_watched_by_its_loss_alone() -> None:
     assert [(alarm.kind, alarm.step) for alarm in diverging] == [("exploding", 402)]
 
 
-def test_the_form_being_learnt_is_no_hack() -> None:
-    """Reward rises from 0 to 0.8 by the form alone, with the gate flat all the while."""
+def test_learning_the_format_is_not_a_hack() -> None:
+    """Reward rises from 0 to 0.8 through the format alone, while the gate stays flat."""
     run = Run(0, learns=0.0)
     assert [alarm for alarm in run.alarms() if alarm.kind == "hacking"] == []
 
@@ -195,7 +195,7 @@ def test_an_alarm_is_raised_once() -> None:
     assert "loss is nan at step 0" in alarms[0].reason
 
 
-def test_what_is_not_logged_or_is_no_number_is_not_watched() -> None:
+def test_metrics_that_are_missing_or_not_numbers_are_not_watched() -> None:
     dogs = Watchdogs()
     for step in range(60):
         assert dogs.step(step, {"epoch": 0.1, "loss": "1.5", "note": None}) == []
@@ -203,7 +203,7 @@ def test_what_is_not_logged_or_is_no_number_is_not_watched() -> None:
     assert dogs.gate(GateReading(61, {"medqa": {"a": 1.0}})) == []
 
 
-def test_checkpoints_that_answered_few_questions_in_common_are_not_compared() -> None:
+def test_checkpoints_with_few_questions_in_common_are_not_compared() -> None:
     dogs = Watchdogs(WatchdogConfig(window=2))
     for at, (score, reward) in enumerate(((1.0, 0.1), (0.0, 0.9))):
         for step in range(3):
@@ -243,7 +243,7 @@ def test_a_reading_groups_samples_by_task_and_category_and_leaves_failures_out()
     )
 
 
-def test_entropy_that_falls_in_supervised_training_is_no_collapse() -> None:
+def test_falling_entropy_in_supervised_training_is_not_a_collapse() -> None:
     """TRL's SFTTrainer logs it too, and learning to write a fixed form takes it from 6 nats to a hundredth."""
 
     def falling(**more: float) -> list[Alarm]:

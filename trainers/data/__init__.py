@@ -1,1 +1,1 @@
-"""Rows and prompts that trainers learn from."""
+"""Training data: rows, prompts, their rendering to tokens, and the contamination screening."""

@@ -1,8 +1,6 @@
 """Contamination: training rows that overlap a benchmark question are listed and dropped before training.
 
-    python -c "from medbench.trainers.data.contamination import ContaminationConfig; print(ContaminationConfig())"
-
-What counts as an overlap, and what is known to be missed, stands in overlaps.py.
+overlap.py defines what counts as an overlap, and lists what is known to be missed.
 """
 
 from __future__ import annotations
@@ -20,26 +18,26 @@ from medbench.harness.files import write_atomically
 from medbench.trainers.data.overlap import Overlap, OverlapConfig, TrainingText, find_overlaps
 
 CONTAMINATION = "contamination.json"
-"""In a stage's folder: what `screen` found, written before any attempt and read by each."""
+"""In a stage's folder: what `screen` found, written before the first attempt and read by each."""
 
 
 class ContaminationConfig(OverlapConfig):
     """The `contamination:` section of a recipe."""
 
     most: float = Field(0.1, ge=0, le=1)
-    """Share of the rows above which training is refused: such a data set was made from the benchmark."""
+    """Share of the rows above which training is refused: the data set was probably made from the benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """What a data set's screening found."""
+    """The result of screening a data set."""
 
     n_rows: int
     overlaps: tuple[Overlap, ...]
 
     @property
     def dropped(self) -> frozenset[int]:
-        """Row numbers that must not be trained on."""
+        """Numbers, from 1, of the rows that must not be trained on."""
         return frozenset(overlap.row for overlap in self.overlaps)
 
 
@@ -50,9 +48,9 @@ def screen(
     report: Path,
     source: str,
 ) -> Screening:
-    """Find the overlaps of the data set `source`, write them to `report`, refuse it where there are too many.
+    """Find the overlaps of the data set `source` and write them to `report`.
 
-    Raises MedbenchError when more than `config.most` of the rows overlap, and for a data set without rows.
+    Raises MedbenchError if more than `config.most` of the rows overlap, or if there are no rows.
     """
     counted = _Counted(rows)
     overlaps = tuple(find_overlaps(counted, benchmarks, config))
@@ -64,29 +62,29 @@ def screen(
     if share > config.most:
         raise MedbenchError(
             f"{source}: {len(found.dropped)} of {found.n_rows} rows ({share:.1%}) overlap benchmark questions, more "
-            f"than the {config.most:.1%} allowed: see {report}, and take another data set or raise contamination.most"
+            f"than the {config.most:.1%} allowed: see {report}, and use another data set or raise contamination.most"
         )
     return found
 
 
 def dropped_rows(report: Path, rows: int) -> frozenset[int]:
-    """Numbers of the rows that a screening found, out of what it wrote; none where nothing was screened.
+    """Numbers of the rows to drop, from the report of a screening; empty if there is no report.
 
-    Raises MedbenchError where `rows`, how many there are now, is not how many there were.
+    Raises MedbenchError if `rows`, the current number of rows, differs from that at the screening.
     """
     if not report.exists():
         return frozenset()
     content = json.loads(report.read_text(encoding="utf-8"))
     if content["rows"] != rows:
         raise MedbenchError(
-            f"{report}: it is about {content['rows']} rows, the data now has {rows}: the data was changed since; start "
-            f"the training anew"
+            f"{report}: it covers {content['rows']} rows, the data now has {rows}: restore the data, or start a new "
+            f"training"
         )
     return frozenset(overlap["row"] for overlap in content["overlaps"])
 
 
 class _Counted:
-    """Rows that are counted as they pass."""
+    """Rows that are counted as they are read."""
 
     def __init__(self, rows: Iterable[TrainingText]) -> None:
         self._rows = rows

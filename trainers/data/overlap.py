@@ -1,17 +1,16 @@
-"""Finds the training rows that overlap a benchmark question.
+"""Finds training rows that overlap a benchmark question.
 
-    python -c "from medbench.trainers.data.overlap import OverlapConfig; print(OverlapConfig())"
+There are three kinds of overlap; the first that applies is reported:
+  stem   the row contains the whole question (or PubMedQA abstract), ignoring case, punctuation and spacing
+  ngram  the row contains a share of its 13-grams (for Brown et al. 2020, appendix C, and lm-eval's decontamination a
+         single one is enough; here it is not, and 13-grams that several questions share, such as vital signs, do not
+         count)
+  near   one stretch of the row contains most of its content words in the same order (by rapidfuzz), or nearly all
+         content words of a long question in any order, or half of its long options
 
-Three kinds, the first that holds is reported:
-  stem   the whole question (or PubMedQA abstract) stands in the row, after folding case, punctuation and spacing
-  ngram  a share of its 13-grams does (Brown et al. 2020, appendix C, and lm-eval's decontamination take any one; here
-         one is not enough, and those that several questions have in common, such as vital signs, do not count)
-  near   most of its content words stand in one stretch of the row, in the same order (by rapidfuzz) or nearly all of a
-         long question's in any; or half of its long options stand there
-
-rapidfuzz and not MinHash (datasketch): MinHash compares whole documents, and a question inside a long case is a small
-part of one. Not found: a paraphrase in other words, a translation, a short question (under 8 content words) with short
-options whose wording was changed.
+rapidfuzz rather than MinHash (datasketch), because MinHash compares whole documents, and a question inside a long case
+is a small part of one. Not found: a paraphrase in other words, a translation, and a reworded short question (under 8
+content words) with short options.
 """
 
 from __future__ import annotations
@@ -35,49 +34,49 @@ Part = Literal["question", "options", "context"]
 Words = tuple[str, ...]
 
 SEED = 5
-"""Candidates share word 5-grams with a row: of a text with 15 % of its words changed, 44 % stay."""
+"""Candidates share word 5-grams with a row: with 15 % of the words changed, 44 % of the 5-grams stay."""
 COMMON = 12
-"""A 5-gram in more questions than this is a turn of phrase ("which of the following is the")."""
+"""A 5-gram in more questions than this is a stock phrase ("which of the following is the")."""
 SEED_SHARE = 0.1
 """Share of its 5-grams that makes a question a candidate."""
 IDENTIFYING = 3
-"""Content words that identify a question by its stem alone, or one less in a stem of LONG_STEM words; "Which of the
+"""Content words that identify a question by its stem alone, or one fewer in a stem of LONG_STEM words. "Which of the
 following is true?" has none, and is the same question only with the same options."""
 LONG_STEM = 8
 OPTION_WORDS = 24
-"""Words of long options that must stand in a row, in half of a question's options: sentences, not names of diseases."""
+"""Words in a row from long options, at least half of a question's options: sentences, not names of diseases."""
 SHUFFLED = (20, 0.85)
 """Distinct content words, and the share of them in one stretch, that make a near-duplicate in any order."""
 EXCERPT_CHARACTERS = 200
 NGRAMS_AT_LEAST = 4
-"""Shared 13-grams, unless a question has fewer: 16 words in a row, more than two questions of a kind have in common."""
+"""Shared 13-grams, unless a question has fewer: 16 consecutive words, more than two related questions share."""
 NEAR_WORDS = 8
-"""Content words without which a near-duplicate cannot be told from a question on the same topic."""
+"""With fewer content words, a near-duplicate cannot be told from another question on the same topic."""
 LONG_TEXT = (40, 0.8)
-"""Words, and the share of them in order, that make a near-duplicate whatever kind of words they are."""
+"""Number of words of any kind, and the share of them in order, that make a near-duplicate."""
 WINDOW = 1.3
-"""A stretch of the row is compared that is at most this much longer than the question."""
+"""Length of the compared stretch of the row, as a multiple of the question's."""
 
 
 class OverlapConfig(Record):
-    """From when on a row counts as overlapping."""
+    """Thresholds above which a row counts as overlapping."""
 
     ngram: int = Field(13, ge=8, le=50)
     ngram_share: float = Field(0.25, gt=0, le=1)
-    """Of a question's own 13-grams."""
+    """Share of a question's own 13-grams."""
     near: float = Field(0.7, gt=0.5, le=1)
-    """Of a question's content words, in order."""
+    """Share of a question's content words, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """What training shows the model of one row, in one text."""
+    """Everything that training shows the model of one row, as one text."""
 
     row: int
-    """Line or row number, as the user counts it."""
+    """Line or row number, counted from 1."""
     text: str
     stem: str = ""
-    """The row's question without its options, where it has one: very short stems are compared with that alone."""
+    """The row's question without options, if it has one: very short stems are compared with this only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,9 @@ class Overlap:
     part: Part
     kind: Kind
     score: float
-    """Share of the question's words (stem: 1), 13-grams or content words that the row has, 0..1."""
+    """Share of the question's words (stem: 1), 13-grams or content words found in the row, 0..1."""
     excerpt: str
-    """The row's text where it overlaps, case and punctuation folded."""
+    """The overlapping text of the row, without case and punctuation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,9 @@ class _Passage:
     joined: str
     content: Words
     seeds: int
-    """How many 5-grams of it are in the index."""
+    """Number of its 5-grams in the index."""
     options: tuple[str, ...] = ()
-    """Of the part "options": those long enough to be known again, joined."""
+    """For the part "options": those long enough to be recognised, joined."""
 
 
 def find_overlaps(
@@ -116,13 +115,13 @@ def find_overlaps(
     benchmarks: Mapping[str, Sequence[Question]],
     config: OverlapConfig | None = None,
 ) -> list[Overlap]:
-    """All overlaps, in the order of the rows; `benchmarks` is task name -> its questions."""
+    """All overlaps, in the order of the rows; `benchmarks`: task name -> questions."""
     index = _Index(benchmarks, config or OverlapConfig())
     return [overlap for row in rows for overlap in index.overlaps(row)]
 
 
 class _Index:
-    """The benchmark side: which questions have which 5-gram. Memory grows with the benchmark, not with the rows."""
+    """Index of the benchmarks: 5-gram -> questions. Memory grows with the benchmarks, not with the rows."""
 
     def __init__(self, benchmarks: Mapping[str, Sequence[Question]], config: OverlapConfig) -> None:
         self._config = config
@@ -160,7 +159,7 @@ class _Index:
         shared = Counter(at for seed in hits for at in self._seeds[seed])
         candidates = [at for at in sorted(shared) if shared[at] >= SEED_SHARE * self._passages[at].seeds]
         places = self._places(words, hits, candidates) if candidates else {}
-        many = any(shared[at] >= SEED for at in candidates)  # fewer 5-grams hold no 13-gram that counts
+        many = any(shared[at] >= SEED for at in candidates)  # with fewer 5-grams there is no 13-gram that counts
         grams = set(_ngrams(words, self._config.ngram)) if many else set()
         for at in candidates:
             passage = self._passages[at]
@@ -170,7 +169,7 @@ class _Index:
                 yield self._overlap(row, passage, *compared, stretch)
 
     def _places(self, words: Words, hits: Set[Words], candidates: list[int]) -> dict[int, list[int]]:
-        """Candidate -> places in the row where one of its 5-grams stands, ascending."""
+        """Candidate -> positions of its 5-grams in the row, ascending."""
         places: dict[int, list[int]] = {at: [] for at in candidates}
         for place, seed in enumerate(_ngrams(words, SEED)):
             if seed in hits:
@@ -180,7 +179,7 @@ class _Index:
         return places
 
     def _compare(self, text: str, grams: set[Words], passage: _Passage, stretch: Words) -> tuple[Kind, float] | None:
-        """(kind, score), or None where the row, of which `stretch` is the nearest part, has too little of it."""
+        """(kind, score), or None if the row, with `stretch` as its most similar part, contains too little of it."""
         if passage.options:
             return _compare_options(text, passage)
         identifies = _identifies(passage)
@@ -228,7 +227,7 @@ def _ngrams(words: Words, n: int) -> Iterator[Words]:
 
 
 def _stretch(words: Words, passage: _Passage, places: list[int]) -> Words:
-    """The part of the row that holds most of the places (which ascend), a little longer than the passage."""
+    """The part of the row with most of the (ascending) positions, a little longer than the passage."""
     length = int(len(passage.words) * WINDOW) + SEED
     best, first = (0, 0), 0
     for last, place in enumerate(places):
@@ -241,9 +240,9 @@ def _stretch(words: Words, passage: _Passage, places: list[int]) -> Words:
 
 
 def _similarity(passage: _Passage, stretch: Words) -> float:
-    """Share of the passage's content words that stand in the stretch in the same order.
+    """Share of the passage's content words that the stretch contains in the same order.
 
-    In a long passage also nearly all of them in any order, or most of all its words in the same order.
+    For a long passage, nearly all of them in any order or most of all its words in the same order count as well.
     """
     from rapidfuzz.distance import LCSseq
 
@@ -262,7 +261,7 @@ def _similarity(passage: _Passage, stretch: Words) -> float:
 
 
 def _identifies(passage: _Passage) -> bool:
-    if passage.question.options == passage.question.labels:  # yes, no, maybe: nothing else tells two questions apart
+    if passage.question.options == passage.question.labels:  # yes, no, maybe: no help in telling questions apart
         return len(passage.words) >= SEED
     return len(passage.content) >= IDENTIFYING - (len(passage.words) >= LONG_STEM)
 
@@ -280,7 +279,7 @@ def _long_options(question: Question, part: Part) -> tuple[str, ...]:
 
 
 def _has_options(text: str, question: Question) -> bool:
-    """At least half of the question's options stand in the row, in whatever order."""
+    """Whether the row contains at least half of the question's options, in any order."""
     if question.options == question.labels:
         return False
     options = _joined(question.options)
@@ -288,7 +287,7 @@ def _has_options(text: str, question: Question) -> bool:
 
 
 def _has_answer(text: str, question: Question) -> bool:
-    """The right option stands in the row, and says something ("None of the above" does not)."""
+    """Whether the row contains the right option, and it is specific ("None of the above" is not)."""
     if question.options == question.labels or question.gold not in question.labels:
         return False
     gold = _joined(question.options)[question.labels.index(question.gold)]

@@ -1,9 +1,6 @@
-"""Prompts for reinforcement learning: rows that have options and a gold, asked exactly as the evaluation asks them.
+"""Prompts for reinforcement learning: rows with options and a gold answer, asked exactly as the evaluation asks them.
 
-    python -c "from medbench.trainers.data.prompts import prompt_order; print(prompt_order(3, 5, seed=0))"
-
-Nothing is shown to the model but the protocol's own turns in the model's own chat template, so that what a reward pays
-for is what a gate measures.
+The model sees only the protocol's turns in its own chat template, so that rewards and gates measure the same thing.
 """
 
 from __future__ import annotations
@@ -22,14 +19,14 @@ from medbench.trainers.data.rows import Row, Source, load_rows
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question as the model is asked it."""
+    """A question as the model sees it."""
 
     question: Question
     text: str
     tokens: int
 
     def columns(self) -> dict[str, Any]:
-        """A row of the data set that GRPOTrainer gets: what is asked, and what the rewards read."""
+        """A row of GRPOTrainer's dataset: the prompt, and the columns that the rewards need."""
         asked = self.question
         return {
             "prompt": self.text,
@@ -42,19 +39,19 @@ class Prompt:
 
 
 def load_questions(sources: Sequence[Source]) -> list[Row]:
-    """The rows of all sources. Raises MedbenchError naming file and line, also of one with nothing to choose from."""
+    """The rows of all sources. Raises MedbenchError naming file and line of a row with a fault or without options."""
     rows = load_rows(sources)
     free = next((row for row in rows if not row.question.labels), None)
     if free is not None:
         raise MedbenchError(
-            f"{free.where}: a free-text row has no options, so no reward can judge a reply to it: take "
+            f"{free.where}: a free-text row has no options, so no reward can judge a reply to it: use "
             f"rows with options and an answer, or PubMedQA's"
         )
     return rows
 
 
 class Asker:
-    """Turns questions into the prompts that the evaluation sends to a local engine (evaluate.build_request)."""
+    """Turns questions into the prompts that the evaluation sends to a local engine (evaluation/requests.py)."""
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
         self.templated = is_templated(protocol, tokenizer)
@@ -66,18 +63,18 @@ class Asker:
         return Prompt(question, text, len(self.ids(text)))
 
     def ids(self, text: str) -> list[int]:
-        """The tokens that the evaluation's engines see: no second BOS behind a template's own."""
+        """The tokens that the evaluation's engines see: without a second BOS after the template's."""
         return encode(self._tokenizer, text, self.templated)
 
     def fitting(self, rows: Iterable[Row], most: int) -> list[Prompt]:
-        """The prompts of at most `most` tokens."""
+        """The prompts of `rows` with at most `most` tokens."""
         return [prompt for prompt in (self.prompt(row.question) for row in rows) if prompt.tokens <= most]
 
 
 def prompt_order(n: int, draws: int, seed: int) -> list[int]:
-    """`draws` of the indices 0..n-1: every one once in each pass, each pass in an order of its own.
+    """`draws` indices from 0..n-1: each once per pass, and each pass in a new order.
 
-    Laid out beforehand, because TRL's sampler shuffles a resumed second pass as it had shuffled the first.
+    Fixed in advance, because TRL's sampler shuffles a resumed second pass in the order of the first.
     """
     shuffled = random.Random(seed)
     order: list[int] = []

@@ -1,8 +1,6 @@
-"""Rows to tokens: the prompt that `medbench eval` asks, and behind it the reply that training teaches.
+"""Rows to tokens: the prompt of `medbench eval`, followed by the reply that training teaches.
 
-    python -c "from medbench.trainers.data.rendering import Renderer; print(Renderer.__doc__)"
-
-Prompt and reply are encoded apart, as they come at generation: encoded in one piece, tokens could melt at the border.
+Prompt and reply are encoded separately, as in generation: encoded together, a token could span the boundary.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ class Rendered:
     row: Row
     prompt: str
     reply: str
-    """Without the token that ends the turn."""
+    """Text, without the token that ends the turn."""
     prompt_ids: list[int]
     reply_ids: list[int]
-    """With that token, once, at the end."""
+    """Ends with that token, which occurs nowhere else."""
 
     @property
     def length(self) -> int:
@@ -42,7 +40,7 @@ class Rendered:
 
 
 class Renderer:
-    """Renders rows for the checkpoint in `start`, asked by `protocol`."""
+    """Renders rows for the checkpoint in `start` under `protocol`."""
 
     def __init__(self, start: Path, protocol: Protocol) -> None:
         self.tokenizer = load_tokenizer(str(start))
@@ -50,41 +48,41 @@ class Renderer:
         self.end = end_of_turn(self.tokenizer, start)
 
     def render(self, row: Row) -> Rendered:
-        """Raises MedbenchError where the reply would teach something else than the row's answer."""
+        """Raises MedbenchError if the reply would teach something other than the row's answer."""
         turns = messages(self.protocol, row.question)
         templated = is_templated(self.protocol, self.tokenizer)
         prompt = prompt_text(self.protocol, self.tokenizer, turns)
         reply = reply_text(row, self.protocol, prompt)
         _refuse_misread(row, reply, self.protocol, opened=opens_thought(prompt))
         if not templated:
-            reply = f" {reply}"  # as prompting.plain_text puts a reply behind its question
+            reply = f" {reply}"  # as chat.plain_text joins a question and its reply
         body = list(self.tokenizer.encode(reply, add_special_tokens=False))
         if self.end in body:
             raise MedbenchError(
-                f"{row.where}: the reply holds {self.tokenizer.decode([self.end])}, which ends the "
+                f"{row.where}: the reply contains {self.tokenizer.decode([self.end])}, which ends the "
                 f"turn: remove it from the text"
             )
         return Rendered(row, prompt, reply, encode(self.tokenizer, prompt, templated), [*body, self.end])
 
     def fitting(self, rows: Iterable[Row], max_length: int) -> tuple[list[Rendered], int]:
-        """(rows of at most `max_length` tokens, how many were longer and are left out)."""
+        """(rows of at most `max_length` tokens, number of longer rows left out)."""
         rendered = [self.render(row) for row in rows]
         kept = [one for one in rendered if one.length <= max_length]
         return kept, len(rendered) - len(kept)
 
 
 def is_templated(protocol: Protocol, tokenizer: Tokenizer) -> bool:
-    """Whether prompts come out of the model's chat template, as evaluate.build_request decides it."""
+    """Whether prompts are rendered by the model's chat template, as in evaluation.requests.build_request."""
     return protocol.chat == "auto" and has_template(tokenizer)
 
 
 def prompt_text(protocol: Protocol, tokenizer: Tokenizer, turns: Sequence[Message]) -> str:
-    """What the evaluation sends to a local engine."""
+    """The text that the evaluation sends to a local engine."""
     return render_chat(tokenizer, turns, protocol.thinking) if is_templated(protocol, tokenizer) else plain_text(turns)
 
 
 def messages(protocol: Protocol, question: Question) -> tuple[Message, ...]:
-    """The turns of `medbench eval`; a question without labels is asked as it stands."""
+    """The turns of `medbench eval`; a question without labels is asked as it is."""
     if question.labels:
         return protocol.messages(question)
     asked = f"{question.context}\n\n{question.question}" if question.context else question.question
@@ -92,8 +90,8 @@ def messages(protocol: Protocol, question: Question) -> tuple[Message, ...]:
 
 
 def reply_text(row: Row, protocol: Protocol, prompt: str) -> str:
-    """The thought, if the row has one, and the answer in the protocol's form; a thought that `prompt` has opened goes
-    on. Raises MedbenchError where the prompt has closed it already."""
+    """The row's reasoning, if any, and the answer in the protocol's form. Reasoning that `prompt` has opened is not
+    opened again. Raises MedbenchError if the prompt has closed it already."""
     answer = row.answer or protocol.reply(row.question)
     if opens_thought(prompt):
         gap = "" if prompt.endswith("\n") else "\n"
@@ -102,20 +100,20 @@ def reply_text(row: Row, protocol: Protocol, prompt: str) -> str:
         return answer
     if prompt.rstrip().endswith(CLOSE):
         raise MedbenchError(
-            f"{row.where}: the row reasons, but under protocol {protocol.name} the prompt has closed "
-            f"the thought: take a protocol that thinks"
+            f"{row.where}: the row has reasoning, but under protocol {protocol.name} the prompt has closed "
+            f"it already: use a protocol with thinking"
         )
     return f"{OPEN}\n{row.reasoning}\n{CLOSE}\n\n{answer}"
 
 
 def end_of_turn(tokenizer: Tokenizer, start: Path) -> int:
-    """The token that ends an assistant's turn and at which generation stops.
+    """Id of the token that ends an assistant's turn and stops generation.
 
-    It is the one that the chat template writes behind a reply: a tokenizer's own EOS may be another (that of SmolLM2's
-    GGUF is the token which opens a turn). Raises MedbenchError where the two do not agree on any token.
+    It is the one that the chat template writes after a reply; the tokenizer's EOS may differ (in SmolLM2's GGUF it is
+    the token that opens a turn). Raises MedbenchError if generation does not stop at that token.
     """
     stops = _stops(start) | ({tokenizer.eos_token_id} - {None})
-    behind = _behind_a_reply(tokenizer)
+    behind = _after_a_reply(tokenizer)
     if behind is not None and behind in stops:
         return behind
     if behind is None and tokenizer.eos_token_id is not None:
@@ -128,7 +126,7 @@ def end_of_turn(tokenizer: Tokenizer, start: Path) -> int:
     )
 
 
-def _behind_a_reply(tokenizer: Tokenizer) -> int | None:
+def _after_a_reply(tokenizer: Tokenizer) -> int | None:
     if not has_template(tokenizer):
         return None
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
@@ -138,7 +136,7 @@ def _behind_a_reply(tokenizer: Tokenizer) -> int | None:
 
 
 def _stops(start: Path) -> set[int]:
-    """As generation reads them: generation_config.json, and config.json where that is missing."""
+    """EOS ids as generation reads them: from generation_config.json, or config.json if that is missing."""
     for name in ("generation_config.json", "config.json"):
         try:
             content: dict[str, Any] = json.loads((start / name).read_text(encoding="utf-8"))
@@ -156,6 +154,6 @@ def _refuse_misread(row: Row, reply: str, protocol: Protocol, *, opened: bool) -
     read = READERS[protocol.extraction](reply, labels=question.labels, options=question.options, opened=opened)
     if read.answer != question.gold:
         raise MedbenchError(
-            f"{row.where}: protocol {protocol.name} reads the reply as {read.answer!r}, not as the "
-            f"gold {question.gold!r}: mend the row's options, or take another protocol"
+            f"{row.where}: protocol {protocol.name} extracts {read.answer!r} from the reply, not the "
+            f"gold {question.gold!r}: fix the row's options, or use another protocol"
         )

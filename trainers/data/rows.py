@@ -1,13 +1,11 @@
-"""The `data:` section of a recipe's sft stage: rows of known formats, from JSON lines or the hub, checked one by one.
-
-    python -c "from medbench.trainers.data.rows import Source, load_rows; print(load_rows([Source(path='rows.jsonl')]))"
+"""The `data:` section of a recipe's sft stage: rows of known formats, from JSON lines or the Hub, checked one by one.
 
 format              columns
 structured_medical  case, reasoning, answer (TachyHealth/structured_medical: free text)
 huatuo_o1           Question, Complex_CoT, Response (FreedomIntelligence/medical-o1-reasoning-SFT: free text),
                     or question, options, answer_idx, reasoning (its demo rows)
 pubmedqa            question, context.contexts, long_answer, final_decision (qiaojin/PubMedQA)
-multiple_choice     question, options (object or list), answer_idx or answer; reasoning or explanation if there is one
+multiple_choice     question, options (object or list), answer_idx or answer, optionally reasoning or explanation
 """
 
 from __future__ import annotations
@@ -33,19 +31,19 @@ TAGS = ("<think>", "</think>")
 
 
 class Source(Record):
-    """One data set; `path` or `hub`."""
+    """One data set; give either `path` or `hub`."""
 
     path: str | None = None
     """A file of JSON lines; may begin with $MEDBENCH_DATA/ or ~/."""
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """org/name, with `subset` (the hub's configuration), `revision` and `split`."""
+    """org/name, with `subset` (the Hub's config name), `revision` and `split`."""
     subset: str | None = None
     revision: str | None = None
     split: str = "train"
     format: Format = "auto"
-    """auto: the one whose columns are there."""
+    """auto: the first format whose columns are all present."""
     limit: int | None = Field(None, ge=1)
-    """Only the first rows."""
+    """Number of rows to read, from the first; None reads all."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -65,14 +63,14 @@ class Row:
     where: str
     """File and line, for messages."""
     question: Question
-    """Without labels where the answer is free text."""
+    """Has no labels if the answer is free text."""
     reasoning: str
-    """Becomes the thought; "" where the data set has none: none is invented."""
+    """Text for the <think> block; "" if the data set has none."""
     answer: str
-    """Free text, given as it is; "" where the question has labels: the protocol says how its gold is written."""
+    """Free text, used as it is; "" if the question has labels: then the protocol says how its gold is written."""
 
     def screened(self, number: int) -> TrainingText:
-        """What the contamination screen reads; `number` counts the rows of all sources from 1."""
+        """What the contamination screening reads; `number` counts the rows of all sources from 1."""
         asked = self.question
         parts = (asked.context, asked.question, *asked.options, self.reasoning, self.answer)
         return TrainingText(number, "\n".join(part for part in parts if part), asked.question)
@@ -97,7 +95,7 @@ def _rows_of(source: Source) -> Iterator[Row]:
             row = chosen(where, raw)
             row.screened(0).text.encode()
         except UnicodeEncodeError:
-            raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text; remove it") from None
+            raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text: remove it") from None
         except ValueError as error:
             raise MedbenchError(f"{where}: {error}") from None
         yield row
@@ -113,10 +111,10 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
     try:
         rows = datasets.load_dataset(source.hub, source.subset, revision=source.revision, split=source.split)
-    except Exception as error:  # the hub client raises many kinds; the user can mend all of them alike
+    except Exception as error:  # the Hub client raises many kinds; the fix is the same for all
         reason = " ".join(str(error).split())[:200]
         raise MedbenchError(
-            f"data set {source.hub}: the hub did not give it ({type(error).__name__}: {reason}): correct hub, subset, "
+            f"data set {source.hub}: could not be downloaded ({type(error).__name__}: {reason}): correct hub, subset, "
             f"revision and split, or download it and give its path"
         ) from None
     for number, raw in enumerate(rows):
@@ -124,7 +122,7 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def expand(path: str) -> Path:
-    """A recipe's path with $MEDBENCH_DATA and ~ filled in. Raises MedbenchError where the variable is not set."""
+    """A recipe's path with a leading $MEDBENCH_DATA or ~ expanded. Raises MedbenchError if the variable is not set."""
     first, _, rest = path.partition("/")
     if first not in (f"${DATA_FOLDER}", f"${{{DATA_FOLDER}}}"):
         return Path(path).expanduser()
@@ -141,7 +139,7 @@ def _fitting(where: str, raw: Mapping[str, Any]) -> Adapter:
         if columns <= set(raw):
             return ADAPTERS[name]
     known = "; ".join(f"{name} ({', '.join(sorted(need))})" for name, need in COLUMNS.items())
-    raise MedbenchError(f"{where}: the columns {_names(raw)} fit no format; known: {known}")
+    raise MedbenchError(f"{where}: the columns {_names(raw)} match no format; known: {known}")
 
 
 def _structured_medical(where: str, raw: Mapping[str, Any]) -> Row:
@@ -158,7 +156,7 @@ def _huatuo_o1(where: str, raw: Mapping[str, Any]) -> Row:
 def _free_text(where: str, raw: Mapping[str, Any], asked: str, reasoning: str, answer: str) -> Row:
     text, answer = _text(raw, asked), _text(raw, answer)
     if any(tag in answer for tag in TAGS):
-        raise ValueError("the answer holds a <think> tag: cut the thought out of it")
+        raise ValueError("the answer contains a <think> tag: remove the reasoning from it")
     question = Question(content_id(text), cluster_id(text, ()), text, (), (), answer)
     return Row(where, question, _thought(_text(raw, reasoning)), answer)
 
@@ -170,7 +168,7 @@ def _pubmedqa(where: str, raw: Mapping[str, Any]) -> Row:
     if not isinstance(contexts, list) or not contexts or not all(isinstance(one, str) for one in contexts):
         raise ValueError(f"context.contexts: expected a list of texts{_there(raw)}")
     if decision not in DECISIONS:
-        raise ValueError(f"final_decision: {decision!r} is none of {', '.join(DECISIONS)}")
+        raise ValueError(f"final_decision: {decision!r} is not one of {', '.join(DECISIONS)}")
     context = "\n".join(contexts)  # as tasks/pubmedqa joins them
     question = Question(
         str(raw.get("pubid", content_id(text))),
@@ -197,9 +195,9 @@ def _multiple_choice(where: str, raw: Mapping[str, Any]) -> Row:
 def _options(raw: Mapping[str, Any]) -> tuple[str, ...]:
     given = raw.get("options")
     if isinstance(given, Mapping):
-        given = {label: text for label, text in given.items() if text is not None}  # the hub pads with None
+        given = {label: text for label, text in given.items() if text is not None}  # the Hub pads with None
         if sorted(given) != list(LETTERS[: len(given)]):
-            raise ValueError(f"options: keys must be A, B, ... in turn, found {_names(given)}")
+            raise ValueError(f"options: keys must be A, B, ... in order, found {_names(given)}")
         given = [given[label] for label in sorted(given)]
     if not isinstance(given, list) or not all(isinstance(one, str) and one.strip() for one in given):
         raise ValueError(f"options: expected an object or a list of texts{_there(raw)}")
@@ -209,7 +207,7 @@ def _options(raw: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _gold(raw: Mapping[str, Any], options: tuple[str, ...], labels: tuple[str, ...]) -> str:
-    """The label that answer_idx (else answer) names: a letter, a place from 0, or the option's text."""
+    """The label given by answer_idx (or answer): a letter, an index from 0, or the option's text."""
     column = "answer_idx" if raw.get("answer_idx") is not None else "answer"
     given = raw.get(column)
     if given is None:
@@ -220,11 +218,11 @@ def _gold(raw: Mapping[str, Any], options: tuple[str, ...], labels: tuple[str, .
         return str(given)
     if options.count(given) == 1:
         return labels[options.index(given)]
-    raise ValueError(f"{column}: {str(given)[:80]!r} is none of the options {', '.join(labels)}")
+    raise ValueError(f"{column}: {str(given)[:80]!r} is not one of the options {', '.join(labels)}")
 
 
 def _thought(text: str) -> str:
-    """Without the tags that some data sets write around it; any other would end the thought too early."""
+    """The reasoning without the tags that some data sets put around it; any other tag would end it too early."""
     inner = text.strip()
     if inner.startswith(TAGS[0]) and inner.endswith(TAGS[1]):
         inner = inner[len(TAGS[0]) : -len(TAGS[1])].strip()
@@ -247,7 +245,7 @@ def _text(raw: Mapping[str, Any], column: str) -> str:
 
 
 def _as_asked(raw: Mapping[str, Any]) -> str:
-    """The question to the last space, as the evaluation asks it."""
+    """The question exactly as the evaluation asks it, spaces included."""
     _text(raw, "question")
     return str(raw["question"])
 
@@ -273,4 +271,4 @@ COLUMNS: dict[str, set[str]] = {
     "pubmedqa": {"question", "context", "final_decision"},
     "multiple_choice": {"question", "options"},
 }
-"""By which a format is known."""
+"""Columns by which a format is recognised."""

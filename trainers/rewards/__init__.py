@@ -1,1 +1,1 @@
-"""Rewards of completions."""
+"""Rewards for completions to multiple-choice questions."""

@@ -1,10 +1,8 @@
-"""How a thought reasons, told from its structure alone: steps of its own, in order, over the options, to the answer.
+"""Judges reasoning by its structure alone: original steps, in order, about the options, leading to the answer.
 
-    python -c "from medbench.trainers.rewards.reasoning import Reasoning; print(Reasoning.__doc__)"
-
-Whether a step is true is not judged here, nor can it be without a model. What is judged is what cannot be had for
-nothing: a step counts when it is a sentence that brings words of its own, neither out of the prompt, nor out of an
-earlier step, nor out of what could be said of any question ("carefully considering each option, ...").
+Whether a step is true is not judged; that would need a model. What is judged takes some effort to fake: a step counts
+if it is a sentence with new words, which come neither from the prompt, nor from an earlier step, nor from what could be
+said about any question ("carefully considering each option, ...").
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from medbench.harness.extraction.answer import extract
 from medbench.trainers.rewards.stop_words import GRAMMAR, content_stem
 
 STEP_WORDS = 5
-"""A shorter sentence is a heading or an aside."""
+"""A shorter sentence is a heading or a remark."""
 LEAST_SUBSTANCE = 0.25
-"""Share of a thought's words that must stand in steps: padding around a step is no reasoning."""
+"""Share of the reasoning's words that must be in steps: padding around a step is not reasoning."""
 LEAST_LINKED = 0.2
-"""Share of the steps that name anything of the question, its context or options: else it is about something else."""
+"""Share of the steps that must mention the question, its context or an option: else it is about something else."""
 FULL_STEPS = 4
-"""From here on more steps earn no more."""
+"""More steps than this earn no more."""
 COPIED = 0.7
-"""Share of a sentence's word trigrams that come from the prompt or from earlier sentences: copied, not said."""
+"""Share of a sentence's word trigrams taken from the prompt or earlier sentences that makes it a copy."""
 TAIL_CHARACTERS = 400
 
 _SENTENCE = re.compile(r"(?<=[.!?;])[\"')*\]]{0,3}\s+(?=[^a-z])|\n+")
@@ -43,22 +41,22 @@ _OF_LETTER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What the structure of a thought shows, each 0..1."""
+    """What the structure of the reasoning shows, each 0..1."""
 
     present: float
-    """Steps of its own, FULL_STEPS of them for 1; 0 where there is no reasoning at all."""
+    """Number of original steps over FULL_STEPS, at most 1; 0 without reasoning."""
     ordered: float
-    """1 where steps are numbered from 1 on and each says something, 0.5 for prose without numbers."""
+    """1 if steps are numbered from 1 and each says something, 0.5 for prose without numbers."""
     considered: float | None
-    """Share of the options that a step speaks of; None where options have no texts of their own (yes, no, maybe)."""
+    """Share of the options that some step discusses; None if options have no text of their own (yes, no, maybe)."""
     concludes: float
-    """1 where the end of the thought names the answer that is given behind it."""
+    """1 if the end of the reasoning names the answer given after it."""
     contradicts: bool
-    """The end of the thought names another answer."""
+    """Whether the end of the reasoning names another answer."""
 
     @property
     def score(self) -> float:
-        """Mean of the four, 0..1; 0 without reasoning or against its own conclusion."""
+        """Mean of the four, 0..1; 0 without reasoning, or if it contradicts the answer."""
         if not self.present or self.contradicts:
             return 0.0
         parts = [self.present, self.ordered, self.concludes, *([] if self.considered is None else [self.considered])]
@@ -71,16 +69,16 @@ class _Sentence:
     words: tuple[str, ...]
     stems: frozenset[str]
     new: int
-    """Words of its own; 0 for a sentence that is copied, repeated or no sentence."""
+    """New words; 0 for a sentence that is copied, repeated or not a sentence."""
     number: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a prompt's words are, worked out once a question."""
+    """The words of a prompt, computed once per question."""
 
     words: frozenset[str]
-    """Stems of question and options: naming them again is nothing new. A context may be quoted: it is the evidence."""
+    """Stems of question and options: repeating them is not new. The context may be quoted: it is the evidence."""
     linked: frozenset[str]
     trigrams: frozenset[tuple[str, ...]]
     options: tuple[tuple[str, frozenset[str]], ...]
@@ -89,9 +87,9 @@ class _Asked:
 def reasoning_of(
     thought: str, question: Question, answer: str, *, least_steps: int = 2, least_words: int = 4
 ) -> Reasoning:
-    """`answer` is the label that the reply gives behind its thought.
+    """`answer` is the label that the reply gives after its reasoning.
 
-    With fewer steps than `least_steps`, or fewer words of its own in all than `least_words`, there is no reasoning.
+    Fewer steps than `least_steps`, or fewer new words in total than `least_words`, do not count as reasoning.
     """
     asked = _asked(question.question, question.options, question.labels, question.context)
     sentences = list(_sentences(thought, asked))
@@ -128,7 +126,7 @@ def _asked(question: str, options: tuple[str, ...], labels: tuple[str, ...], con
 
 
 def _sentences(thought: str, asked: _Asked) -> Iterator[_Sentence]:
-    """The sentences in turn, each with the number that it opens with and the words that only it brings."""
+    """The sentences in order, each with the number that it starts with and its new words."""
     known: set[str] = set(asked.words)
     said: set[tuple[str, ...]] = set(asked.trigrams)
     for piece in _SENTENCE.split(thought):
@@ -153,7 +151,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _stems(words: tuple[str, ...]) -> Iterator[str]:
-    """Of the words that say something of this question; numbers count from two digits on."""
+    """Stems of the words that are specific to this question; numbers count from two digits."""
     return filter(None, map(content_stem, words))
 
 
@@ -162,7 +160,7 @@ def _trigrams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _letters(text: str, labels: tuple[str, ...]) -> set[str]:
-    """Labels that a sentence names as such: "(B)", "B:", "option B", "B is"."""
+    """Labels that a sentence names explicitly: "(B)", "B:", "option B", "B is"."""
     if not _CAPITAL.search(text):
         return set()
     found = {letter for pair in _LETTER.findall(text) for letter in pair if letter} | set(_OF_LETTER.findall(text))
@@ -173,7 +171,7 @@ def _order(sentences: list[_Sentence]) -> float:
     numbers = [sentence.number for sentence in sentences if sentence.number is not None]
     if len(numbers) < 2:
         return 0.5
-    said: list[int] = []  # words of its own under each number
+    said: list[int] = []  # new words under each number
     for sentence in sentences:
         if sentence.number is not None:
             said.append(0)
@@ -186,7 +184,7 @@ def _order(sentences: list[_Sentence]) -> float:
 
 
 def _considered(sentences: list[_Sentence], asked: _Asked, labels: tuple[str, ...]) -> float:
-    """An option is spoken of where a sentence with words of its own names it, by its letter or half of its words."""
+    """An option is discussed if a sentence with new words names it, by its letter or by half of its words."""
     spoken: set[str] = set()
     for sentence in sentences:
         if not sentence.new:
@@ -197,7 +195,7 @@ def _considered(sentences: list[_Sentence], asked: _Asked, labels: tuple[str, ..
 
 
 def _conclusion(thought: str, question: Question, answer: str) -> tuple[float, bool]:
-    """(1 where the last sentences name `answer` else 0, whether they name another one and not it)."""
+    """(1 if the last sentences name `answer` else 0, whether they name another label and not `answer`)."""
     tail = thought[-TAIL_CHARACTERS:].strip()
     pieces = [piece.strip() for piece in _SENTENCE.split(tail) if piece and piece.strip()][-2:]
     texts = {label: text for label, text in zip(question.labels, question.options, strict=True) if text != label}
@@ -217,7 +215,7 @@ def _conclusion(thought: str, question: Question, answer: str) -> tuple[float, b
     return 0.0, False
 
 
-# Only an outright conclusion can contradict: a last sentence may well name another option to reject it.
+# only an explicit conclusion can contradict: a last sentence may name another option to reject it
 _CONCLUDING = re.compile(
     r"\b(?:answer|correct|conclu\w+|therefore|thus|hence|so|choose|choice|pick|must\s+be|it\s+is)\b", re.IGNORECASE
 )

@@ -1,9 +1,7 @@
-"""Whether a reply keeps the form that training asks for: one closed thought, then one answer, and nothing else.
+"""Whether a reply has the format that training asks for: one closed think block, then one answer, and nothing else.
 
-    python -c "from medbench.trainers.rewards.reply_format import FAULTS; print(FAULTS)"
-
-The form is stricter than what the harness's extraction forgives, because a reward is an offer: whatever is paid for is
-what the model learns to write. The answer itself is read by the harness's extraction alone.
+The format is stricter than what the harness's extraction accepts, because the model learns to write whatever earns a
+reward. The answer itself is extracted by the harness only.
 """
 
 from __future__ import annotations
@@ -21,41 +19,41 @@ from medbench.harness.scoring.score import score_reply
 from medbench.trainers.rewards.single_answer import names_another
 
 Fault = Literal[
-    "gigantic",  # longer than the extraction reads
+    "gigantic",  # longer than what extraction reads
     "truncated",  # cut off by the token limit
-    "invisible",  # characters that a reader cannot see, HTML comments
-    "before",  # text before the thought
+    "invisible",  # invisible characters, HTML comments
+    "before",  # text before the reasoning
     "no_thought",
     "unclosed",
     "tags",  # opened or closed more than once, nested, another spelling of the tag
-    "no_answer",  # nothing that the extraction reads as one of the labels
+    "no_answer",  # extraction finds none of the labels
     "several_answers",
     "long_answer",  # reasoning after the answer
-    "scorer_addressed",  # grades itself, plays another role, speaks to whoever scores
-    "no_reasoning",  # the thought holds none of its own
-    "contradiction",  # the thought concludes another answer
+    "scorer_addressed",  # grades itself, plays another role, addresses the scorer
+    "no_reasoning",  # the think block contains no original reasoning
+    "contradiction",  # the reasoning concludes another answer
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 ANSWER_CHARACTERS = 600
-"""What stands behind the thought is an answer with a sentence or two, not a second chain of thought."""
+"""Longest text after the reasoning: an answer with a sentence or two, not a second chain of thought."""
 
 OPEN, CLOSE = THOUGHT_TAGS[0]
-# Whatever looks like a tag of a thought: other case, spaces, attributes, other brackets, other vendors' names.
+# anything like a think tag: other case, spaces, attributes, other brackets, other vendors' names
 _TAG_LIKE = re.compile(
     r"[<‹〈«]\s*[/\\|]?\s*(?:begin_of_|end_of_)?(?:think|thinking|thought)\b[^\n<>]{0,40}[>›〉»]?"
     r"|[\[{(|]\s*[/\\]?\s*(?:think|thinking|thought)\s*[\]})|]"
 )
 _TORN_BEFORE, _TORN_BEHIND = re.compile(r"<[/\w]{0,9}$"), re.compile(r"[/\w]{0,9}>")
-"""The halves of a tag that another one stands in: "</thi</think>nk>"."""
+"""The halves of a tag with another tag inside: "</thi</think>nk>"."""
 _LOOKALIKES = str.maketrans("тһіӏпкоυցԍнҺ", "thilnkougghh")
-"""Letters of other scripts that pass for those of the tag's name. More are not worth a table of confusables: a tag that
-is none leaves the reply without its thought."""
+"""Letters of other scripts that look like those of the tag's name. A full table of confusables is not needed: a tag
+that is not recognised leaves the reply without reasoning."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HIDDEN_BLANKS = "\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5"
-"""Letters and symbols that show nothing: Hangul fillers, the empty Braille cell, joiners of another category."""
+"""Letters and symbols that are invisible: Hangul fillers, the empty Braille cell, joiners of another category."""
 
-# No rule of a reward listens to such text, so it can earn nothing: it is refused so that it is not learnt either.
-# Over lower-case text, each alternative beginning with a letter: several times faster than a search that ignores case.
+# No reward depends on such text, so it earns nothing; it is a fault so that it is not learnt either.
+# Matched on lower-case text, each alternative starting with a letter: several times faster than ignoring case.
 _TO_SCORER = re.compile(
     r"<\|\w{1,30}\|>|\[/?inst\]|</?(?:system|assistant|user|reward|score|grade|verdict)>|"
     r"(?:ignore|disregard|forget|override)\s+(?:all|any|the|your|my|previous|prior|above|earlier|these|scoring|grading)\b"
@@ -82,18 +80,18 @@ _SYSTEM_TURN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply taken apart. `thought` is "" where the tags are not in order."""
+    """A parsed reply. `thought`, its reasoning, is "" if the tags are out of order."""
 
     thought: str
     answer: Extraction
     correct: bool
-    """By the harness's scorer, whatever the faults."""
+    """By the harness's scorer, regardless of faults."""
     faults: tuple[Fault, ...]
-    """Of the form alone, in the order of FAULTS; empty for a reply in the right form."""
+    """Of the format only, in the order of FAULTS; empty if the format is right."""
 
 
 def read_reply(text: str, question: Question, *, finish_reason: str = "stop", opened: bool = False) -> Reply:
-    """`opened` says that the prompt has opened the thought already, so that the reply only closes it."""
+    """`opened`: the prompt has opened the think block already, so the reply only closes it."""
     answer, score = score_reply(
         text, question.labels, question.options, question.gold, finish_reason=finish_reason, opened=opened
     )
@@ -117,7 +115,7 @@ def _addresses_the_scorer(text: str) -> bool:
     if _OTHER_ROLE.search(lower) or _SYSTEM_TURN.search(text):
         return True
     return any(
-        not (lower[at].isalpha() and lower[max(0, at - 1) : at].isalnum())  # "unrewarding 1" is no "reward 1"
+        not (lower[at].isalpha() and lower[max(0, at - 1) : at].isalnum())  # "unrewarding 1" is not "reward 1"
         for at in (match.start() for match in _TO_SCORER.finditer(lower))
     )
 
@@ -139,7 +137,7 @@ def _shows_nothing(character: str) -> bool:
 
 
 def _cut(text: str, opened: bool, faults: list[Fault]) -> tuple[str, str | None]:
-    """(thought, what stands behind it), the latter None where the tags are not in order."""
+    """(reasoning, text after it), the latter None if the tags are out of order."""
     opens, closes = text.count(OPEN), text.count(CLOSE)
     alike = len(_TAG_LIKE.findall(_skeleton(text)))
     if alike > opens + closes or opens > 1 or closes > 1 or (opened and opens):
@@ -165,7 +163,7 @@ def _cut(text: str, opened: bool, faults: list[Fault]) -> tuple[str, str | None]
 
 
 def _skeleton(text: str) -> str:
-    """What the eye sees: compatibility forms folded, invisible characters dropped, look-alike letters made Latin."""
+    """The visible text: compatibility forms folded, invisible characters dropped, look-alike letters made Latin."""
     text = html.unescape(text) if "&" in text else text
     if text.isascii():
         return text.lower()

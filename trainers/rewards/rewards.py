@@ -1,11 +1,9 @@
-"""Rewards for a multiple-choice reply: small pure functions, each in a stated range, added up by the recipe's weights.
+"""Rewards for a multiple-choice reply: small pure functions, each in a stated range, summed with the recipe's weights.
 
-    python -c "from medbench.trainers.rewards.rewards import RewardConfig; print(RewardConfig())"
-
-What holds with the default weights, and is tested: a reply with a fault of form or without reasoning earns at most 0;
-an honest one earns more than that even when it is wrong; an honest right one more than any wrong one. So no trick that
-the form or the reasoning catches pays, whatever letter it names. What no rule can catch is invented reasoning in good
-form: for that the loop gates every checkpoint on questions that no reward has seen.
+With the default weights, and tested: a reply with a format fault or without reasoning earns at most 0; an honest reply
+earns more than that even if it is wrong; an honest right reply earns more than any wrong one. So no trick that the
+format or reasoning checks catch pays, whatever letter it names. No rule catches invented reasoning in the right format:
+for that the loop gates every checkpoint on questions that no reward has seen.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ COMPONENTS = ("accuracy", "format", "length", "repetition", "reasoning")
 
 
 class RewardWeights(Record):
-    """What each component counts for. All are this project's own choices, not a paper's."""
+    """The weight of each component. All defaults are medbench's own, not from a paper."""
 
     accuracy: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     format: float = Field(0.1, ge=0, le=100, allow_inf_nan=False)
-    """Low: a form that pays by itself is trained on the questions that the model cannot solve."""
+    """Low: if the format alone paid well, the model would learn only that from questions that it cannot solve."""
     length: float = Field(0.1, ge=0, le=100, allow_inf_nan=False)
     repetition: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     reasoning: float = Field(0.2, ge=0, le=100, allow_inf_nan=False)
@@ -43,7 +41,7 @@ class RewardWeights(Record):
         return self
 
     def as_list(self) -> list[float]:
-        """In the order of COMPONENTS, as TRL's GRPOConfig.reward_weights takes them."""
+        """In the order of COMPONENTS, for TRL's GRPOConfig.reward_weights."""
         return [float(getattr(self, name)) for name in COMPONENTS]
 
 
@@ -59,11 +57,11 @@ class RewardConfig(Record):
     """Words in an n-gram of the repetition reward."""
 
     least_steps: int = Field(2, ge=1)
-    """Sentences with words of their own without which a thought holds no reasoning."""
+    """Sentences with new words below which there is no reasoning."""
     least_words: int = Field(4, ge=1)
-    """Words of its own, in all, without which it holds none. Long worked reasoning has dozens.
+    """New words in total below which there is no reasoning. Long worked reasoning has dozens.
 
-    Thoughts of one sentence, as PubMedQA's conclusions make them, need `least_steps: 1`."""
+    Reasoning of one sentence, such as PubMedQA's conclusions, needs `least_steps: 1`."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -88,11 +86,11 @@ class Rewards:
     """0..1."""
     total: float
     faults: tuple[Fault, ...]
-    """Why the form is not right; empty exactly when `format` is 1."""
+    """Why the format is wrong; empty exactly if `format` is 1."""
 
 
 NATURAL_REPEATS = 0.15
-"""Share of repeated n-grams that costs nothing: at most that is found in honest worked reasoning (see the tests)."""
+"""Share of repeated n-grams that costs nothing: honest worked reasoning has no more (see the tests)."""
 
 
 def rewards_of(
@@ -104,7 +102,7 @@ def rewards_of(
     finish_reason: str = "stop",
     opened: bool = False,
 ) -> Rewards:
-    """All components of one reply of `tokens` tokens. Raises MedbenchError for a question that has no labelled gold."""
+    """All components of one reply of `tokens` tokens. Raises MedbenchError for a question without a labelled gold."""
     _check_question(question)
     read = read_reply(reply, question, finish_reason=finish_reason, opened=opened)
     thought = None
@@ -129,21 +127,21 @@ def rewards_of(
 
 
 def accuracy_reward(read: Reply, faults: tuple[Fault, ...]) -> float:
-    """1 for the gold answer in the right form, by the harness's own extraction and scorer; else 0."""
+    """1 for the gold answer in the right format, by the harness's own extraction and scorer; else 0."""
     return float(read.correct and not faults)
 
 
 def format_reward(faults: tuple[Fault, ...]) -> float:
-    """1 for exactly one closed thought that reasons, then one answer statement, and nothing else; else 0."""
+    """1 for exactly one closed think block with reasoning, then one answer statement, and nothing else; else 0."""
     return float(not faults)
 
 
 def length_reward(read: Reply, faults: tuple[Fault, ...], tokens: int, config: RewardConfig) -> float:
-    """Among right replies alone: 1 up to `short` tokens, falling as half a cosine wave to 0 from `long` on.
+    """For right replies only: 1 up to `short` tokens, falling as half a cosine wave to 0 at `long` and beyond.
 
     The cosine of Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning in LLMs" (arXiv 2502.03373, appendix
-    C.1) between 1 and 0; a lower bound in place of 0, so that nothing is gained by thinking less than that. Their rule
-    that a wrong reply loses less the longer it is, is left out: it pays for rambling.
+    C.1), between 1 and 0, and starting at `short` instead of 0, so that reasoning less than that gains nothing. Their
+    rule that a wrong reply loses less the longer it is, is left out: it rewards rambling.
     """
     if faults or not read.correct:
         return 0.0
@@ -152,11 +150,11 @@ def length_reward(read: Reply, faults: tuple[Fault, ...], tokens: int, config: R
 
 
 def repetition_reward(text: str, ngram: int) -> float:
-    """0 for a text that repeats itself no more than prose does, down to -1 for one n-gram over and over.
+    """0 for text that repeats itself no more than prose does, down to -1 for a single n-gram over and over.
 
     The share of repeated word n-grams as in Yeo et al. 2025 (arXiv 2502.03373, appendix C.2), 1 - distinct / all, with
-    two changes: the share that honest prose has costs nothing, and n-grams end with their sentence (a shorter sentence
-    is one n-gram), so that a sentence said again never raises the reward.
+    two changes: the share found in honest prose costs nothing, and n-grams do not cross sentences (a shorter sentence
+    is one n-gram), so that repeating a sentence never raises the reward.
     """
     total = 0
     distinct: set[tuple[str, ...]] = set()
@@ -171,12 +169,12 @@ def repetition_reward(text: str, ngram: int) -> float:
 
 
 def reasoning_reward(thought: Reasoning | None, faults: tuple[Fault, ...]) -> float:
-    """The structure of the steps, in the right form alone: present, ordered, over the options, to the answer."""
+    """Structure of the reasoning, 0..1: present, ordered, about the options, leading to the answer. 0 for a fault."""
     return thought.score if thought is not None and not faults else 0.0
 
 
 def fault_shares(all_rewards: list[Rewards]) -> dict[str, float]:
-    """Fault -> share of the replies that have it; every fault is there, so that a log has the same columns always."""
+    """Fault -> share of the replies with it; all faults are present, so that a log always has the same columns."""
     n = max(1, len(all_rewards))
     return {fault: sum(fault in rewards.faults for rewards in all_rewards) / n for fault in FAULTS}
 
@@ -192,7 +190,7 @@ def _faults_of_thought(thought: Reasoning | None) -> tuple[Fault, ...]:
 def _check_question(question: Question) -> None:
     if question.gold not in question.labels or len(question.options) != len(question.labels):
         raise MedbenchError(
-            f"question {question.id or question.question[:40]!r}: rewards need labels, an option for each and a gold "
+            f"question {question.id or question.question[:40]!r}: rewards need labels, one option for each and a gold "
             f"among them, found gold {question.gold!r} and labels {', '.join(question.labels) or 'none'}"
         )
 

@@ -1,9 +1,7 @@
-"""Whether what stands behind a thought names one answer alone: no hedge, no second letter, no list of all.
+"""Whether the text after the reasoning names a single answer: no hedge, no second letter, no list of all options.
 
-    python -c "from medbench.trainers.rewards.single_answer import names_another; print(names_another.__doc__)"
-
-The harness's extraction decides what the answer is, and forgives a good deal ("The answer is (B) (C)" is read as B).
-Forgiveness is right for scoring and wrong for a reward, which would teach a model to name several.
+The harness's extraction decides what the answer is, and is lenient ("The answer is (B) (C)" is read as B). That is
+right for scoring and wrong for a reward, which would teach a model to name several.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from medbench.harness.extraction.answer import extract
 
 READ_CHARACTERS = 2_400
 MOST_STATEMENTS = 2
-"""Sentences that name the answer: a reason that names it, and the statement itself."""
+"""At most this many sentences may name the answer: a reason, and the statement itself."""
 
 _PIECES = re.compile(r"(?<=[.!?;])\s+|\n+|\s+(?=\\boxed)|(?<=[}\])])\s*[,;]\s*|,\s+(?=(?:else|otherwise|if|or)\b)")
 _ALL_OF_THEM = re.compile(
@@ -27,11 +25,11 @@ _OFFERING = re.compile(
     re.IGNORECASE,
 )
 _CAPITAL = re.compile(r"(?<![^\W_])(?<!['’-])([A-ZАВЕЅІЈСНКМОРТХΑΒΕΖΗΙΚΜΝΟΡΤΧ])(?![^\W_]|['’-]\w)")
-"""A capital by itself, Latin or what passes for it."""
+"""A single capital letter, Latin or a look-alike."""
 _SMALL = re.compile(
     r"(?<![^\W_])(?<!['’.-])([b-z]|(?<=[(\[{])a)(?=\s*(?:[,;)\]}/&]|\.?\s*$|\s(?:and|or)\b))", re.MULTILINE
 )
-"""A small letter where a label could stand, not in prose; "a" in brackets alone."""
+"""A lower-case letter where a label could be, not in prose; "a" only in brackets."""
 _NO_LABEL_BEFORE = re.compile(
     r"\b(?:vitamins?|hepatitis|types?|groups?|grades?|class|stages?|factors?|proteins?|influenza|bipolar|lead|blood|"
     r"immunoglobulin|ig|coenzyme|ha?emophilia|haptens?|apolipoprotein|troponin|cyclin|beta|phase|chain|cell|dr|mrs?|ms)"
@@ -45,7 +43,7 @@ _ARTICLE = re.compile(r"\s+[a-z]")
 
 
 def names_another(behind: str, answer: str, question: Question) -> bool:
-    """True when `behind`, read as `answer`, names another label as well, or `answer` over and over."""
+    """Whether `behind`, the text after the reasoning, names a label besides `answer`, or `answer` over and over."""
     behind = behind[:READ_CHARACTERS]
     pieces = [
         extract(piece, labels=question.labels, options=question.options)
@@ -77,7 +75,7 @@ def _offers_another(behind: str, answer: str, question: Question) -> bool:
 
 def _other_letter(behind: str, answer: str, question: Question) -> bool:
     rest = behind
-    for option in sorted(question.options, key=len, reverse=True):  # the C of "Hepatitis C" is no label
+    for option in sorted(question.options, key=len, reverse=True):  # the C of "Hepatitis C" is not a label
         rest = _without(rest, option) if len(option) > 2 else rest
     return any(
         match.group(1).upper() != answer and _is_label(match, rest, question.labels)
@@ -87,7 +85,7 @@ def _other_letter(behind: str, answer: str, question: Question) -> bool:
 
 
 def _is_label(match: re.Match[str], text: str, labels: tuple[str, ...]) -> bool:
-    """Whether a capital by itself names an option: not in "vitamin D", "E. coli", "A patient". A look-alike does."""
+    """Whether a single capital names an option: not in "vitamin D", "E. coli", "A patient". A look-alike does."""
     letter, start, end = match.group(1).upper(), match.start(), match.end()
     if not letter.isascii():
         return True
@@ -98,7 +96,7 @@ def _is_label(match: re.Match[str], text: str, labels: tuple[str, ...]) -> bool:
 
 
 def _other_word(behind: str, answer: str, question: Question) -> bool:
-    """For yes, no and maybe: only where they stand as answers, since prose is full of them."""
+    """For yes, no and maybe: only where they are used as answers, because prose is full of them."""
     words = "|".join(map(re.escape, question.labels))
     standing = re.findall(
         rf"\banswers?\W+(?:(?:is|was|be)\W+)?({words})\b|[(\[{{*\"']\s*({words})\s*[)\]}}*\"']|^\W*({words})\W*$",
@@ -111,5 +109,5 @@ def _other_word(behind: str, answer: str, question: Question) -> bool:
 
 
 def _without(text: str, option: str) -> str:
-    """Blanked; offsets stay."""
+    """Replaced by spaces, so that offsets stay the same."""
     return re.sub(re.escape(option), lambda match: "·" * len(match.group()), text, flags=re.IGNORECASE)

@@ -1,10 +1,8 @@
-"""Words that say nothing of the question at hand: grammar, and what any thought about any medical question may hold.
+"""Words that say nothing about a particular question: function words, and words that fit any medical question.
 
-    python -c "from medbench.trainers.rewards.stop_words import says_nothing; print(says_nothing('carefully'))"
-
-A thought made of them alone ("carefully evaluating each option, the correct diagnosis is clear") holds no reasoning.
-Chosen by hand; a missing word lets a little filler count, a wrong one hides a little reasoning, so that the bounds in
-reasoning.py leave room for both.
+A text made of them alone ("carefully evaluating each option, the correct diagnosis is clear") contains no reasoning.
+Chosen by hand: a missing word lets some filler count, a wrong one hides some reasoning, and the bounds in reasoning.py
+leave room for both.
 """
 
 from __future__ import annotations
@@ -64,13 +62,13 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def content_stem(word: str) -> str | None:
-    """The stem of a word that says something of this question; None for any other."""
+    """The stem of a word that says something about the question; None for any other word."""
     return stem(word) if len(word) > 1 and not says_nothing(word) else None
 
 
 @lru_cache(maxsize=100_000)
 def says_nothing(word: str) -> bool:
-    """Whether any thought about any question may hold `word` (lower case)."""
+    """Whether `word` (lower case) fits any question."""
     return (
         word in GRAMMAR
         or stem(word) in _GENERIC_STEMS

@@ -1,10 +1,8 @@
-"""The rewards as TRL's GRPOTrainer calls them: one callable a component, so that TRL logs each by itself.
+"""The rewards as TRL's GRPOTrainer calls them: one callable per component, so that TRL logs each separately.
 
-    python -c "from medbench.trainers.rewards.trl_rewards import reward_functions; print(reward_functions.__doc__)"
-
-TRL is not imported. It calls (1.16) `f(prompts=, completions=, completion_ids=, **columns, log_metric=, ...)`, the
-columns being the data set's own, repeated for every completion, and wants a number for each. Weights go to
-`GRPOConfig(reward_weights=config.weights.as_list())`. The callables can be pickled, as TRL's own are.
+TRL is not imported. TRL 1.16 calls `f(prompts=, completions=, completion_ids=, **columns, log_metric=, ...)`, where the
+columns are those of the dataset, repeated for every completion, and expects one number per completion. Weights go to
+`GRPOConfig(reward_weights=config.weights.as_list())`. The callables can be pickled, like TRL's own.
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ from medbench.harness.extraction.thinking import opens_thought
 from medbench.trainers.rewards.rewards import COMPONENTS, RewardConfig, Rewards, fault_shares, rewards_of
 
 COLUMNS = ("question", "options", "labels", "gold")
-"""What each row of the data set must have beside its prompt; `context` is read where it is there."""
+"""Columns that each row of the dataset must have besides its prompt; `context` is optional."""
 
 
 class ComponentReward:
-    """One component of the rewards of a batch."""
+    """One reward component, computed for a batch."""
 
     def __init__(self, name: str, config: RewardConfig, *, opened: bool | None, eos_token_ids: frozenset[int]) -> None:
         self.__name__ = name  # TRL logs rewards/<name>/mean
@@ -43,7 +41,7 @@ class ComponentReward:
             self._judge(prompt, completion, ids, row)
             for prompt, completion, ids, row in zip(prompts, completions, completion_ids, rows, strict=True)
         ]
-        if log_metric is not None and self.__name__ == "format":  # once a batch, not once a component
+        if log_metric is not None and self.__name__ == "format":  # once per batch, not once per component
             for fault, share in fault_shares(judged).items():
                 log_metric(f"format_faults/{fault}", share)
         return [float(getattr(rewards, self.__name__)) for rewards in judged]
@@ -68,12 +66,12 @@ class ComponentReward:
 def reward_functions(
     config: RewardConfig, *, opened: bool | None = None, eos_token_ids: Sequence[int] = ()
 ) -> list[ComponentReward]:
-    """One callable a component, in the order of COMPONENTS and of `config.weights.as_list()`.
+    """One callable per component, in the order of COMPONENTS and of `config.weights.as_list()`.
 
-    `opened` says whether the chat template opens the thought in the prompt; None looks at prompts that are text (TRL
-    applies the template to conversational ones only after the rewards have their prompts, so it cannot be seen there).
-    `eos_token_ids` are the tokens that end a finished completion (its padding token as well, where that is another);
-    without them no completion counts as cut off, which is right only where TRL masks those anyway.
+    `opened`: whether the chat template opens the think block in the prompt. None decides by the prompt if it is text;
+    for conversational prompts TRL applies the template only after the rewards get them, so it cannot be seen there.
+    `eos_token_ids`: the tokens that end a finished completion, including the padding token if that is another one;
+    without them no completion counts as truncated, which is right only if TRL masks those anyway.
     """
     return [ComponentReward(name, config, opened=opened, eos_token_ids=frozenset(eos_token_ids)) for name in COMPONENTS]
 
@@ -96,7 +94,7 @@ def _text(turns: Any) -> str:
     message = turns[-1] if turns else {"content": ""}
     if message.get("reasoning_content") or message.get("thinking"):
         raise MedbenchError(
-            "the tokenizer has cut the thought out of the completion, so that its form cannot be judged: set "
+            "the tokenizer has removed the reasoning from the completion, so its format cannot be judged: set "
             "tokenizer.response_template and tokenizer.response_schema to None before training"
         )
     return str(message.get("content") or "")
@@ -115,6 +113,6 @@ def _rewards(
     finish_reason: str,
     opened: bool,
 ) -> Rewards:
-    """Five components ask for the same reply in turn; it is judged once."""
+    """Five components ask for the same reply one after the other; it is judged once."""
     asked = Question("", "", question, options, labels, gold, context)
     return rewards_of(reply, asked, config, tokens=tokens, finish_reason=finish_reason, opened=opened)

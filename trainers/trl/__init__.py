@@ -1,1 +1,1 @@
-"""Training with TRL and peft."""
+"""What is shared by the trainers built on TRL and peft."""

@@ -1,9 +1,7 @@
-"""The `lora:` section of a recipe: which low-rank adapter is trained, and whether the model has what it targets.
+"""The `lora:` section of a recipe: the low-rank adapter to train, and a check that the model has its target modules.
 
-    python -c "from medbench.trainers.trl.lora import LoraSettings; print(LoraSettings())"
-
-DoRA (arXiv 2402.09353) trains each weight's magnitude apart from its direction; rsLoRA (arXiv 2312.03732) scales by
-alpha / sqrt(rank) in place of alpha / rank, so that a higher rank does not learn more slowly.
+DoRA (arXiv 2402.09353) trains each weight's magnitude separately from its direction; rsLoRA (arXiv 2312.03732) scales
+by alpha / sqrt(rank) instead of alpha / rank, so that a higher rank does not learn more slowly.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import did_you_mean
 
 ALL = "all-linear"
-"""peft's name for every linear layer but the output head."""
+"""peft's name for every linear layer except the output head."""
 HEADS = ("lm_head", "embed_out", "output")
-"""TRL multiplies by the head's weight directly: an adapter on it would never be trained."""
+"""TRL multiplies by the head's weight directly, so an adapter on it would never be trained."""
 
 
 class LoraSettings(Record):
@@ -34,18 +32,18 @@ class LoraSettings(Record):
     use_dora: bool = True
     use_rslora: bool = True
     targets: str | list[str] = ALL
-    """"all-linear", names of modules (such as q_proj) or, as one text, a regular expression over their full names."""
+    """"all-linear", a list of module names (such as q_proj), or a regular expression over full module names."""
 
     @field_validator("targets")
     @classmethod
     def _names_something(cls, targets: str | list[str]) -> str | list[str]:
         if not targets or not all(targets):
-            raise ValueError("names no module: write all-linear, or names such as q_proj")
+            raise ValueError("names no module: write all-linear, or module names such as q_proj")
         if isinstance(targets, str) and targets != ALL:
             try:
                 re.compile(targets)
             except re.error as error:
-                raise ValueError(f"not a regular expression ({error}); several names are written as a list") from None
+                raise ValueError(f"not a regular expression ({error}); write several names as a list") from None
         return targets
 
 
@@ -65,9 +63,9 @@ def peft_config(settings: LoraSettings) -> Any:
 
 
 def targeted(settings: LoraSettings, start: Path) -> dict[str, tuple[int, int]]:
-    """Module -> (outputs, inputs) of the linear layers in the checkpoint `start` that get an adapter.
+    """Module -> weight shape (outputs, inputs) of the linear layers in the checkpoint `start` that get an adapter.
 
-    Raises MedbenchError when a target names none of them, or the output head.
+    Raises MedbenchError if a target matches no linear layer, or matches the output head.
     """
     modules = _linear_modules(start)
     body = {name: shape for name, shape in modules.items() if not _is(name, HEADS) and "embed" not in name}
@@ -92,12 +90,12 @@ def targeted(settings: LoraSettings, start: Path) -> dict[str, tuple[int, int]]:
 
 
 def refuse_unmatched(settings: LoraSettings, start: Path) -> None:
-    """Raises MedbenchError when a target matches no module of the checkpoint `start`; reads only weight headers."""
+    """Raises MedbenchError if a target matches no linear layer of the checkpoint `start`; reads only weight headers."""
     targeted(settings, start)
 
 
 def parameters(settings: LoraSettings, start: Path) -> int:
-    """Numbers that the adapter trains."""
+    """Number of parameters that the adapter trains."""
     per_module = (
         settings.rank * (outputs + inputs) + settings.use_dora * outputs
         for outputs, inputs in targeted(settings, start).values()
@@ -116,7 +114,7 @@ def _linear_modules(start: Path) -> dict[str, tuple[int, int]]:
 
 
 def _matches(name: str, target: str, targets: str | list[str]) -> bool:
-    """As peft matches (peft.tuners.tuners_utils.check_target_module_exists)."""
+    """The same rule as peft.tuners.tuners_utils.check_target_module_exists."""
     return bool(re.fullmatch(target, name)) if isinstance(targets, str) else _is(name, (target,))
 
 

@@ -1,9 +1,8 @@
-"""A rough estimate of the memory that a training takes, from the headers of the weight files alone.
+"""A rough estimate of a training's memory, from the headers of the weight files alone.
 
-    python -c "from medbench.trainers.trl.memory import training_memory; print(training_memory.__doc__)"
-
-Counted: weights, gradients, the optimizer's states and activations (Korthikanti et al., arXiv 2205.05198, section 4,
-for an attention that keeps no scores). Not counted: fragments, an engine beside it, and what a process takes anyhow.
+Included: weights, gradients, optimizer states and activations (Korthikanti et al., arXiv 2205.05198, section 4, for
+attention that does not store scores). Not included: fragmentation, an engine on the same device, and the fixed cost of
+a process.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from medbench.trainers.trl.run import TrainingSettings, is_bfloat16
 
 GIB = 1 << 30
 STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 4.0, "adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "lion_8bit": 1.0}
-"""Bytes of optimizer state for each trained number, where they are not Adam's eight."""
+"""Bytes of optimizer state per trained parameter, if other than Adam's 8."""
 ADAM = 8.0
 ACTIVATION_BYTES = 34
-"""For each token, layer and hidden unit at two bytes a number."""
+"""Bytes per token, layer and hidden unit in 16-bit precision."""
 LOGIT_COPIES, DORA_COPIES = 3, 3
-"""How often a token's logits (float32), and an adapted layer's outputs under DoRA, are held: fitted to two readings of
-SmolLM2-135M in float32, 4.0 MB a token at 840 tokens and 2.7 at 6,080."""
+"""How many copies of a token's logits (float32), and of an adapted layer's outputs under DoRA, are held. Fitted to two
+measurements of SmolLM2-135M in float32: 4.0 MB per token at 840 tokens and 2.7 at 6,080."""
 
 
 def training_memory(
     start: Path, settings: TrainingSettings, adapter: lora.LoraSettings | None, *, tokens: int
 ) -> list[str]:
-    """Lines that say what is held on one device, in GiB; `tokens`: of one row, prompt and reply together."""
+    """Lines about the memory on one device, in GiB. `tokens`: length of one row, prompt and reply together."""
     total = sum(
         math.prod(tensor["shape"])
         for file in weight_files(start)
@@ -48,7 +47,9 @@ def training_memory(
         "activations": _activations(_shape(start), settings, tokens, 2 if bfloat16 else 4)
         + _outputs(start, adapter, 2 if bfloat16 else 4) * settings.batch_size * tokens,
     }
-    share = f"{trained:,} of {total:,} numbers trained ({trained / total:.2%}, {'LoRA' if adapter else 'all weights'})"
+    share = (
+        f"{trained:,} of {total:,} parameters trained ({trained / total:.2%}, {'LoRA' if adapter else 'all weights'})"
+    )
     parts = ", ".join(f"{name} {bytes / GIB:.2f}" for name, bytes in held.items())
     return [share, f"memory about {sum(held.values()) / GIB:.1f} GiB on one device: {parts}"]
 
@@ -56,13 +57,13 @@ def training_memory(
 def _activations(shape: tuple[int, int], settings: TrainingSettings, tokens: int, width: int) -> float:
     layers, hidden = shape
     per_layer = settings.batch_size * tokens * hidden * ACTIVATION_BYTES * width / 2
-    if settings.gradient_checkpointing:  # each layer's input, and one layer made again at a time
+    if settings.gradient_checkpointing:  # the input of each layer, and one recomputed layer at a time
         return layers * settings.batch_size * tokens * hidden * width + per_layer
     return layers * per_layer
 
 
 def _outputs(start: Path, adapter: lora.LoraSettings | None, width: int) -> float:
-    """Bytes a token of what lies beside the layers' own activations."""
+    """Bytes per token besides the activations of the base layers."""
     outputs = sum(shape[0] for shape in lora.targeted(adapter, start).values()) if adapter and adapter.use_dora else 0
     vocabulary = int(_config(start).get("vocab_size", 0))
     return float(LOGIT_COPIES * 4 * vocabulary + DORA_COPIES * width * outputs)
@@ -75,6 +76,6 @@ def _config(start: Path) -> Mapping[str, Any]:
 
 
 def _shape(start: Path) -> tuple[int, int]:
-    """(layers, hidden units); (0, 0) where config.json has other names for them."""
+    """(layers, hidden units); (0, 0) if config.json calls them something else."""
     config = _config(start)
     return config.get("num_hidden_layers", 0), config.get("hidden_size", 0)

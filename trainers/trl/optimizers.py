@@ -1,9 +1,9 @@
-"""Optimizers by name: those of transformers, and those of the package pytorch_optimizer (EXAdam among them).
+"""Optimizers by name: those of transformers, and those of the package pytorch_optimizer (such as EXAdam).
 
     python -c "from medbench.trainers.trl.optimizers import optimizer_fault; print(optimizer_fault('adamw_torsch'))"
 
-A name of transformers (adamw_torch, adafactor, ...) means transformers' own; any other is looked for in the package,
-in upper or lower case.
+A name known to transformers (adamw_torch, adafactor, ...) means transformers' own; any other is looked up in the
+package, ignoring case.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import did_you_mean
 
 MARK = "medbench_optimizer="
-"""What TrainingArguments.optim_args begins with where the optimizer is one of the package's: TrainingArguments takes
-no other name than its own, so it carries the name to trl_training.run, which hands the class to the trainer."""
+"""Prefix of TrainingArguments.optim_args for an optimizer of the package. TrainingArguments accepts only its own names,
+so optim_args carries the name to run.run, which gives the class to the trainer."""
 
 
 def optimizer_fault(name: str) -> str | None:
-    """What is wrong with the optimizer `name` on this machine, in one line; None if it takes a step."""
+    """What is wrong with the optimizer `name` on this machine, in one line; None if it works."""
     try:
         if name in _own_names():
             _own(name)
@@ -29,7 +29,7 @@ def optimizer_fault(name: str) -> str | None:
         return str(error)
     except Exception as error:  # each of some hundred optimizers fails in its own way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return f"optimizer {name!r} cannot be used here ({reason}): take another, such as adamw_torch or exadam"
+        return f"optimizer {name!r} cannot be used here ({reason}): use another, such as adamw_torch or exadam"
     return None
 
 
@@ -42,7 +42,7 @@ def optimizer_arguments(name: str) -> dict[str, Any]:
 
 
 def optimizer_class(arguments: Any) -> tuple[type[Any], dict[str, Any]] | None:
-    """`optimizer_cls_and_kwargs` of a Trainer with these TrainingArguments; None where transformers makes its own."""
+    """`optimizer_cls_and_kwargs` for a Trainer with these TrainingArguments; None if transformers creates its own."""
     carried = arguments.optim_args or ""
     if not carried.startswith(MARK):
         return None
@@ -54,7 +54,7 @@ def _class(name: str) -> type[Any]:
         import pytorch_optimizer
     except ImportError:
         raise MedbenchError(
-            f"optimizer {name!r}: not one of transformers' own, and the package with more of them is missing: "
+            f"optimizer {name!r}: unknown to transformers, and the package with more optimizers is not installed: "
             f"pip install pytorch_optimizer; {did_you_mean(name, _own_names())}"
         ) from None
     known = pytorch_optimizer.get_supported_optimizers()
@@ -73,7 +73,7 @@ def _own_names() -> list[str]:
 
 
 def _own(name: str) -> None:
-    """Raises whatever transformers raises where a package behind `name` is missing."""
+    """Raises what transformers raises if a package needed for `name` is missing."""
     from types import SimpleNamespace
 
     from transformers import Trainer
@@ -92,7 +92,7 @@ def _own(name: str) -> None:
 
 
 def _takes_a_step(optimizer: type[Any]) -> None:
-    """As the Trainer makes and calls it: two groups, a plain step without a closure."""
+    """Created and called as by the Trainer: two parameter groups, and steps without a closure."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -105,4 +105,4 @@ def _takes_a_step(optimizer: type[Any]) -> None:
             made.step()
             made.zero_grad()
     if all(torch.equal(one, old) for one, old in zip(weights, before, strict=True)):
-        raise ValueError("two steps move no weight")
+        raise ValueError("two steps change no weight")

@@ -1,10 +1,8 @@
-"""What SFT and GRPO share: settings, the arguments of TRL's configs, the model, and a run that publishes and resumes.
+"""Shared by SFT and GRPO: settings, the arguments of TRL's configs, the model, and a run that publishes and resumes.
 
-    python -c "from medbench.trainers.trl.run import TrainingSettings; print(TrainingSettings(steps=10))"
-
-TRL's trainer keeps its state in FOLDER/.trainer/checkpoint-<step>. After each such save the weights appear as
-FOLDER/step-<step> (checkpoint_folder.py). A state counts only once its checkpoint was published: after a kill,
-training goes on from the last one that was, and on a CPU ends with the very weights of a training that ran through.
+TRL's trainer keeps its state in FOLDER/.trainer/checkpoint-<step>. After each such save the weights are published as
+FOLDER/step-<step> (checkpoint_folder.py). A state counts only once its checkpoint is published: after a kill, training
+resumes from the last such state, and on a CPU ends with the same weights as an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -28,13 +26,13 @@ from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_clas
 
 STATE = ".trainer"
 UNORDERED = ("target_modules", "exclude_modules", "modules_to_save")
-"""Sets of peft's config: their order differs from process to process."""
+"""Sets in peft's config, whose order differs from process to process."""
 FINAL = "train_runtime"
-"""Marks the summary that transformers logs when training ends: times, no metric of a step."""
+"""Marks the summary that transformers logs when training ends: it has times, not the metrics of a step."""
 
 
 def _scientific(value: object) -> object:
-    """YAML 1.1 reads 1e-4 as text and 1.0e-4 as a number; both are meant as the number."""
+    """YAML 1.1 reads 1e-4 as text and 1.0e-4 as a number; both mean the number."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
@@ -47,28 +45,28 @@ class TrainingSettings(Record):
     """The `training:` section of a recipe's stage."""
 
     steps: int | None = Field(None, ge=1)
-    """Optimizer steps; either this or `epochs`."""
+    """Optimizer steps; give either this or `epochs`."""
     epochs: float | None = Field(None, gt=0)
     learning_rate: Number = Field(1e-4, gt=0, lt=10)
     batch_size: int = Field(8, ge=1)
     """Per device: rows for SFT, completions for GRPO."""
     gradient_accumulation: int = Field(1, ge=1)
     max_grad_norm: float = Field(1.0, ge=0)
-    """0 clips nothing."""
+    """0 disables clipping."""
     warmup_steps: float = Field(0, ge=0)
-    """Below 1: share of all steps."""
+    """Below 1: a share of all steps."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     optimizer: str = "adamw_torch"
     save_every: int = Field(100, ge=1)
-    """Steps between checkpoints; the last step always makes one."""
+    """Steps between checkpoints; there is always one at the last step."""
     log_every: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
-    """Less memory, a fifth to a third slower."""
+    """Takes less memory, and is a fifth to a third slower."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on a GPU that has it, else float32."""
+    """auto: bfloat16 on a GPU that supports it, else float32."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
-    """Beside metrics.jsonl, which is always written."""
+    """In addition to metrics.jsonl, which is always written."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:
@@ -78,7 +76,7 @@ class TrainingSettings(Record):
 
 
 def reporting_fault(settings: TrainingSettings) -> str | None:
-    """What is wrong with `report_to` on this machine; None when nothing is."""
+    """What is wrong with `report_to` on this machine, or None."""
     missing = [name for name in settings.report_to if find_spec(name) is None]
     if not missing:
         return None
@@ -108,7 +106,7 @@ def common_arguments(settings: TrainingSettings, *, folder: Path, seed: int) -> 
         "save_total_limit": 2,
         "logging_strategy": "steps",
         "logging_steps": settings.log_every,
-        "logging_nan_inf_filter": False,  # a NaN is what the watchdogs wait for
+        "logging_nan_inf_filter": False,  # the watchdogs need to see a NaN
         "gradient_checkpointing": settings.gradient_checkpointing,
         "bf16": is_bfloat16(settings),
         "use_cpu": not torch.accelerator.is_available(),
@@ -128,10 +126,10 @@ def is_bfloat16(settings: TrainingSettings) -> bool:
 
 
 def load_model(start: Path, settings: TrainingSettings, *, adapter: bool, **arguments: Any) -> Any:
-    """The model in `start`. Under an adapter it is held in bfloat16 where training is; trained itself, in float32,
-    because small updates vanish in bfloat16's 8 bits (its forward pass is bfloat16 all the same).
+    """The model in `start`. Under an adapter it is held in bfloat16 if training is. Without one it is held in float32,
+    because small updates vanish in bfloat16's 8 bits of precision; its forward pass is still in bfloat16.
 
-    Raises MedbenchError when it does not load.
+    Raises MedbenchError if it does not load.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -141,11 +139,11 @@ def load_model(start: Path, settings: TrainingSettings, *, adapter: bool, **argu
         return AutoModelForCausalLM.from_pretrained(start, dtype=dtype, trust_remote_code=False, **arguments)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise MedbenchError(f"{start}: the model does not load ({reason}): copy the checkpoint again") from None
+        raise MedbenchError(f"{start}: the model cannot be loaded ({reason}): copy the checkpoint again") from None
 
 
 def quiet() -> None:
-    """No progress bars: a training's log is read by people and quoted in messages."""
+    """Disable progress bars: a training's log is read by people and quoted in messages."""
     import datasets
     from transformers.utils import logging
 
@@ -154,9 +152,9 @@ def quiet() -> None:
 
 
 def run(trainer: Any, *, folder: Path, start: Path) -> None:
-    """Train to the end, publishing to `folder`; after a kill, go on from the last published checkpoint.
+    """Train to the end, publishing to `folder`; after a kill, resume from the last published checkpoint.
 
-    `start` is where config and tokenizer files of the published checkpoints come from.
+    Published checkpoints get their config and tokenizer files from `start`.
     """
     from transformers import PrinterCallback
 
@@ -173,13 +171,13 @@ def run(trainer: Any, *, folder: Path, start: Path) -> None:
         checkpoint_folder.wait_until_judged(folder, step)
         if _is_finished(found):
             return
-        _count_tokens_on(trainer, folder)
+        _restore_token_count(trainer, folder)
     trainer.add_callback(_publisher(trainer, folder, start))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
 
 
-def _count_tokens_on(trainer: Any, folder: Path) -> None:
-    """SFTTrainer counts from 0 again when it resumes, unlike GRPOTrainer."""
+def _restore_token_count(trainer: Any, folder: Path) -> None:
+    """SFTTrainer counts from 0 again when it resumes, unlike GRPOTrainer (TRL 1.16; no issue found, 2026-11-26)."""
     counted = [line["num_tokens"] for line in checkpoint_folder.read_metrics(folder) if "num_tokens" in line]
     if counted and hasattr(trainer, "_total_train_tokens"):
         trainer._total_train_tokens = counted[-1]
@@ -201,7 +199,7 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and FINAL not in logs:
-                # `epoch` is left out: the data that SFT hands over is made for the whole training, as one epoch
+                # without `epoch`: SFT passes the data of the whole training as a single epoch
                 metrics = {name: value for name, value in logs.items() if name != "epoch"}
                 checkpoint_folder.append_metrics(folder, state.global_step, metrics)
 
@@ -210,7 +208,7 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             trainer.accelerator.wait_for_everyone()  # each process has written its part of the state
             if state.is_world_process_zero:
                 checkpoint_folder.publish(
-                    folder, state.global_step, lambda aside: write_checkpoint(saved, aside, start)
+                    folder, state.global_step, lambda partial: write_checkpoint(saved, partial, start)
                 )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -221,7 +219,7 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
 
 
 def write_checkpoint(saved: Path, target: Path, start: Path) -> None:
-    """The weights that the trainer has `saved`, as a checkpoint in `target`: the same bytes from every process."""
+    """Write the weights that the trainer has `saved` as a checkpoint in `target`; every process writes the same."""
     adapter = saved / "adapter_config.json"
     if not any(saved.glob("*.safetensors")):
         raise MedbenchError(
@@ -250,7 +248,7 @@ def _normal(adapter: Mapping[str, Any], start: Path) -> str:
 
 
 def _copy_as(source: Path, target: Path, dtype: Any) -> None:
-    """Full training holds its weights in float32; a checkpoint has its start's type."""
+    """Copy in the start's dtype: training without an adapter holds its weights in float32."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(source)
@@ -271,7 +269,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _drop_unpublished(folder: Path) -> None:
-    """A state that a kill cut off, or whose checkpoint never appeared, is made again."""
+    """Delete states that a kill cut off, or whose checkpoint was never published: they are created again."""
     published = {checkpoint.step for checkpoint in checkpoint_folder.checkpoints(folder)}
     for path in _states(folder):
         if _step_of(path) not in published:
@@ -288,7 +286,7 @@ def _is_finished(state: Path) -> bool:
 
 
 def adapt_training(settings: TrainingSettings, verdict: FailedAttempt) -> TrainingSettings:
-    """Half the learning rate after divergence, else the same settings."""
+    """Halve the learning rate after divergence, else keep the settings."""
     if not verdict.diverged:
         return settings
     return settings.model_copy(update={"learning_rate": settings.learning_rate / 2})
