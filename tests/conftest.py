@@ -1,8 +1,8 @@
 """What every test shares: the environment that vLLM needs on a CPU, a tiny model, the folder of real benchmark files.
 
-    pytest -m "not engine"
+    pytest -m "not engine and not browser and not slow"
 
-leaves out the tests that start a real engine. MEDBENCH_DATA names the folder of real benchmark files; tests that need
+is the fast lane (`make test-fast`). MEDBENCH_DATA names the folder of real benchmark files; tests that need
 them are skipped without it.
 """
 
@@ -27,8 +27,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast ones first: tests that start an engine come last, each file's in its own order."""
+    """Quick tests first, those that start an engine last, each file's in its own order. Slow ones get more time."""
     items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    for item in items:
+        if item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.timeout(600))
+        elif item.get_closest_marker("slow") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from safetensors.numpy import save_file
 
 from medbench.harness.cli.main import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 STORED = ROOT / "tests" / "data" / "schema_1"
 TOPS = ("harness", "tasks", "trainers", "reports")

@@ -315,6 +315,7 @@ def test_too_few_questions_for_the_examples_name_the_file_of_another_split() -> 
 # lm-eval's own, from inline configs
 
 
+@pytest.mark.slow
 def test_a_choosing_task_is_asked_and_scored_as_lm_eval_does() -> None:
     theirs = lm_eval_s_verdict(lm_eval_task(CHOICE))
     task = foreign_task("trivia", lm_eval_task(CHOICE))
@@ -328,6 +329,7 @@ def test_a_choosing_task_is_asked_and_scored_as_lm_eval_does() -> None:
         assert list(task.foreign.continuations(question.id) or ()) == [args[1] for args in one["arguments"]]
 
 
+@pytest.mark.slow
 def test_a_generating_task_is_asked_and_scored_as_lm_eval_does() -> None:
     theirs = lm_eval_s_verdict(lm_eval_task(GENERATE))
     task = foreign_task("trivia", lm_eval_task(GENERATE))
@@ -468,6 +470,7 @@ def test_a_metric_that_is_no_number_for_one_question_is_refused() -> None:
 # lm-eval's own, by name: its index takes seconds
 
 
+@pytest.mark.slow
 def test_an_unknown_task_gives_near_matches(loader: TaskLoader) -> None:
     assert fault(loader, "medqaa").startswith("unknown task 'medqaa'; did you mean medqa or ")
     assert "mmlu_pro_health" in fault(loader, "mmlu_pro_helth")
@@ -476,6 +479,7 @@ def test_an_unknown_task_gives_near_matches(loader: TaskLoader) -> None:
     assert fault(loader, "q" * 30) == f"unknown task '{'q' * 30}'; {nothing_near}"
 
 
+@pytest.mark.slow
 def test_a_group_is_refused_by_name(loader: TaskLoader) -> None:
     assert fault(loader, "mmlu") == "task 'mmlu' is a group; name its tasks one by one"
 

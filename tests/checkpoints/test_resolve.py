@@ -75,6 +75,7 @@ def said_by(call: Callable[[Callable[[str], None]], Checkpoint]) -> tuple[Checkp
 # full checkpoints
 
 
+@pytest.mark.slow
 def test_parameters_are_those_that_transformers_counts(tiny_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -322,6 +323,7 @@ def unmerged(base: Path | str, adapter: Path) -> Any:
     return PeftModel.from_pretrained(loaded(base), str(adapter))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_adapter_answers_as_peft_has_it(tiny_model: Path, adapters: dict[str, Path], kind: str) -> None:
     checkpoint = resolve(str(adapters[kind]))
@@ -342,6 +344,7 @@ def test_an_adapter_is_merged_once(adapters: dict[str, Path], cache: Path) -> No
     assert [path.name for path in (cache / "merged").iterdir()] == [Path(first.path).name]
 
 
+@pytest.mark.slow
 def test_fingerprints_differ_between_adapters_and_bases(
     tiny_model: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -357,6 +360,7 @@ def test_fingerprints_differ_between_adapters_and_bases(
     assert len(found) == len(adapters) + 3
 
 
+@pytest.mark.slow
 def test_an_adapter_of_an_adapter(adapters: dict[str, Path], tmp_path: Path) -> None:
     """Supervised training first, then a second adapter on top of what it made."""
     upper = shutil.copytree(adapters["rslora"], tmp_path / "upper")

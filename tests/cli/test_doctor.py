@@ -207,6 +207,7 @@ def test_the_sample_is_named_as_such() -> None:
     assert any("scores mean nothing" in line for line in findings["advice"])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_real_files_are_the_pinned_ones(data_dir: Path) -> None:
     findings = examine(str(data_dir))
@@ -215,6 +216,7 @@ def test_the_real_files_are_the_pinned_ones(data_dir: Path) -> None:
     assert {"medqa", "pubmedqa", "mmlu_pro_medical"} <= states.keys()
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object_and_a_report() -> None:
     command = [sys.executable, "-m", "medbench.harness.cli", "doctor", "--data", "sample"]
     as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
@@ -226,6 +228,7 @@ def test_the_command_prints_one_json_object_and_a_report() -> None:
     assert "mmlu_pro_medical" in for_people.stdout
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from medbench.harness.benchmarks.catalog import tasks_folder;"

@@ -49,6 +49,7 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_standard_output(replies: Path) -> None:
     done = command(*EVAL, "--replies", replies, "--json")
     outcome = json.loads(done.stdout)
@@ -222,6 +223,7 @@ unknown command
 """.strip().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_the_users_is_one_line_and_nothing_is_written(
     fault: str, tmp_path: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
@@ -240,6 +242,7 @@ def test_the_list_of_faults_is_whole(tmp_path: Path, tiny_model: Path) -> None:
     assert sorted(faults(tmp_path, tiny_model)) == sorted(FAULTS)
 
 
+@pytest.mark.slow
 def test_a_fault_seen_by_the_shell(tiny_model: Path) -> None:
     done = command("eval", tiny_model, "--tasks", "medqaa", "--data", "sample")
     assert done.returncode == 2
@@ -247,6 +250,7 @@ def test_a_fault_seen_by_the_shell(tiny_model: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_ctrl_c_and_kill_seal_and_exit_4(name: str, replies: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("engine_config: {delay: 0.3}\n")
@@ -270,6 +274,7 @@ def test_ctrl_c_and_kill_seal_and_exit_4(name: str, replies: Path, tmp_path: Pat
     assert command(*EVAL, "--replies", replies, "--name", "r", "--resume").returncode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_never_write_one_run(replies: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("engine_config: {delay: 0.5}\n")
     arguments = [*EVAL, "--replies", str(replies), "--config", str(tmp_path / "slow.yaml"), "--name", "r"]

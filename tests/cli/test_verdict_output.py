@@ -309,6 +309,7 @@ def test_the_action_passes_and_fails_as_the_verdict_does(two_runs: tuple[Path, P
     assert len(json.loads(Path(outputs["json"]).read_text())["verdicts"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "verdict"), [(answers(60, 37, 3), "undecided"), (answers(0, 0, 9), "not gateable")]
 )
@@ -332,6 +333,7 @@ def test_the_action_fails_on_wrong_input(tmp_path: Path) -> None:
     assert act(tmp_path, candidate="\n", gates=gates)[0] == 2
 
 
+@pytest.mark.slow
 def test_the_action_evaluates_a_candidate(tmp_path: Path) -> None:
     ids = write_medqa(tmp_path / "data", 120)
     replies = write_replies(tmp_path / "replies.jsonl", {id: i % 10 > 0 for i, id in enumerate(ids)})

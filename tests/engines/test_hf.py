@@ -56,6 +56,7 @@ def test_it_is_an_engine(engine: HFEngine) -> None:
     assert (settings["dtype"], settings["device"], settings["max_model_len"]) == ("float32", "cpu", 2048)
 
 
+@pytest.mark.slow
 def test_greedy_replies_equal_plain_generate(engine: HFEngine, plain) -> None:
     model, tokenizer = plain
     got = answers(engine, questions(engine))
@@ -114,6 +115,7 @@ def test_every_end_token_of_the_generation_config_ends_a_reply(
     assert got.completion_tokens == reply.index(reply[2]) + 1 < len(reply)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_seed(engine: HFEngine) -> None:
     hot = {"temperature": 1.5, "top_p": 0.95, "top_k": 50}
     first = answers(engine, questions(engine, seed=1, **hot))

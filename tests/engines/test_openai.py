@@ -447,6 +447,7 @@ def test_a_server_without_log_likelihoods_says_so(stand_in, echo: str) -> None:
     assert "log-likelihoods need a server" in error
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_errors_and_no_hanging(stand_in) -> None:
     server = stand_in(lambda *_: reply())
     completions = OpenAIEngine(server.url, "m", concurrency=2, max_retries=3).generate(questions(40))

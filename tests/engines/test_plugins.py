@@ -136,6 +136,7 @@ def medbench(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_a_third_party_engine_answers_on_the_command_line(installed: Path, tmp_path: Path) -> None:
     eval_ = ["eval", "yes", "--engine", "echo", "--tasks", "pubmedqa", "--data", "sample", "--name", "r", "--json"]
     done = medbench(tmp_path, installed, *eval_, "--quiet")

@@ -45,6 +45,7 @@ def alone(task: Task, file: Path, protocol: str, folder: Path) -> tuple[Any, Map
     return outcome.results[task.name], {s.id: s.extracted for s in read_samples(outcome.folder, task.name)}
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=12))
 def test_a_row_is_what_scoring_under_that_protocol_finds(

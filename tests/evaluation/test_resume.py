@@ -74,6 +74,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / "r" / "samples").glob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_stored_replies_killed_twenty_times(tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "tasks" / "pubmedqa" / "sample" / "test.jsonl"
     rows = [json.loads(line) for line in sample.open()]

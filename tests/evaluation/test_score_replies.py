@@ -263,6 +263,7 @@ def test_what_is_wrong_with_the_command_is_one_line(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_kill_9_half_way_leaves_nothing_that_looks_sealed(
     ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +290,7 @@ def test_kill_9_half_way_leaves_nothing_that_looks_sealed(
     assert len(samples.read_bytes().splitlines()) == 500 * N
 
 
+@pytest.mark.slow
 def test_an_interrupted_scoring_says_how_to_go_on(ids: list[str], tmp_path: Path) -> None:
     write_lines(tmp_path / "mine.jsonl", [{**line, "sample": k} for line in varied(ids) for k in range(500)])
     process = subprocess.Popen(
@@ -344,6 +346,7 @@ lines_of_a_toy = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(lines_of_a_toy, st.randoms(use_true_random=False), st.integers(1, 2))
 def test_the_order_of_lines_changes_no_figure(

@@ -290,6 +290,7 @@ HOSTILE = ["A ", "answer", "answer is ", "answer:", "answer:\n", "Answer: ", "("
 HOSTILE += ["是", "İ", "</s>", "<|im_start|>answer", "## Final Response\n\n", "low-dose heparin "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", PUBLISHED)
 def test_a_megabyte_takes_no_time(reader: str) -> None:
     for piece in HOSTILE:

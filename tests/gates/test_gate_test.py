@@ -414,6 +414,7 @@ def test_tangos_interval_of_a_published_table() -> None:
     assert invert(z, 1.0, -1, 1) == pytest.approx(brentq(lambda null: z(null) - 1.0, -0.999, 0.999), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "floor"), [(60, 0.9), (100, 0.95), (300, 0.6), (1273, 0.85)])
 def test_false_passes_and_fails_of_a_floor_at_the_boundary(n: int, floor: float) -> None:
     """Exact: summed over every number of right answers."""
@@ -442,6 +443,7 @@ def test_false_passes_of_a_margin_at_the_boundary(n: int, losses: float, gains: 
     assert passes <= 0.09
 
 
+@pytest.mark.slow
 def test_duplicates_count_once_for_the_population() -> None:
     """Pairs that always agree: 150 questions in truth, not 300; false passes stay at alpha."""
     draw = random.Random(1)

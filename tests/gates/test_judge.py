@@ -202,6 +202,7 @@ def test_a_gate_that_asked_every_question_seals_the_run(bench: Bench) -> None:
     assert read_result(Path(verdict["run"]), "medqa").n == N
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_writes_the_same_bytes(bench: Bench) -> None:
     base = bench.evaluate("base", 120)
     bench.evaluate("other", 125, seed=3)
@@ -328,6 +329,7 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "medbench.harness.cli", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_gate_goes_on_where_it_was(bench: Bench) -> None:
     (bench.folder / "slow.yaml").write_text("engine_config: {delay: 0.1}\n")
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.74}")
@@ -374,7 +376,7 @@ def damaged(folder: Path) -> None:
 BASELINES: dict[str, tuple[dict[str, Any], Callable[[Path], None] | None, str]] = {
     "no records": ({}, without_samples, "no samples of toy"),
     "half": ({}, half_answered, "answers 50 of the 100 questions of toy"),
-    "damaged": ({}, damaged, "not a sample"),
+    "damaged": ({}, damaged, "not a medbench sample"),
     "protocol": ({"protocol": load_protocol("direct-v1").model_dump(mode="json")}, None, "direct-v1 and cot-v1"),
     "version": ({"described": {"version": "2"}}, None, "toy version 2 and 1"),
     "split": ({"described": {"split": "dev"}}, None, "toy split dev and test"),
@@ -483,6 +485,7 @@ def test_a_checkpoint_that_is_not_there_is_no_verdict(bench: Bench) -> None:
 # ---- speed
 
 
+@pytest.mark.slow
 def test_finished_runs_are_judged_at_once_and_without_torch(tmp_path: Path) -> None:
     """The three benchmarks at their full sizes, against a baseline, five gates; measured by the process itself."""
     sizes = {"medqa": 1273, "mmlu_pro_medical": 1535, "pubmedqa": 500}

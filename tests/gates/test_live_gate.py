@@ -81,6 +81,7 @@ def live(
 # ---- stopping early is rarely wrong
 
 
+@pytest.mark.slow
 def test_wrong_verdicts_at_the_floor_are_at_most_alpha() -> None:
     """200 candidates one answer short of the floor and 200 just on it; 5 % of 200 is 10, three deviations more 19."""
     ids, floor = ids_of(150), rules({"at_least": 0.6})
@@ -91,6 +92,7 @@ def test_wrong_verdicts_at_the_floor_are_at_most_alpha() -> None:
     assert failed <= 19
 
 
+@pytest.mark.slow
 def test_wrong_verdicts_at_the_margin_are_at_most_alpha() -> None:
     """Against a baseline that differs on 8 % of the questions, and is the test's control as well."""
     ids, file = ids_of(150), rules({"margin": 0.02})
@@ -135,6 +137,7 @@ def test_a_loop_that_spends_little_on_passes_need_not_pay_for_its_fails() -> Non
     assert {asked(280, 0.0001, 0.05)[0], asked(280, 0.05, None)[0]} == {"pass"}
 
 
+@pytest.mark.slow
 def test_a_live_verdict_is_the_finished_one_but_for_alpha() -> None:
     """200 verdicts on 50 made-up candidates of every strength, against a baseline that they resemble more or less."""
     ids, draw, wrong = ids_of(200), random.Random(7), []

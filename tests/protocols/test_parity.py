@@ -250,6 +250,7 @@ def both(
     return Both(data, tmp_path_factory.mktemp("runs"), tokenizer, chat, shots), chat, shots
 
 
+@pytest.mark.slow
 def test_prompts_are_lm_eval_s_byte_for_byte(both: tuple[Both, bool, int]) -> None:
     found, chat, shots = both
     for task in found.tasks:

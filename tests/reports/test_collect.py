@@ -271,6 +271,7 @@ def test_a_damaged_line_is_named_where_runs_are_compared(tmp_path: Path, content
     assert str(tmp_path) not in compared(a, b).fault
 
 
+@pytest.mark.slow
 def test_hostile_runs_are_all_read(tmp_path: Path) -> None:
     found = collect([hostile_runs(tmp_path / "runs", reply=1000)])
     folders = sum(1 for _ in (tmp_path / "runs").iterdir())

@@ -107,6 +107,7 @@ def test_markdown_keeps_task_versions_apart_and_puts_the_best_first(collection: 
     assert poor[-1] == "running"
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text_in_every_format(tmp_path: Path) -> None:
     files = leaderboard(collect([hostile_runs(tmp_path, reply=100)]))
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(files["leaderboard.md"].decode())
@@ -272,6 +273,7 @@ def test_damaged_samples_are_named_and_the_rest_exported(tmp_path: Path) -> None
     assert list(read_as_lm_eval(tmp_path / "out" / "run")[1]) == ["medqa"]
 
 
+@pytest.mark.slow
 def test_hostile_runs_are_exported_inside_the_folder(tmp_path: Path) -> None:
     hostile_runs(tmp_path / "x" / "runs", reply=100)
     before = set(tmp_path.rglob("*"))

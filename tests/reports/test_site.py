@@ -345,6 +345,7 @@ def test_no_runs_make_an_empty_site(tmp_path: Path) -> None:
     assert made(tmp_path / "runs", tmp_path / "site").runs == 0
 
 
+@pytest.mark.slow
 def test_hostile_runs_write_nothing_outside_and_nothing_that_runs(tmp_path: Path) -> None:
     runs = hostile_runs(tmp_path / "x" / "runs", reply=100_000)
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "x" / "site")}

@@ -527,6 +527,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     reopen_run(tmp_path / "run", RECORD).close()
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_line_that_append_returned_for(tmp_path: Path) -> None:
     """At several moments, some in the middle of a line of 18 kB; every child goes on with the same run."""
     create_run(tmp_path, RECORD).close()

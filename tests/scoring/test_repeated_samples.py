@@ -236,6 +236,7 @@ def test_the_parts_of_the_variance_are_those_of_the_analysis_of_variance(found: 
     assert ours.between == pytest.approx(max(0.0, (ratio - 1) * ours.within / k), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.sampled_from("AB"), min_size=4, max_size=4), min_size=3, max_size=40))
 def test_the_interval_is_wilson_s_at_what_the_two_parts_are_worth(found: list[list[str]]) -> None:
     ours, n, k = summary(found), len(found), 4
@@ -260,6 +261,7 @@ def test_the_parts_of_the_variance_are_unbiased() -> None:
     assert within == pytest.approx(1 / 6, rel=0.05), "its mean of p (1 - p)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), [(2.0, 1.0), (0.5, 0.3)])
 def test_the_interval_covers_new_questions_as_often_as_it_says(a: float, b: float) -> None:
     """100 questions, each with its own chance, four replies to each."""

@@ -90,6 +90,7 @@ def test_the_interval_lies_in_the_unit_interval_and_holds_the_mean(found: list[t
     assert mean - 1e-12 <= high <= 1
 
 
+@pytest.mark.slow
 @given(found=clusters, data=st.data())
 @settings(deadline=None)
 def test_the_interval_does_not_depend_on_order(found: list[tuple[int, int]], data: st.DataObject) -> None:

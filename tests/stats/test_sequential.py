@@ -179,6 +179,7 @@ def test_a_control_that_tells_the_order_breaks_the_promise() -> None:
     assert wrong / 60 > 3 * ALPHA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [4, None])
 def test_fractional_scores_are_decided_honestly_and_soon(resolution) -> None:
     rng = np.random.default_rng(3)
@@ -283,6 +284,7 @@ def decided(scores: np.ndarray, at_least: float, controls: np.ndarray | None = N
     return test.evidence().decided_at or len(scores)
 
 
+@pytest.mark.slow
 def test_a_control_saves_questions_and_a_worthless_one_costs_few() -> None:
     """N 1,273, accuracy .85, a control that differs on 4 %: the plain test takes 21 to 31 % at a gap of 5 points."""
     rng = np.random.default_rng(4)

@@ -212,6 +212,7 @@ def test_a_hub_data_set_of_the_same_rows_is_official_too(
     assert {split: rows_sha256(map(question_of, found[split])) for split in pinned} == pinned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [SAMPLE, pytest.param("real", marks=pytest.mark.data)])
 def test_lm_eval_asks_every_question_as_the_default_protocol_does(request: pytest.FixtureRequest, source: str) -> None:
     from lm_eval.tasks import TaskManager
@@ -227,6 +228,7 @@ def test_lm_eval_asks_every_question_as_the_default_protocol_does(request: pytes
         assert shown == [f"The answer is ({question.gold})." for question in loaded(data, name).questions]
 
 
+@pytest.mark.slow
 def test_lm_eval_s_own_command_asks_and_scores_our_tasks(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "dummy", "--limit", "3", "--log_samples"]
     command += ["--include_path", str(tasks_folder()), "--tasks", ",".join(TASKS), "--output_path", str(tmp_path)]

@@ -30,6 +30,8 @@ from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, find
 from medbench.trainers import command
 from medbench.trainers.command import Config, adapt, prepare, train
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path

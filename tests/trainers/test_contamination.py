@@ -25,6 +25,8 @@ from medbench.tasks.pubmedqa import rows as pubmedqa
 from medbench.trainers.data.contamination import ContaminationConfig, screen
 from medbench.trainers.data.overlap import Overlap, TrainingText, find_overlaps
 
+pytestmark = pytest.mark.slow
+
 
 def asked(id: str, text: str, options: tuple[str, ...], gold: str = "A", context: str = "") -> Question:
     labels = options if options == ("yes", "no", "maybe") else tuple("ABCDEFGHIJ"[: len(options)])

@@ -31,6 +31,8 @@ from medbench.trainers import grpo
 from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
 from medbench.trainers.rewards.rewards import COMPONENTS
 
+pytestmark = pytest.mark.slow
+
 SEED = 3
 COMPLETIONS = 4
 ROWS = [

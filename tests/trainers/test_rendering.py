@@ -53,6 +53,7 @@ def model(request: pytest.FixtureRequest, tiny_model: Path) -> Path:
     return cache_dir() / SMOLLM2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", ["auto", "never"])
 def test_prompts_are_those_of_an_evaluation(model: Path, chat: Literal["auto", "never"]) -> None:
     """Text and tokens, compared with the evaluation's own request and engine."""

@@ -267,6 +267,7 @@ def test_more_than_the_extraction_reads_is_a_fault() -> None:
     assert rewards(row, row["reply"].replace("</think>", "x y " * 30_000 + "</think>")).faults == ("gigantic",)
 
 
+@pytest.mark.slow
 def test_a_thousand_replies_of_four_kilobytes_take_less_than_five_seconds() -> None:
     texts = [row["reply"].partition("</think>") for row in HONEST if not row["opened"]]
     prose = " ".join(head.removeprefix("<think>") for head, _, _ in texts)

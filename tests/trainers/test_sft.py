@@ -32,6 +32,8 @@ from medbench.trainers import sft
 from medbench.trainers.data.rendering import Renderer
 from medbench.trainers.data.rows import load_rows
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 from pathlib import Path

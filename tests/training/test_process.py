@@ -24,6 +24,8 @@ from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Launch
 from medbench.harness.training.worker import MARK, accelerate_command
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a parent's death")
 
 TOY = '''

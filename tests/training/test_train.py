@@ -212,6 +212,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_one_line_and_nothing_is_trained(
     name: str, train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -148,6 +148,7 @@ def test_each_fault_is_seen_in_each_of_twenty_runs(name: str) -> None:
     assert len(seen) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "learns", "most"),
     [
