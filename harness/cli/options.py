@@ -1,4 +1,4 @@
-"""Command line options and YAML turned into evaluation options."""
+"""Command-line options and YAML to evaluation options."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalConfig, EvalOptions, refuse_bad_name
 
 EVAL_ONLY = (
-    "tasks", "protocol", "partition", "limit", "max_new_tokens", "thinking", "temperature", "shots", "samples",
-    "shuffle_options", "name",
-)  # fmt: skip
-"""Options of eval that a gate takes from its file."""
+    "tasks",
+    "protocol",
+    "partition",
+    "limit",
+    "max_new_tokens",
+    "thinking",
+    "temperature",
+    "shots",
+    "samples",
+    "shuffle_options",
+    "name",
+)
+"""Options of `eval` that `gate` takes from its gate file."""
 
 
 def options_of(given: Mapping[str, Any]) -> EvalOptions:
-    """The command line's options over the config file's over the defaults."""
+    """Options from the command line, then the config file, then the defaults."""
     config = read_yaml(given["config_file"], EvalConfig) if given["config_file"] else EvalConfig()
 
     def chosen(key: str) -> Any:
@@ -28,7 +37,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
     tasks = given["tasks"].split(",") if given["tasks"] is not None else config.tasks
     names = tuple(dict.fromkeys(task.strip() for task in tasks if task.strip())) if tasks is not None else DEFAULT_TASKS
     if not names:
-        raise MedbenchError("--tasks names no task: give one or more, separated by commas")
+        raise MedbenchError("--tasks is empty: name one or more tasks, separated by commas")
     refuse_bad_name(given["name"])
     base_url, replies = chosen("base_url"), given["replies"]
     name = chosen("engine") or ("openai" if base_url else "fake" if replies else "vllm")
@@ -36,7 +45,7 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
     check_choice(engine)
     samples, shuffles = chosen("samples") or 1, chosen("shuffle_options") or 0
     if samples > 1 and shuffles:
-        raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
+        raise MedbenchError("--samples and --shuffle-options cannot be combined: make two runs")
     return EvalOptions(
         model=given["model"],
         tasks=names,
@@ -60,5 +69,5 @@ def options_of(given: Mapping[str, Any]) -> EvalOptions:
 
 
 def gate_options_of(given: Mapping[str, Any]) -> EvalOptions:
-    """The same for a gate, which takes model, tasks, protocol and partition from elsewhere; it always resumes."""
+    """The same for `gate`, which takes model, tasks, protocol and partition from elsewhere and always resumes."""
     return options_of({**dict.fromkeys(EVAL_ONLY), "model": "", "resume": True, **given})

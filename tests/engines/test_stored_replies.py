@@ -45,9 +45,12 @@ FAULTY = {
     "sample true": (b'{"id": "q", "output": "", "sample": true}', '"sample" must be a whole number'),
     "sample null": (b'{"id": "q", "output": "", "sample": null}', '"sample" must be a whole number'),
     "sample too high": (b'{"id": "q", "output": "", "sample": %d}' % MOST_SAMPLES, '"sample" must be a whole number'),
-    "id twice": (b'{"question_id": "a", "output": "C"}', "id 'a' stands already"),
-    "sample twice": (b'{"id": "a", "output": "C", "sample": 0}', "stands already on an earlier line for sample 0"),
-}  # fmt: skip
+    "id twice": (b'{"question_id": "a", "output": "C"}', "duplicate id 'a', also on an earlier line"),
+    "sample twice": (
+        b'{"id": "a", "output": "C", "sample": 0}',
+        "duplicate id 'a' for sample 0, also",
+    ),
+}
 
 
 def written(folder: Path, *lines: bytes) -> Path:
@@ -101,8 +104,8 @@ def test_each_faulty_line_is_told_and_no_other(
 def test_an_id_that_the_task_does_not_have_is_named_with_a_near_one(tmp_path: Path) -> None:
     path = written(tmp_path, SOUND, b'{"id": "question-12", "output": ""}', b'{"id": "zzz", "output": ""}')
     said = fault(path, ["a", "question-112", "b"]).splitlines()
-    assert said[1] == f"{path}:2: id 'question-12' is no question of toy; did you mean question-112?"
-    assert said[2] == f"{path}:3: id 'zzz' is no question of toy"
+    assert said[1] == f"{path}:2: id 'question-12' is not a question of toy; did you mean question-112?"
+    assert said[2] == f"{path}:3: id 'zzz' is not a question of toy"
     assert check_replies(path).n == 3
 
 
@@ -120,7 +123,7 @@ def test_a_line_longer_than_any_reply_is_not_held(tmp_path: Path, monkeypatch: p
     assert told[0] == f"{path}: 3 faulty lines of 4"
     assert "longer than" in told[1]
     assert told[2].startswith(f"{path}:3: not JSON")
-    assert told[3].startswith(f"{path}:4: id 'a' stands already")
+    assert told[3].startswith(f"{path}:4: duplicate id 'a'")
 
 
 def test_what_is_accepted(tmp_path: Path) -> None:

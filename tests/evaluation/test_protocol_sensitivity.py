@@ -27,9 +27,17 @@ from medbench.harness.evaluation.score_replies import ScoreOptions, replies_to, 
 from medbench.harness.runs.run_folder import read_samples
 
 TEXTS = (
-    "The answer is (A).", "B", "Final answer: \\boxed{B}", "I cannot tell.", "", "answer is A", "Zinc, for it is one.",
-    "A patient needs iron. The answer is (B).", "<think>The answer is (B)", "Vitamin B is not it. The answer is A",
-)  # fmt: skip
+    "The answer is (A).",
+    "B",
+    "Final answer: \\boxed{B}",
+    "I cannot tell.",
+    "",
+    "answer is A",
+    "Zinc, for it is one.",
+    "A patient needs iron. The answer is (B).",
+    "<think>The answer is (B)",
+    "Vitamin B is not it. The answer is A",
+)
 
 
 def a_file(folder: Path, texts: Sequence[str]) -> Path:

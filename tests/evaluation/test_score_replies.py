@@ -35,9 +35,15 @@ from medbench.harness.runs.stored_run import StoredRun
 
 N = 40
 TEXTS = (
-    "The answer is (A).", "The answer is (B).", "I cannot tell.", "", "<think>A or B</think> Answer: A", "<think>never",
-    "so it was A</think>The answer is (A).", "The answer is (A).\nQuestion: what else? The answer is (B).",
-)  # fmt: skip
+    "The answer is (A).",
+    "The answer is (B).",
+    "I cannot tell.",
+    "",
+    "<think>A or B</think> Answer: A",
+    "<think>never",
+    "so it was A</think>The answer is (A).",
+    "The answer is (A).\nQuestion: what else? The answer is (B).",
+)
 
 
 @pytest.fixture
@@ -153,8 +159,13 @@ def test_gate_and_compare_take_the_run(ids: list[str], tmp_path: Path) -> None:
     assert [r.name for r in read_controls(Path("runs"), read_run("runs/good"), None, ["medqa"])] == ["poor"]
 
 
-@pytest.mark.parametrize("gate", ["{task: medqa, metric: tokens_per_answer, at_most: 900}",
-                                  "{task: medqa, metric: seconds_per_question, at_most: 1}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "{task: medqa, metric: tokens_per_answer, at_most: 900}",
+        "{task: medqa, metric: seconds_per_question, at_most: 1}",
+    ],
+)
 def test_what_nobody_measured_cannot_be_gated(
     gate: str, ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +188,7 @@ def test_several_replies_a_question(ids: list[str], tmp_path: Path, capfd: pytes
     assert (result.sampling.k, result.sampling.n, result.sampling.maj_at_k) == (3, N, 0.5)
     gates = write_gates(tmp_path / "gates.yaml", "{task: medqa, at_least: 0.1}")
     assert run(["gate", "runs/r", "--gates", str(gates)]) == 2
-    assert "3 samples a question" in capfd.readouterr().err
+    assert "3 samples per question" in capfd.readouterr().err
 
 
 def test_missing_replies(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -203,8 +214,10 @@ def test_missing_replies(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFi
 
     floor = write_gates(tmp_path / "floor.yaml", "{task: medqa, at_least: 0.1}")
     paired = write_gates(tmp_path / "paired.yaml", "{task: medqa, margin: 0.9}")
-    for arguments in (["runs/part", "--gates", str(floor)],
-                      ["runs/whole", "--gates", str(paired), "--baseline", "runs/part"]):  # fmt: skip
+    for arguments in (
+        ["runs/part", "--gates", str(floor)],
+        ["runs/whole", "--gates", str(paired), "--baseline", "runs/part"],
+    ):
         assert run(["gate", *arguments]) == 2
         assert "part is incomplete" in capfd.readouterr().err
     assert read_controls(Path("runs"), read_run("runs/whole"), None, ["medqa"]) == []
@@ -364,8 +377,10 @@ def test_the_order_of_lines_changes_no_figure(
 
 def test_a_reply_that_closes_a_thought_which_the_template_opened(tmp_path: Path) -> None:
     task = a_task(["q0", "q1"])
-    lines = [{"id": "q0", "output": "B is right. The answer is (B)</think>The answer is (A)."},
-             {"id": "q1", "output": "<think>The answer is (A)"}]  # fmt: skip
+    lines = [
+        {"id": "q0", "output": "B is right. The answer is (B)</think>The answer is (A)."},
+        {"id": "q1", "output": "<think>The answer is (A)"},
+    ]
     outcome = scored(task, lines, tmp_path)
     assert [s.extracted for s in read_samples(outcome.folder, "toy")] == ["A", None]
 
@@ -395,7 +410,7 @@ def test_a_task_of_lm_evals_own_is_scored_by_its_rules(tmp_path: Path) -> None:
     assert [s.score for s in read_samples(outcome.folder, "toy")] == [0.4, 0.2]
     assert outcome.record.protocol["name"] == "lm-eval"
     twice = [{"id": "q0", "output": "", "sample": k} for k in range(2)]
-    with pytest.raises(MedbenchError, match="asks once"):
+    with pytest.raises(MedbenchError, match="asked once"):
         scored(task, twice, tmp_path)
     with pytest.raises(MedbenchError, match="log-likelihoods"):
         scored(replace(task, foreign=Foreign((" A", " B"))), twice[:1], tmp_path)

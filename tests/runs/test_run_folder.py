@@ -354,13 +354,13 @@ def with_model(**changes: Any) -> dict[str, Any]:
     ("changes", "said"),
     [
         (with_model(fingerprint="0" * 64), ["model model ffffffffffff, not 000000000000"]),
-        (with_model(tokenizer_sha256="0" * 64), ["tokenizer or chat template differ"]),
+        (with_model(tokenizer_sha256="0" * 64), ["another tokenizer or chat template"]),
         ({"protocol": {"name": "direct-v1"}}, ["protocol cot-v1, not direct-v1"]),
         ({"protocol": RECORD.protocol | {"stop": []}}, ["protocol cot-v1, not cot-v1"]),
         ({"seed": 7}, ["seed 0, not 7"]),
         ({"engine": {"name": "hf"}}, ["engine fake, not hf"]),
-        ({"tasks": {}}, ["task medqa only in one of them"]),
-        ({"tasks": {"medqa": MEDQA, "pubmedqa": MEDQA}}, ["task pubmedqa only in one of them"]),
+        ({"tasks": {}}, ["task medqa in only one of them"]),
+        ({"tasks": {"medqa": MEDQA, "pubmedqa": MEDQA}}, ["task pubmedqa in only one of them"]),
         ({"tasks": {"medqa": MEDQA.model_copy(update={"version": "2"})}}, ["medqa version 1, not 2"]),
         (
             {"tasks": {"medqa": MEDQA.model_copy(update={"sha256": "b" * 64, "source": "sample"})}},
@@ -399,7 +399,7 @@ def test_a_write_leaves_nothing_but_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == b"new"
     (tmp_path / "taken").mkdir()
     assert "taken: cannot be written" in fault(write_atomically, tmp_path / "taken", b"x")
-    assert "(No such file or directory): mend that" in fault(write_atomically, tmp_path / "none" / "a.json", b"x")
+    assert "(No such file or directory): fix the cause" in fault(write_atomically, tmp_path / "none" / "a.json", b"x")
     assert names_in(tmp_path) == ["a.json", "taken"]
 
 

@@ -53,8 +53,9 @@ def row(values: Sequence[float], gold: str = "A") -> Sample:
 
 def sure(confidence: float, right: bool) -> Sample:
     """Two choices, A the likelier."""
-    return sample({" A": math.log(confidence), " B": math.log(1 - confidence) if confidence < 1 else -INF},
-                  "A" if right else "B")  # fmt: skip
+    return sample(
+        {" A": math.log(confidence), " B": math.log(1 - confidence) if confidence < 1 else -INF}, "A" if right else "B"
+    )
 
 
 def failed() -> Sample:
@@ -145,8 +146,9 @@ def test_ece_is_its_definition(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     surest = probabilities(found).max(axis=1)
     assume(np.abs(surest * 15 - np.round(surest * 15)).min() > 1e-9)  # not upon an edge but for rounding
-    right = np.array([max(zip(values, LABELS, strict=True), key=lambda one: one[0])[1] == gold
-                      for values, gold in found])  # fmt: skip
+    right = np.array(
+        [max(zip(values, LABELS, strict=True), key=lambda one: one[0])[1] == gold for values, gold in found]
+    )
     total = 0.0
     for number in range(15):
         inside = (number / 15 < surest) & (surest <= (number + 1) / 15)
@@ -269,7 +271,10 @@ def test_a_coverage_is_reached_not_neared() -> None:
 
 def test_abstentions_are_counted_and_limit_coverage() -> None:
     answered = [sure(0.9, True)] * 6 + [sure(0.6, False)] * 2
-    silent = [failed(), sample(None, extracted=None, outcome="unparsed"), ]  # fmt: skip
+    silent = [
+        failed(),
+        sample(None, extracted=None, outcome="unparsed"),
+    ]
     ours = summary([*answered, *silent])
     assert (ours.n, ours.n_abstained) == (10, 2)
     assert (ours.accuracy, ours.confidence) == (0.75, pytest.approx(0.825))
