@@ -165,7 +165,7 @@ def test_a_file_that_changes_between_the_readings_is_refused(change: bytes, tmp_
     path = written(tmp_path, SOUND)
     found = check_replies(path)
     path.write_bytes(path.read_bytes() + change)
-    with pytest.raises(MedbenchError, match="changed while it was read"):
+    with pytest.raises(MedbenchError, match="changed while it was being read"):
         list(found.read())
 
 

@@ -346,7 +346,7 @@ def test_a_file_that_changes_under_way_is_not_sealed(tmp_path: Path, monkeypatch
         return found
 
     monkeypatch.setattr(score_replies, "replies_to", then_changed)
-    with pytest.raises(MedbenchError, match="changed while it was read"):
+    with pytest.raises(MedbenchError, match="changed while it was being read"):
         scored(task, varied([q.id for q in task.questions]), tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_run(folder).status == "running"
