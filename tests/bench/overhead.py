@@ -1,9 +1,10 @@
-"""What medbench costs on top of vLLM, and how its whole command compares with lm_eval's.
+"""The overhead of medbench over vLLM, and its whole command compared with lm_eval's.
 
     python tests/bench/overhead.py            # smollm2-135m, 64 MedQA questions x 64 new tokens; 8 minutes on 2 cores
 
 1. One process, one loaded engine, the same prompts: wall time of evaluate() (prompts rendered, replies scored, samples
-   on disk) over that of bare LLM.generate, in turns, the prefix cache dropped before each. Target: median at most 1.03.
+   on disk) divided by that of bare LLM.generate, in alternation, with the prefix cache dropped before each. Target:
+   median at most 1.03.
 2. The two commands, start to finish, for the same questions, lm_eval with its best settings here. Target: at most 0.9.
 """
 

@@ -1,9 +1,9 @@
-"""What `medbench score` costs: seconds for a thousand replies, the whole command, and memory as replies grow in number.
+"""The cost of `medbench score`: seconds per thousand replies, the whole command, and memory by number of replies.
 
     python tests/bench/score.py                # 3 minutes on 2 cores
 
-1. Scoring alone, 1,000 replies of about 200 words, checked, read, stored and summed up. Target: at most 0.5 s.
-2. The command for them, start to finish; its floor is loading the task through lm_eval. No target.
+1. Scoring only: 1,000 replies of about 200 words, checked, read, stored and summarised. Target: at most 0.5 s.
+2. The whole command for them, most of which is loading the task through lm_eval. No target.
 3. Peak memory with 100,000 and with a million short replies to a thousand questions. Target: a ratio of at most 1.1.
 """
 

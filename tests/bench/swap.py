@@ -1,9 +1,9 @@
-"""Swapping checkpoints of smollm2-135m in a warm vLLM engine, against starting an engine for each.
+"""Swapping checkpoints of smollm2-135m in a warm vLLM engine, compared with starting an engine for each.
 
     python tests/bench/swap.py            # about 3 minutes on 2 cores
 
-Targets: swap and verification at most 0.15 of an engine start in the same process; greedy replies to 32 prompts the
-same as a fresh engine's on that checkpoint; 20 swaps in a row grow the process by at most 5 %.
+Targets: swap and verification take at most 0.15 of an engine start in the same process; greedy replies to 32 prompts
+equal those of a fresh engine; 20 swaps in a row grow the process by at most 5 %.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Stored replies: what is accepted, what is refused and with which line, and that the fake engine reads the same.
-
-pytest tests/engines/test_stored_replies.py
-"""
+"""Stored replies: what is accepted, what is refused with which message, and that the fake engine reads the same."""
 
 from __future__ import annotations
 
@@ -78,7 +75,7 @@ def test_a_faulty_line_is_named_and_the_fake_engine_refuses_it_too(name: str, tm
     assert str(raised.value) == message
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     lines = [line for line, _ in FAULTY.values()]
     path = written(tmp_path, SOUND, *lines)
     first, *told, last = fault(path).splitlines()
@@ -88,7 +85,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from(sorted(FAULTY))), min_size=1, max_size=40))
-def test_each_faulty_line_is_told_and_no_other(
+def test_exactly_the_faulty_lines_are_reported(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str | None]
 ) -> None:
     lines = [FAULTY[kind][0] if kind else b'{"id": %d, "output": ""}' % at for at, kind in enumerate(kinds)]
@@ -101,7 +98,7 @@ def test_each_faulty_line_is_told_and_no_other(
     assert [int(number) for number in told if number.strip().isdigit()] == faulty[:FAULTS_SHOWN]
 
 
-def test_an_id_that_the_task_does_not_have_is_named_with_a_near_one(tmp_path: Path) -> None:
+def test_an_unknown_id_is_reported_with_a_similar_one(tmp_path: Path) -> None:
     path = written(tmp_path, SOUND, b'{"id": "question-12", "output": ""}', b'{"id": "zzz", "output": ""}')
     said = fault(path, ["a", "question-112", "b"]).splitlines()
     assert said[1] == f"{path}:2: id 'question-12' is not a question of toy; did you mean question-112?"
@@ -116,7 +113,7 @@ def test_empty_missing_and_unreadable(tmp_path: Path) -> None:
     assert "not a file" in fault(Path("/dev/null"))
 
 
-def test_a_line_longer_than_any_reply_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_line_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_LINE", 100)
     path = written(tmp_path, SOUND, b'{"id": "q", "output": "' + b"x" * 1000 + b'"}', b"nothing", SOUND)
     told = fault(path).splitlines()
@@ -133,7 +130,7 @@ def test_what_is_accepted(tmp_path: Path) -> None:
         b'{"question_id": 6001, "output": "", "finish_reason": "length"}',
         b' {"id": "a", "question_id": 3, "output": "x", "sample": 2} ',
     )
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # no new line at the end
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # no newline at the end
     found = check_replies(path)
     assert list(found.read()) == [
         Reply("a", "\ud83d half", "stop", None),
@@ -161,7 +158,7 @@ def test_lacking_counts_the_questions_without_all_samples(
 
 
 @pytest.mark.parametrize("change", [b'{"id": "b", "output": "more"}\n', b"{"])
-def test_a_file_that_changes_between_the_readings_is_refused(change: bytes, tmp_path: Path) -> None:
+def test_a_file_that_changes_between_the_two_passes_is_refused(change: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, SOUND)
     found = check_replies(path)
     path.write_bytes(path.read_bytes() + change)
@@ -173,7 +170,7 @@ def asked(repeat: int) -> Request:
     return Request(f"toy/a#{repeat}" if repeat else "toy/a", (), "", 1, repeat=repeat)
 
 
-def test_the_fake_engine_answers_each_asking_with_its_sample(tmp_path: Path) -> None:
+def test_the_fake_engine_answers_each_repeat_with_its_sample(tmp_path: Path) -> None:
     lines = [{"id": "a", "output": f"reply {n}", "sample": n} for n in (2, 0)]
     engine = FakeEngine(read_replies(written(tmp_path, *(json.dumps(line).encode() for line in lines)))[0])
     zero, one, two = engine.generate([asked(repeat) for repeat in range(3)])
@@ -181,6 +178,6 @@ def test_the_fake_engine_answers_each_asking_with_its_sample(tmp_path: Path) -> 
     assert one.error is not None
 
 
-def test_a_reply_that_names_no_sample_answers_every_asking(tmp_path: Path) -> None:
+def test_a_reply_without_a_sample_number_answers_every_repeat(tmp_path: Path) -> None:
     engine = FakeEngine(read_replies(written(tmp_path, SOUND))[0])
     assert [one.text for one in engine.generate([asked(0), asked(3)])] == ["B", "B"]
