@@ -1,7 +1,4 @@
-"""YAML in, typed and frozen records out; every fault of a file is reported at once, by key path.
-
-python -c "from medbench.harness.config import read_yaml, EvalConfig; print(EvalConfig())"
-"""
+"""YAML files to typed, frozen records; all faults of a file are reported at once, by key path."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from medbench.harness.text import did_you_mean, one_line
 
 
 class Record(BaseModel):
-    """Frozen, and an unknown key is an error: a mistyped setting must never be silently lost."""
+    """Frozen, and an unknown key is an error, so that a mistyped setting is never silently ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True)
 
@@ -39,7 +36,7 @@ class Fault:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A key given twice is an error, as a mistyped one is; lm-eval's `!function a.b` is read as a name."""
+    """A duplicate key is an error; lm-eval's `!function a.b` is read as the string "a.b"."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -64,13 +61,13 @@ def read_yaml(path: Path, model: type[R]) -> R:
 
 
 def check_yaml(path: Path, model: type[R]) -> tuple[R | None, list[str]]:
-    """(record, []) or (None, one line for every fault: file, key path, what and how to mend)."""
+    """(record, []) or (None, one line per fault: file, key path, what is wrong, how to fix it)."""
     content, faults = parse_yaml(path)
     return (None, faults) if faults else check_mapping(content, model, str(path))
 
 
 def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
-    """(keys and values, []) or ({}, the one line that says why there are none)."""
+    """(keys and values, []) or ({}, [one line that says why the file cannot be read])."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
@@ -85,7 +82,7 @@ def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 
 def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[R | None, list[str]]:
-    """As check_yaml, for content that is parsed already; `where` opens each line."""
+    """As check_yaml, for parsed content; each line begins with `where`."""
     try:
         return model.model_validate(content), []
     except ValidationError as error:
@@ -107,10 +104,10 @@ def _message(fault: Any, model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Names of the fields of the record that `loc` leads to, as far as annotations tell."""
+    """Field names of the record at `loc`, as far as the annotations tell."""
     for part in loc:
         if isinstance(part, int):
-            continue  # a place in a list, whose records the step before has reached
+            continue  # an index into a list; its record type was reached in the step before
         field = model.model_fields.get(str(part))
         inner = field.annotation if field else None
         if get_origin(inner) is list:

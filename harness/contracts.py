@@ -1,7 +1,4 @@
-"""The records and Protocols that everything else speaks in; read this file first.
-
-python -c "from medbench.harness.contracts import Question, Request, Completion, Sample"
-"""
+"""The records and Protocols that all other modules share; read this file first."""
 
 from __future__ import annotations
 
@@ -18,67 +15,67 @@ Outcome = Literal["answered", "unparsed", "ambiguous", "truncated", "empty", "re
 
 
 class MedbenchError(Exception):
-    """A fault the user can mend: one line that says what, where and how. Exit status 2."""
+    """A user error: one line with what is wrong, where, and how to fix it. Exit status 2."""
 
     exit_code = 2
 
 
 class Interrupted(MedbenchError):
-    """Work stopped half-way with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""
+    """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of a task in canonical form, whatever its data set looked like."""
+    """One question of a task, in the same form for every data set."""
 
     id: str
-    """Stable across file orders: the data set's own id, else a content hash."""
+    """Independent of the order of rows: the data set's own id, or a content hash."""
     cluster: str
-    """Equal for exact duplicates; the unit that intervals are clustered by."""
+    """The same for exact duplicates; confidence intervals are clustered by it."""
     question: str
     options: tuple[str, ...]
     """Option texts in label order; for yes/no/maybe tasks the labels themselves."""
     labels: tuple[str, ...]
-    """What may be answered: ("A", "B", ...) or ("yes", "no", "maybe"); empty for free generation."""
+    """The possible answers: ("A", "B", ...) or ("yes", "no", "maybe"); empty for free generation."""
     gold: str
-    """The right one of `labels`; for a foreign lm-eval task whatever its own target is."""
+    """The right one of `labels`; for lm-eval's own tasks, their target."""
     context: str = ""
-    """Text to read before the question (PubMedQA's abstract), else empty."""
+    """Text to read before the question (PubMedQA's abstract), or empty."""
     category: Mapping[str, str] = field(default_factory=dict)
     """Breakdown field -> value, e.g. {"meta_info": "step1"}."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Where a task's rows came from and whether they are the pinned ones."""
+    """Where a task's rows came from, and whether they are the pinned ones."""
 
     source: str
     """"local", "hub:<data set>@<revision>" or "sample"."""
     sha256: str
-    """Over the canonicalised rows, independent of file order."""
+    """Over the canonicalised rows, independent of their order."""
     official: bool
-    """True when `sha256` is the one that the task pins."""
+    """Whether `sha256` is the one that the task pins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Where a task's worked examples come from. Never a question itself, nor an exact duplicate of it."""
+    """The source of a task's few-shot examples, which never include the question itself or an exact duplicate."""
 
     split: str
-    """The task's own `split` where the data holds no other."""
+    """The task's own `split` where the data has no other."""
     sha256: str
-    """Over the rows that are drawn from, as Data.sha256."""
+    """Over the rows of that split, as Data.sha256."""
     draw: Callable[[str, int], tuple[Question, ...]]
-    """(question id, number) -> the examples lm-eval puts before it. Raises MedbenchError for too few rows."""
+    """(question id, number) -> the examples lm-eval would show. Raises MedbenchError for too few rows."""
     note: str = ""
-    """What a reader of the score should know: that they come from the evaluated split; else empty."""
+    """A caveat for readers of the score (the examples come from the evaluated split), or empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A benchmark: its questions and what is fixed about them."""
+    """A benchmark: its questions and fixed properties."""
 
     name: str
     version: str
@@ -88,20 +85,23 @@ class Task:
     questions: tuple[Question, ...]
     data: Data
     foreign: ForeignTask | None = None
-    """Set for a task of lm-eval's own: it is asked and scored by lm-eval's rules."""
+    """Set for lm-eval's own tasks, which are asked and scored by lm-eval's rules."""
     examples: Examples | None = field(default=None, compare=False, repr=False)
-    """For protocols with worked examples; a foreign task has its own."""
+    """For protocols with few-shot examples; a foreign task brings its own."""
 
 
 class ForeignTask(Protocol):
-    """An lm-eval task that is not ours, asked and scored as its YAML says."""
+    """One of lm-eval's own tasks, asked and scored as its YAML says."""
 
-    def text(self, id: str, chat: Callable[[Sequence[Message]], str] | None) -> str: ...
+    def text(self, id: str, chat: Callable[[Sequence[Message]], str] | None) -> str:
+        """The prompt for question `id`; `chat` applies a chat template."""
+        ...
+
     def continuations(self, id: str) -> tuple[str, ...] | None:
-        """Texts whose log-likelihoods are compared; None for a generating task."""
+        """Texts whose log-likelihoods are compared; None for a generative task."""
 
     def generation(self) -> Mapping[str, Any]:
-        """{"stop": (...), "max_new_tokens": int, "temperature": float} of a generating task."""
+        """{"stop": (...), "max_new_tokens": int, "temperature": float} of a generative task."""
 
     def score(self, id: str, output: str, logprobs: Mapping[str, float] | None) -> tuple[str | None, float]:
         """(extracted answer or None, score 0..1) by lm-eval's own filters and metric."""
@@ -117,17 +117,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing asked of an engine."""
+    """One prompt for an engine."""
 
     id: str
-    """Unique among the requests under way; handed back on the Completion."""
+    """Unique among the requests under way; the Completion has the same."""
     messages: tuple[Message, ...]
     """The chat turns; a server that applies its own template gets these."""
     prompt: str
-    """The text the model sees, chat template applied; a local engine gets this."""
+    """The text the model sees, after the chat template; a local engine gets this."""
     max_new_tokens: int
     templated: bool = False
-    """Whether `prompt` came out of a chat template, which writes the special tokens itself."""
+    """Whether `prompt` is the output of a chat template, which includes the special tokens."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -135,20 +135,20 @@ class Request:
     """0 is off."""
     seed: int = 0
     stop: tuple[str, ...] = ()
-    """Stop strings; they never fire inside an open thought."""
+    """Stop strings; they never fire inside open reasoning."""
     choices: tuple[str, ...] | None = None
-    """Set: do not generate, return the log-likelihood of each as a continuation of `prompt`."""
+    """If set, nothing is generated: the engine returns the log-likelihood of each as a continuation of `prompt`."""
     thinking: bool | None = None
     """Passed to the chat template as `enable_thinking`; None leaves it out."""
     extraction: str = "medbench"
-    """Who reads the reply: a name of readers.READERS."""
+    """Which extractor reads the completion: a key of extraction.published.READERS."""
     repeat: int = 0
-    """Which of several askings of the same question, from 0."""
+    """Which of several repeats of the same question, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine made of one Request. `error` set means no answer was got, which is not a wrong answer."""
+    """An engine's output for one Request. With `error` set there is no answer, which is not a wrong answer."""
 
     id: str
     text: str
@@ -162,18 +162,18 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What a reply was taken to answer, and why if to nothing."""
+    """The extracted answer, or why there is none."""
 
     answer: str | None
     outcome: Outcome
     """"answered" exactly when `answer` is set."""
     span: tuple[int, int] | None = None
-    """Where in the reply the answer was read, as [start, end) character offsets."""
+    """Where in the completion the answer was found, as [start, end) character offsets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of samples/<task>.jsonl. Holds nothing that depends on time or completion order."""
+    """One line of samples/<task>.jsonl. Nothing in it depends on time or on the order of completion."""
 
     id: str
     cluster: str
@@ -192,18 +192,21 @@ class Sample:
     category: Mapping[str, str]
     logprobs: Mapping[str, float] | None = None
     repeat: int = 0
-    """Which of several askings of the same question (sampled replies, shuffled options), from 0."""
+    """Which of several repeats of the same question (sampled replies, shuffled options), from 0."""
     order: tuple[int, ...] | None = None
-    """Shuffled options: place -> index in the question's own order, which `gold` and `extracted` are letters of."""
+    """With shuffled options: position shown -> index in the question's own order.
+
+    `gold` and `extracted` are letters of the positions shown.
+    """
 
     @property
     def key(self) -> str:
-        """What tells the lines of one task's samples apart."""
+        """Unique among the samples of one task."""
         return sample_key(self.id, self.repeat)
 
 
 def sample_key(id: str, repeat: int) -> str:
-    """One asking of a question: its id, with a number from the second asking on."""
+    """One repeat of a question: the question's id, with the repeat's number from the second on."""
     return f"{id}#{repeat}" if repeat else id
 
 
@@ -214,7 +217,7 @@ class Checkpoint:
     name: str
     """What the user called it."""
     path: str
-    """Folder that an engine can load (an adapter's is its merged form)."""
+    """Folder that an engine can load; for an adapter, its merged weights."""
     kind: Literal["full", "adapter"]
     fingerprint: str
     """sha256 over the contents of the weights; for an adapter over base and adapter."""
@@ -222,14 +225,18 @@ class Checkpoint:
     """Over the tokenizer and chat template files: they shape every prompt."""
     base: str | None = None
     merge_deviation: float | None = None
-    """For an adapter: the most that merging and casting moved a log-probability of a fixed probe, in nats."""
+    """For an adapter: the largest change in a fixed probe's log-probabilities by merging and casting, in nats."""
     parameters: int | None = None
-    """Numbers in its weight files."""
+    """Number of parameters in its weight files."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Something that answers. One long-lived object a process; not thread-safe."""
+    """Something that answers requests. Long-lived; not thread-safe.
+
+    engines.plugins says how to add one. An engine that a caller passes in may also have a `fingerprint` (str) that
+    identifies its weights in run.json.
+    """
 
     name: str
 
@@ -239,18 +246,18 @@ class Engine(Protocol):
 
     @property
     def chat_template(self) -> Literal["model", "server", "none"]:
-        """Who renders chat turns: the checkpoint's own template, the server, or nobody (plain text)."""
+        """What renders chat turns: the checkpoint's own template, the server, or nothing (plain text)."""
         ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Completions in the order in which they finish, one a request, errors included.
+        """One Completion per request, errors included, in the order in which they finish.
 
-        Closing the iterator early aborts what is under way.
+        Requests are taken from the iterable only as needed. Closing the iterator early aborts those under way.
         """
         ...
 
     def settings(self) -> Mapping[str, Any]:
-        """JSON-able settings that a reader needs to reproduce the run; never a key or a token."""
+        """JSON-able settings that are needed to reproduce the run; never a key or a token."""
         ...
 
     def close(self) -> None: ...

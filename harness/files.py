@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, folder locks, torn last lines, names made safe."""
+"""Files that are complete or absent: atomic writes, folder locks, torn last lines, safe names."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """A file name's worth of `text`: letters, digits, dot, dash, underscore; never empty, never a dot file."""
+    """`text` as a file name: letters, digits, dot, dash, underscore; never empty, never a dot file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[-limit:].strip("-.") or "run"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Aside, synced, renamed: readers see the old file or the new one, never a part. Raises Interrupted if full."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a temporary file, sync and rename it, so that readers see the old file or the new one, never a part.
+
+    Raises Interrupted where it cannot be written, for instance on a full disk.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
 
 
 def is_torn(path: Path) -> bool:
+    """Whether the last line has no newline: a writer was killed in the middle of it."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
@@ -42,6 +46,7 @@ def is_torn(path: Path) -> bool:
 
 
 def locked(folder: Path) -> FileLock:
+    """The folder's lock, acquired. Raises MedbenchError where another process holds it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -53,5 +58,6 @@ def locked(folder: Path) -> FileLock:
 
 
 def cannot_write(path: Path, error: OSError) -> Interrupted:
-    mend = "make room" if error.errno in FULL else "mend that"
-    return Interrupted(f"{path}: cannot be written ({error.strerror}): {mend}, then run again with --resume")
+    """The exception to raise for a failed write."""
+    fix = "make room" if error.errno in FULL else "fix the cause"
+    return Interrupted(f"{path}: cannot be written ({error.strerror}): {fix}, then run again with --resume")

@@ -1,4 +1,4 @@
-"""Text shown to people: one line, printable, percentages, spelling suggestions."""
+"""Text for people: one-line errors, printable characters, percentages, spelling suggestions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ " (did you mean X or Y?)", or the known names when nothing is near."""
+    """ "did you mean X or Y?", or the first 20 known names when none is similar."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:20])}"
 
 
 def one_line(error: BaseException) -> str:
+    """The error's message with line breaks and runs of spaces as single spaces."""
     return " ".join(str(error).split())
 
 
 def percent(share: float | None) -> str:
+    """A share 0..1 as a percentage with one decimal, without the sign; "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def printable(text: str) -> str:
-    """Each control character but new line and tab as U+FFFD."""
+    """`text` with each control character except newline and tab replaced by U+FFFD."""
     return CONTROL.sub("\ufffd", text)

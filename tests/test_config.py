@@ -1,7 +1,4 @@
-"""YAML to typed records: what is taken, and how each fault is told.
-
-pytest tests/test_config.py
-"""
+"""YAML to typed records: what is accepted, and how each fault is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def faults(file: Path, text: str | bytes) -> list[str]:
-    """The lines told of `text`, each checked to be one line that opens with the file."""
+    """The faults of `text`, each checked to be one line that begins with the file."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     record, lines = check_yaml(file, EvalConfig)
     assert (record is None) == bool(lines)
@@ -55,7 +52,7 @@ def test_records_are_frozen() -> None:
         EvalConfig().limit = 5  # type: ignore[misc]
 
 
-def test_all_faults_are_told_at_once_by_key_path(file: Path) -> None:
+def test_all_faults_are_reported_at_once_by_key_path(file: Path) -> None:
     lines = faults(
         file,
         "limti: 3\nseed: -1\ntasks: medqa\nengine: vlm\nengine_config: {dtpye: float32, tensor_parallel_size: two}\n",
@@ -86,7 +83,7 @@ def test_reading_raises_one_line_with_all_faults(file: Path) -> None:
     assert raised.value.exit_code == 2
 
 
-def test_a_key_like_no_other_lists_those_there_are(file: Path) -> None:
+def test_a_key_without_a_similar_one_lists_the_known_keys(file: Path) -> None:
     (line,) = faults(file, "zzz: 1\n")
     assert line.startswith("zzz: unknown key; known: ")
     assert "protocol" in line
@@ -124,7 +121,7 @@ def test_each_fault_names_its_key_and_what_was_found(file: Path, text: str, key:
         (b"\xff\xfe\xfa", "cannot be read"),
     ],
 )
-def test_what_is_no_mapping_is_one_line(file: Path, text: str | bytes, what: str) -> None:
+def test_content_that_is_not_a_mapping_is_one_line(file: Path, text: str | bytes, what: str) -> None:
     (line,) = faults(file, text)
     assert what in line
 
@@ -151,6 +148,6 @@ def test_a_long_value_is_cut_short_in_the_message(file: Path) -> None:
     assert len(line) < 200
 
 
-def test_near_names_come_first() -> None:
+def test_similar_names_come_first() -> None:
     assert did_you_mean("medqaa", ["medqa", "pubmedqa", "other"]) == "did you mean medqa or pubmedqa?"
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"

@@ -1,4 +1,4 @@
-"""Stored or scripted replies behind the Engine contract: tests, dry runs, gates simulated on real models' replies.
+"""Stored or scripted replies as an engine: for tests, dry runs, and gates simulated on the replies of real models.
 
 medbench eval replies --engine fake --replies replies.jsonl --tasks mmlu_pro_health
 """
@@ -25,7 +25,10 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
 
 
 class FakeEngine:
-    """Answers key of an asking -> reply; `delay` seconds a reply. An asking without a reply is an engine error."""
+    """Looks replies up by contracts.Sample.key, waiting `delay` seconds for each. A missing reply is an engine error.
+
+    `completion_tokens` is the number of words.
+    """
 
     name = "fake"
     chat_template: Literal["model", "server", "none"] = "none"
@@ -44,11 +47,11 @@ class FakeEngine:
             yield self._complete(request)
 
     def _complete(self, request: Request) -> Completion:
-        # a request's id is "<task>/<key>"; stored replies know no task
+        # a request's id is "<task>/<key>"; stored replies have only the key
         key = request.id.partition("/")[2]
         reply = self._replies.get(key)
         if reply is None and request.repeat:
-            reply = self._for_every_asking(key.removesuffix(f"#{request.repeat}"))
+            reply = self._for_every_repeat(key.removesuffix(f"#{request.repeat}"))
         if reply is None:
             return Completion(request.id, "", "error", error="no reply is stored for this question")
         text = reply["output"]
@@ -57,8 +60,8 @@ class FakeEngine:
             return Completion(request.id, "", "stop", logprobs=logprobs)
         return Completion(request.id, text, reply.get("finish_reason", "stop"), completion_tokens=len(text.split()))
 
-    def _for_every_asking(self, id: str) -> Mapping[str, Any] | None:
-        """The question's reply, unless it says which asking it answers."""
+    def _for_every_repeat(self, id: str) -> Mapping[str, Any] | None:
+        """The question's reply, unless it says which repeat it answers."""
         reply = self._replies.get(id)
         return reply if reply is not None and reply.get("sample") is None else None
 
@@ -70,6 +73,6 @@ class FakeEngine:
 
 
 def read_replies(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
-    """({key: fields of replies.Reply}, sha256 of the file); see contracts.sample_key. Raises MedbenchError."""
+    """({contracts.Sample.key: fields of stored_replies.Reply}, sha256 of the file). Raises MedbenchError."""
     replies = check_replies(path)
     return {sample_key(one.id, one.repeat): one._asdict() for one in replies.read()}, replies.sha256

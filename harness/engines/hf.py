@@ -1,8 +1,6 @@
-"""transformers in this process: slow, plain, for checkpoints that vLLM does not take and for cross-checks.
+"""transformers in this process: slow and simple, for checkpoints that vLLM does not support and for cross-checks.
 
-    medbench eval CHECKPOINT --engine hf
-
-In float32 a greedy reply depends on nothing but its own request: not on the batch it ran in, nor on the order.
+In float32 a greedy reply depends only on its own request, not on its batch or on the order of requests.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 8
-"""Batches read ahead and sorted by length: neighbours then need little padding."""
+"""Number of batches read ahead and sorted by length, so that little padding is needed."""
 
 
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
@@ -34,12 +32,12 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A Request to generate for, in tokens."""
+    """A Request to generate for, tokenised."""
 
     request: Request
     ids: list[int]
     room: int
-    """New tokens that it may have: what it asks for, as far as the model's context holds them."""
+    """Maximum number of new tokens: what the request asks for, limited by the model's context."""
 
     def decoding(self) -> tuple[float, float, int, int]:
         return self.request.temperature, self.request.top_p, self.request.top_k, self.room
@@ -47,7 +45,7 @@ class _Prompt:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """One choice of a Request to score, in tokens."""
+    """One choice of a Request to score, tokenised."""
 
     request: Request
     text: str
@@ -65,7 +63,7 @@ class HFEngine:
         from transformers import GenerationConfig
 
         self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        # On a CPU float32 is the fastest type for small models, and exact.
+        # On a CPU float32 is the fastest type for small models, and the most exact.
         wanted = "float32" if dtype == "auto" and self._device == "cpu" else dtype
         self._batch_size = batch_size
         self._tokenizer = load_tokenizer(path)
@@ -73,9 +71,9 @@ class HFEngine:
         self._model.to(self._device).eval()
         self._ends = _end_tokens(self._tokenizer, self._model.generation_config)
         pad = self._tokenizer.pad_token_id
-        self._pad = pad if pad is not None else 0  # masked, so that any token will do
-        # Requests say how to decode. The checkpoint's own defaults (Qwen's: top_k 20, repetition_penalty 1.05) would
-        # silently fill what a request leaves open, greedy ones included.
+        self._pad = pad if pad is not None else 0  # masked, so any token will do
+        # Requests say how to decode. The checkpoint's own defaults (Qwen: top_k 20, repetition_penalty 1.05) would
+        # silently apply to everything that a request does not set, even for greedy decoding.
         ends = sorted(self._ends) or None
         self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             pad_token_id=self._pad, eos_token_id=ends
@@ -122,7 +120,7 @@ class HFEngine:
             torch.cuda.empty_cache()
 
     def _tokenise(self, request: Request, prompts: list[_Prompt], choices: list[_Choice]) -> str | None:
-        """Add the request to the one list or the other; what is wrong with it if it fits in neither."""
+        """Add the request to `prompts` or `choices`; returns a fault where it cannot be run, or None."""
         if request.choices is None:
             ids = encode(self._tokenizer, request.prompt, request.templated)
             if len(ids) >= self._max_len:
@@ -142,7 +140,7 @@ class HFEngine:
         return None
 
     def _generate(self, prompts: list[_Prompt]) -> Iterator[Completion]:
-        # One batch has one way to decode. Longest first: a batch that does not fit in memory shows at once.
+        # All rows of a batch decode alike. Longest first, so that a batch that does not fit in memory fails at once.
         prompts.sort(key=lambda prompt: (prompt.decoding(), -len(prompt.ids)))
         for _, alike in groupby(prompts, _Prompt.decoding):
             while batch := list(islice(alike, self._batch_size)):
@@ -156,7 +154,7 @@ class HFEngine:
         decoding: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             decoding = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-            # One generator serves the batch, so its seed stands for all requests in it.
+            # One generator serves the whole batch, so its seed depends on all requests in it.
             torch.manual_seed(zlib.crc32(repr([(one.request.id, one.request.seed) for one in batch]).encode()))
         rows, mask = self._padded([one.ids for one in batch])
         config = GenerationConfig(max_new_tokens=room, **decoding)  # type: ignore[no-untyped-call]
@@ -169,8 +167,8 @@ class HFEngine:
         end = next((index for index, token in enumerate(reply) if token in self._ends), None)
         tokens = reply if end is None else reply[: end + 1]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        # Cut after the fact: a stop criterion would fire inside thoughts, and saves tokens only where the batch's last
-        # row stops early.
+        # Cut afterwards: a stopping criterion would fire inside reasoning too, and would save tokens only where every
+        # row of the batch stops early.
         kept = cut_at_stop(text, prompt.request.stop, opened=opens_thought(prompt.request.prompt))
         ended = end is not None or len(kept) < len(text)
         return Completion(prompt.request.id, kept, "stop" if ended else "length", len(prompt.ids), len(tokens))
@@ -188,11 +186,16 @@ class HFEngine:
                     yield Completion(one.request.id, "", "stop", prompt_tokens=len(one.context), logprobs=in_order)
 
     def _log_likelihoods(self, batch: list[_Choice]) -> list[float]:
+        """Natural log-likelihood of each continuation after its context, summed over its tokens.
+
+        With B rows padded to length L, the longest continuation having C tokens, and vocabulary V: `rows`, `mask` and
+        `positions` are [B, L], `logits` [B, C + 1, V], `scored` [B, C].
+        """
         import torch
 
         rows, mask = self._padded([pair.context + pair.continuation for pair in batch])
-        # Padding on the left puts all continuations at the end: logits of those last positions are enough, where those
-        # of whole prompts would take gigabytes. The forward pass, unlike generate(), does not derive positions itself.
+        # Padding on the left puts all continuations at the end, so the logits of the last positions are enough; those
+        # of whole prompts would take gigabytes. Unlike generate(), the forward pass does not derive positions itself.
         last = max(len(pair.continuation) for pair in batch)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode(), _memory_faults_named(len(batch)):
@@ -203,7 +206,10 @@ class HFEngine:
         return [scored[row, -len(pair.continuation) :].sum().item() for row, pair in enumerate(batch)]
 
     def _padded(self, rows: list[list[int]]) -> tuple[Any, Any]:
-        """(ids, attention mask), padded on the left."""
+        """(token ids, attention mask): two int64 tensors [rows, longest row] on the device, padded on the left.
+
+        The mask is 1 at tokens and 0 at padding.
+        """
         import torch
 
         width = max(len(row) for row in rows)
@@ -227,7 +233,7 @@ def _load_model(path: str, dtype: str) -> Any:
 
 
 def _end_tokens(tokenizer: Any, generation_config: Any) -> set[int]:
-    """Ids that end a reply: chat models often list more of them in generation_config.json than the tokenizer knows."""
+    """Token ids that end a reply: generation_config.json of a chat model often lists more than the tokenizer has."""
     listed = generation_config.eos_token_id
     ends = listed if isinstance(listed, list) else [listed]
     return {id for id in (*ends, tokenizer.eos_token_id) if id is not None}
@@ -240,5 +246,6 @@ def _memory_faults_named(batch_size: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        raise MedbenchError(f"the GPU has no memory for a batch of {batch_size}: "
-                            f"lower engine_config.batch_size or max_new_tokens") from None  # fmt: skip
+        raise MedbenchError(
+            f"out of GPU memory with a batch of {batch_size}: lower engine_config.batch_size or max_new_tokens"
+        ) from None

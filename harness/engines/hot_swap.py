@@ -2,10 +2,10 @@
 
     with WarmEngine(resolve("base"), EngineConfig(), print) as warm: report = warm.swap(resolve("checkpoints/step-800"))
 
-A probe is the log-probabilities of fixed tokens after a fixed prompt. It is asked before a swap, so that the prefix
-cache surely holds its blocks, and after: then none of it may come from the cache, or that holds blocks of the older
-checkpoint (vLLM issue 42125). The probe must move when the weights differ, or the engine still serves the old ones
-(vLLM issue 32718), and must not move when they are ones that it has served before.
+A probe is the log-probabilities of fixed tokens after a fixed prompt. It runs before a swap, so that the prefix cache
+holds its blocks, and after it. Then no block may come from the cache, or the cache holds blocks of the old checkpoint
+(vLLM issue 42125). The probe must move where the weights differ, or the engine still serves the old ones (vLLM issue
+32718), and must not move for weights that the engine has served before.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.engines.vllm import Probe, VLLMEngine
 
 SAME = 1e-3
-"""Nats within which two probes of the same weights lie: batch and cache change the order of sums, not more."""
+"""Nats by which two probes of the same weights may differ: batch and cache only change the order of sums."""
 MOVED = 1e-6
 """Nats by which a probe must move when the weights differ."""
 WEIGHTLESS = ("torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache")
-"""Keys of config.json that say nothing about the shape of the network."""
+"""Keys of config.json that do not describe the shape of the network."""
 
 
 class StaleSwapError(MedbenchError):
-    """The engine does not serve the weights that it was given. Nothing it says may be scored."""
+    """The engine does not serve the weights that it was given; none of its completions may be scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwapReport:
-    """How a checkpoint came into the engine."""
+    """How a checkpoint was loaded into the engine."""
 
     fingerprint: str
     seconds: float
     restarted: str | None
-    """Why the engine was started anew; None for a swap."""
+    """Why the engine had to be restarted; None for a swap."""
     moved: float
-    """Largest change of the probe against the checkpoint before, in nats; 0 when nothing was swapped."""
+    """Largest change of the probe from the previous checkpoint, in nats; 0 when nothing was swapped."""
 
 
 class WarmEngine:
@@ -63,13 +63,13 @@ class WarmEngine:
         return self._checkpoint
 
     def swap(self, checkpoint: Checkpoint) -> SwapReport:
-        """Serve `checkpoint` from now on. Raises StaleSwapError if the engine then does not; the engine is closed."""
+        """Serve `checkpoint` from now on. Raises StaleSwapError, with the engine closed, where it does not."""
         started = time.monotonic()
         if checkpoint.fingerprint == self._checkpoint.fingerprint:
             return SwapReport(checkpoint.fingerprint, 0.0, None, 0.0)
         reason = self._why_not_in_place(checkpoint)
         if reason is not None:
-            self._say(f"engine is started anew: {reason}")
+            self._say(f"restarting the engine: {reason}")
             self.engine.close()
             self._start(checkpoint)
             return SwapReport(checkpoint.fingerprint, time.monotonic() - started, reason, 0.0)
@@ -105,43 +105,51 @@ class WarmEngine:
     def _verify(self, checkpoint: Checkpoint, probe: Probe, moved: float) -> None:
         name, weights = checkpoint.name, checkpoint.fingerprint[:12]
         if probe.cached_tokens:
-            raise StaleSwapError(f"{name}: the prefix cache still holds another checkpoint's blocks "
-                                 f"({probe.cached_tokens} tokens of the probe): restart medbench")  # fmt: skip
+            raise StaleSwapError(
+                f"{name}: the prefix cache still holds another checkpoint's blocks "
+                f"({probe.cached_tokens} tokens of the probe): restart medbench"
+            )
         if moved <= MOVED and not self._has_the_same_files(checkpoint):
-            raise StaleSwapError(f"{name}: the weights differ ({weights}) and the probe did not move: the engine still "
-                                 f"serves {self._checkpoint.name}; restart medbench")  # fmt: skip
+            raise StaleSwapError(
+                f"{name}: the weights differ ({weights}) and the probe did not move: the engine still "
+                f"serves {self._checkpoint.name}; restart medbench"
+            )
         known = self._probes.get(checkpoint.fingerprint)
         if known is not None and _distance(known, probe.logprobs) > SAME:
             away = _distance(known, probe.logprobs)
-            raise StaleSwapError(f"{name}: the same weights ({weights}) answer the probe {away:.2g} nats away "
-                                 f"from before: restart medbench")  # fmt: skip
+            raise StaleSwapError(
+                f"{name}: the probe of the same weights ({weights}) differs by {away:.2g} nats from before: "
+                f"restart medbench"
+            )
 
     def _has_the_same_files(self, checkpoint: Checkpoint) -> bool:
-        """Whether the weights are those served before under another name: an adapter's merged form, promoted.
+        """Whether the engine already serves these weights under another fingerprint: a merged adapter, promoted.
 
-        An adapter's fingerprint is of its parts; the files themselves are read only where the probe did not move.
+        An adapter's fingerprint covers base and adapter, not the merged files; those are hashed only where the probe
+        did not move.
         """
         try:
             before = fingerprint(weight_files(Path(self._checkpoint.path)))
-        except MedbenchError:  # gone since
+        except MedbenchError:  # deleted since
             return False
         return before == fingerprint(weight_files(Path(checkpoint.path)))
 
     def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:
-            return f"{checkpoint.name} has another tokenizer or chat template"
+            return f"{checkpoint.name} has a different tokenizer or chat template"
         shape = _shape_of(Path(checkpoint.path))
         if shape[0] != self._shape[0]:
-            changed = sorted(key for key in shape[0].keys() | self._shape[0].keys()
-                             if shape[0].get(key) != self._shape[0].get(key))  # fmt: skip
-            return f"{checkpoint.name} has another architecture ({', '.join(changed[:5])})"
+            changed = sorted(
+                key for key in shape[0].keys() | self._shape[0].keys() if shape[0].get(key) != self._shape[0].get(key)
+            )
+            return f"{checkpoint.name} has a different architecture ({', '.join(changed[:5])})"
         if shape[1] != self._shape[1]:
-            return f"{checkpoint.name} has other tensors"
+            return f"{checkpoint.name} has different tensors"
         return None
 
 
 def _shape_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config.json without what says nothing of shape, tensor name -> shape)."""
+    """(config.json without WEIGHTLESS, tensor name -> shape)."""
     config = json.loads((folder / "config.json").read_bytes())
     for key in WEIGHTLESS:
         config.pop(key, None)

@@ -1,9 +1,6 @@
-"""Any server that speaks OpenAI's API, local (`vllm serve`, SGLang, llama.cpp) or hosted, behind the Engine contract.
+"""Any server with OpenAI's API, local (`vllm serve`, SGLang, llama.cpp) or hosted, as an engine.
 
-    python -c "from medbench.harness.engines.openai import OpenAIEngine
-    print(OpenAIEngine('http://localhost:8000/v1', 'Qwen/Qwen3-4B').settings())"
-
-The key comes from the environment (OPENAI_API_KEY) and is in no setting, error or log.
+The key comes from the environment (OPENAI_API_KEY) and never appears in settings, errors or logs.
 """
 
 from __future__ import annotations
@@ -28,11 +25,11 @@ if TYPE_CHECKING:
 
 NEEDS = ("base_url",)
 
-# `vllm serve` fills what a request leaves open from the checkpoint's generation_config.json (Qwen's: top_k 20,
-# repetition_penalty 1.05), which bends even greedy replies away from those of the same model run in process.
+# `vllm serve` takes what a request does not set from the checkpoint's generation_config.json (Qwen: top_k 20,
+# repetition_penalty 1.05), which makes even greedy replies differ from those of the same model run in process.
 NEUTRAL_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
-NO_LOGPROBS = "log-likelihoods need a server whose /completions knows echo with logprobs, as `vllm serve` does"
+NO_LOGPROBS = "log-likelihoods need a server whose /completions supports echo with logprobs, as `vllm serve` does"
 
 
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
@@ -42,7 +39,7 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
 
 
 class OpenAIEngine:
-    """One model of one server. Requests are independent: one that fails is that sample's error and no other's."""
+    """One model of one server. Requests are independent: a failure is the error of one sample only."""
 
     name = "openai"
     chat_template: Literal["model", "server", "none"] = "server"
@@ -50,10 +47,10 @@ class OpenAIEngine:
     def __init__(
         self, base_url: str, model: str, *, concurrency: int = 16, max_retries: int = 5, timeout: float = 600
     ) -> None:
-        """Raises MedbenchError unless the server answers, takes the key and serves `model`."""
+        """Raises MedbenchError unless the server answers, accepts the key and serves `model`."""
         self._url, userinfo = _split_userinfo(base_url)
         self._key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
-        # In the URL they would stand in every line that the HTTP client logs.
+        # In the URL they would appear in every line that the HTTP client logs.
         basic = b64encode(":".join(userinfo).encode()).decode() if any(userinfo) else ""
         self._headers = {"Authorization": f"Basic {basic}"} if basic else {}
         self._secrets = [secret for secret in (self._key, basic, *userinfo) if secret not in ("", "EMPTY")]
@@ -61,14 +58,14 @@ class OpenAIEngine:
         self._concurrency = concurrency
         self._max_retries = max_retries
         self._timeout = timeout
-        # Set while the server cannot be reached: the rest of a run then fails in seconds, not after all retries each.
+        # Set while the server cannot be reached, so that the rest of a run fails in seconds and without retries.
         self._unreachable = False
         card = self._find_model()
         self._is_vllm = card.owned_by == "vllm"
         self._max_model_len = getattr(card, "max_model_len", None)
 
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
-        # For the record only: the server gets the turns themselves and applies its own template.
+        # Only for the record: the server gets the messages and applies its own template.
         return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -86,8 +83,8 @@ class OpenAIEngine:
             max_retries=self._max_retries,
             timeout=limits,
         )
-        # The portal is an event loop in a thread: requests go on while the caller stores what came. Leaving the block
-        # early, as close() does, cancels those under way; vLLM sees the connection drop and stops generating.
+        # The portal is an event loop in a thread: requests proceed while the caller stores completions. Leaving the
+        # block early, as closing the iterator does, cancels those under way; vLLM sees the connection drop and stops.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
             for request in islice(source, self._concurrency):
                 portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
@@ -95,7 +92,7 @@ class OpenAIEngine:
             while under_way:
                 completion = finished.get().result()
                 under_way -= 1
-                for request in islice(source, 1):  # before the yield, so that the server never waits for the caller
+                for request in islice(source, 1):  # before the yield, so that the server never idles
                     portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
                     under_way += 1
                 yield completion
@@ -137,14 +134,14 @@ class OpenAIEngine:
             reason = f"HTTP {fault.status_code}: {_server_text(fault)}"
             if request.choices is not None and fault.status_code in (404, 405, 501):
                 reason = f"{NO_LOGPROBS} ({reason})"
-        # A server may send anything: JSON that is none, or lists and fields that are not there.
+        # A server may send anything: invalid JSON, empty lists, missing fields.
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as fault:
             reason = f"the server's reply cannot be used: {fault or type(fault).__name__}"
         self._unreachable = unreachable
         return Completion(request.id, "", "error", error=self._one_line(reason))
 
     async def _chat(self, client: AsyncOpenAI, request: Request) -> Completion:
-        # Stop strings are not sent: a server would let them fire inside a thought. The scorer cuts afterwards.
+        # Stop strings are not sent: on a server they would fire inside reasoning. The scorer cuts afterwards.
         extra = self._extra_body(request)
         if request.thinking is not None:
             extra["chat_template_kwargs"] = {"enable_thinking": request.thinking}
@@ -162,7 +159,7 @@ class OpenAIEngine:
         return _completion(request, reply, _whole_text(choice.message, choice.finish_reason), choice.finish_reason)
 
     async def _continue(self, client: AsyncOpenAI, request: Request) -> Completion:
-        """No template is wanted (base models, protocols with `chat: never`): the server continues the plain prompt."""
+        """Without a chat template (base models, protocols with `chat: never`) the server continues the plain prompt."""
         reply = await client.completions.create(
             model=self._model,
             prompt=request.prompt,
@@ -175,10 +172,10 @@ class OpenAIEngine:
         return _completion(request, reply, reply.choices[0].text, reply.choices[0].finish_reason)
 
     async def _score(self, client: AsyncOpenAI, request: Request, choices: tuple[str, ...]) -> Completion:
-        """Log-likelihoods by lm-eval's rule (see prompting.split_choice), in one call.
+        """Log-likelihoods by lm-eval's rule (see chat.split_choice), in one call.
 
-        The seam is found by letting the server echo the context alone and counting its tokens. The text offsets it
-        sends would be off by the text of a BOS token, and by every character that spans several tokens.
+        The server also echoes the context alone, whose number of tokens says where a choice begins. The text offsets
+        that it sends would be off by the text of a BOS token and by every character that spans several tokens.
         """
         context = request.prompt.rstrip()
         if not context:
@@ -192,7 +189,7 @@ class OpenAIEngine:
             max_tokens=0,
             temperature=0,
         )
-        # A server that ignores echo or max_tokens sends other texts, and numbers that mean something else.
+        # A server that ignores echo or max_tokens sends other texts, with other numbers.
         if [row.text for row in reply.choices] != texts or not all(row.logprobs for row in reply.choices):
             raise ValueError(NO_LOGPROBS)
         rows: list[Any] = [row.logprobs.token_logprobs if row.logprobs else [] for row in reply.choices]
@@ -217,26 +214,34 @@ class OpenAIEngine:
             ) as client:
                 served = {model.id: model for model in client.models.list()}
         except openai.APIConnectionError:
-            raise MedbenchError(f"no server answers at {self._url}: start it (vllm serve {self._model}) "
-                                f"or correct --base-url") from None  # fmt: skip
+            raise MedbenchError(
+                f"no server answers at {self._url}: start it (vllm serve {self._model}) or correct --base-url"
+            ) from None
         except (openai.AuthenticationError, openai.PermissionDeniedError):
-            raise MedbenchError(f"{self._url} refuses the key (HTTP 401 or 403): "
-                                f"set OPENAI_API_KEY to one that it accepts") from None  # fmt: skip
+            raise MedbenchError(
+                f"{self._url} refuses the key (HTTP 401 or 403): set OPENAI_API_KEY to one that it accepts"
+            ) from None
         except openai.APIStatusError as fault:
             raise MedbenchError(
-                self._one_line(f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): "
-                               f"correct --base-url, which mostly ends in /v1")) from None  # fmt: skip
+                self._one_line(
+                    f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): "
+                    f"correct --base-url, which usually ends in /v1"
+                )
+            ) from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):
-            raise MedbenchError(f"{self._url}/models is no OpenAI-compatible list of models: "
-                                f"correct --base-url, which mostly ends in /v1") from None  # fmt: skip
+            raise MedbenchError(
+                f"{self._url}/models is not an OpenAI-compatible list of models: "
+                f"correct --base-url, which usually ends in /v1"
+            ) from None
         if self._model in served:
             return served[self._model]
         near = difflib.get_close_matches(self._model, served, n=3, cutoff=0.4)
         listed = near + [name for name in served if name not in near]
         more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise MedbenchError(f"{self._url} does not serve {self._model!r}: "
-                            f"it serves {', '.join(listed[:5]) or 'nothing'}{more}{hint}")  # fmt: skip
+        raise MedbenchError(
+            f"{self._url} does not serve {self._model!r}: it serves {', '.join(listed[:5]) or 'nothing'}{more}{hint}"
+        )
 
     def _one_line(self, text: str) -> str:
         for secret in self._secrets:
@@ -249,7 +254,7 @@ def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
     try:
         parts = urlsplit(base_url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         fits = False
     if not fits:
         shown = base_url.rpartition("@")[2].partition("?")[0]
@@ -269,19 +274,19 @@ def _completion(request: Request, reply: Any, text: str, finish_reason: str | No
 
 
 def _whole_text(message: Any, finish_reason: str | None) -> str:
-    """The reply as the model wrote it: a thought that the server split off is put back, for one splitter serves all."""
+    """The completion as the model wrote it: reasoning that the server split off is put back, for medbench to split."""
     content = str(message.content or getattr(message, "refusal", None) or "")
-    # vLLM's name now, and the older one that DeepSeek and SGLang still use
+    # vLLM's current name, and the older one that DeepSeek and SGLang still use
     thought = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
     if not thought:
         return content
     if finish_reason == "length" and not content:
-        return f"<think>{thought}"  # the limit came before the thought's end: it must not look closed
+        return f"<think>{thought}"  # truncated inside the reasoning, which must not look closed
     return f"<think>{thought}</think>{content}"
 
 
 def _server_text(fault: Any) -> str:
-    """What the server said was wrong; of a whole HTML page only the start."""
+    """The server's own error message."""
     body = fault.body
     said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
     return str(said or fault.message)

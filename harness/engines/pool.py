@@ -76,7 +76,7 @@ def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None)
 def opened_engine(
     choice: EngineChoice, name: str, checkpoint: Checkpoint | None, keeper: EngineKeeper | None = None
 ) -> Iterator[Engine]:
-    """An engine for the length of a `with` block: `keeper`'s, which goes on living, or a new one."""
+    """An engine for the length of a `with` block: `keeper`'s, which stays open, or a new one."""
     engine = keeper.serve(choice, name, checkpoint) if keeper is not None else start_engine(choice, name, checkpoint)
     try:
         yield engine

@@ -1,12 +1,12 @@
-"""Stored replies, JSON lines {"id", "output"}: each line checked, every fault told with its line.
+"""Stored replies, JSON lines {"id", "output"}: each line is checked, and each fault is reported with its line.
 
     medbench score replies.jsonl --task medqa
 
     {"id": "6001", "output": "The answer is (E).", "finish_reason": "stop", "sample": 0}
 
-"question_id" may stand for "id"; "finish_reason" ("stop" or "length") and "sample" (which of several replies to the
-question, from 0) may be left out, and other keys are passed over. A file is read line by line, so that what is held
-grows with its ids and not with its texts.
+"question_id" may be used instead of "id"; "finish_reason" ("stop" or "length") and "sample" (which of several replies
+to the question, from 0) are optional, and other keys are ignored. A file is read line by line, so that memory grows
+with the number of ids and not with the length of the texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medbench.harness.contracts import MedbenchError
 
 FAULTS_SHOWN = 20
 MOST_SAMPLES = 1_000_000
-"""Replies to one question; a bit is held for each."""
+"""Most replies to one question; one bit of memory for each."""
 LONGEST_LINE = 64 * 2**20
 """Bytes."""
 
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
     output: str
     finish_reason: Literal["stop", "length"]
     sample: int | None
-    """None where the line does not say, which counts as 0."""
+    """None where the line does not say; counts as 0."""
 
     @property
     def repeat(self) -> int:
@@ -45,16 +45,16 @@ class Reply(NamedTuple):
 
 @dataclass(slots=True)
 class Replies:
-    """What a sound file of replies holds, without its texts."""
+    """A file of replies that has been checked: its ids, without its texts."""
 
     path: Path
     sha256: str = ""
     """Of the file's bytes."""
     n: int = 0
     samples: int = 0
-    """Replies a question: one more than the highest "sample"."""
+    """Replies per question: one more than the highest "sample"."""
     _seen: dict[str, bytearray] = field(default_factory=dict)
-    """id -> a bit a sample."""
+    """id -> one bit per sample."""
 
     def add(self, reply: Reply) -> bool:
         """False if this sample of the question has been seen already."""
@@ -70,13 +70,13 @@ class Replies:
         return True
 
     def lacking(self, ids: Collection[str]) -> int:
-        """How many of `ids` have not all `samples` replies."""
+        """How many of `ids` have fewer than `samples` replies."""
         return sum(
             id not in self._seen or sum(byte.bit_count() for byte in self._seen[id]) < self.samples for id in ids
         )
 
     def read(self) -> Iterator[Reply]:
-        """The lines, once more. Raises MedbenchError at the end if they are not those that were checked."""
+        """Read the lines again. Raises MedbenchError at the end if they have changed since they were checked."""
         digest = hashlib.sha256()
         for number, line in _lines(self.path):
             digest.update(line)
@@ -85,13 +85,13 @@ class Replies:
             except ValueError:
                 break
         if digest.hexdigest() != self.sha256:
-            raise MedbenchError(f"{self.path} was changed while it was read: run again when it is written")
+            raise MedbenchError(f"{self.path} changed while it was being read: run again when it is complete")
 
 
 def check_replies(path: Path, known: Collection[str] | None = None, task: str = "") -> Replies:
-    """Read the whole file once; `known` are the ids of the questions of `task`, None where any id will do.
+    """Read the whole file once. `known` holds the ids of the questions of `task`; None accepts any id.
 
-    Raises MedbenchError naming the first FAULTS_SHOWN faulty lines, each on a line of its own, and counting the others.
+    Raises MedbenchError with the first FAULTS_SHOWN faults, one per line, and the number of further ones.
     """
     found = Replies(path)
     digest = hashlib.sha256()
@@ -102,10 +102,10 @@ def check_replies(path: Path, known: Collection[str] | None = None, task: str = 
         try:
             reply = _parsed(line, number)
             if known is not None and reply.id not in known:
-                raise ValueError(f"id {_short(reply.id)} is no question of {task}{_near(reply.id, known)}")
+                raise ValueError(f"id {_short(reply.id)} is not a question of {task}{_near(reply.id, known)}")
             if not found.add(reply):
                 which = "" if reply.sample is None else f" for sample {reply.sample}"
-                raise ValueError(f"id {_short(reply.id)} stands already on an earlier line{which}: keep one")
+                raise ValueError(f"duplicate id {_short(reply.id)}{which}, also on an earlier line: keep one")
         except ValueError as fault:
             n_faults += 1
             if len(faults) < FAULTS_SHOWN:
@@ -122,7 +122,7 @@ def check_replies(path: Path, known: Collection[str] | None = None, task: str = 
 
 
 def _parsed(line: bytes, number: int) -> Reply:
-    """Raises ValueError saying what is wrong with the line."""
+    """Raises ValueError with the line's fault."""
     if len(line) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
     if number == 1:
@@ -152,12 +152,12 @@ def _parsed(line: bytes, number: int) -> Reply:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises MedbenchError for a file that is not there, or none."""
+    """Raises MedbenchError for a path that is missing, not a file, or not readable."""
     _opened(path).close()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line); of an overlong line only its beginning, one byte longer than LONGEST_LINE."""
+    """(number from 1, line); a line that is too long is cut one byte after LONGEST_LINE."""
     with _opened(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -169,8 +169,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        if path.exists() and not path.is_file():  # it is read twice, which no pipe can be
-            raise MedbenchError(f"{path}: not a file: name one that holds the replies")
+        if path.exists() and not path.is_file():  # it is read twice, which a pipe cannot be
+            raise MedbenchError(f"{path}: not a file: name a file of replies")
         return path.open("rb")
     except FileNotFoundError:
         raise MedbenchError(f"{path}: no such file") from None
@@ -185,7 +185,7 @@ def _near(id: str, known: Collection[str]) -> str:
 
 
 def _found(row: dict[str, Any], key: str) -> str:
-    """What stands at `key`, for a fault's line."""
+    """The value of `key`, for an error message."""
     return f" (found {_short(row[key])})" if key in row else ""
 
 

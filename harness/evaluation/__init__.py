@@ -1,1 +1,1 @@
-"""Ask everything, keep everything."""
+"""Evaluations: questions to requests, requests to stored samples, samples to results."""

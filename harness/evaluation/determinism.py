@@ -2,8 +2,8 @@
 
 medbench doctor --determinism smollm2-135m --questions 16
 
-Greedy decoding picks the likeliest token, but a sum of floats depends on the order of its terms, and kernels choose
-that order by the shape of the batch. Where two tokens are almost equally likely a reply then takes another turn.
+Greedy decoding picks the most likely token, but a sum of floats depends on the order of its terms, and kernels choose
+that order by the shape of the batch. Where two tokens are almost equally likely, completions can diverge.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUESTIONS = 32
 NEW_TOKENS = 128
 SEED = 0
 
-BATCH, ORDER, AGAIN = "batch size", "the order of questions", "asking again"
+BATCH, ORDER, AGAIN = "batch size", "the order of questions", "repetition"
 
 Tokens = Callable[[str], Sequence[Any]]
 
@@ -44,9 +44,9 @@ class Setting:
 
     name: str
     varies: str
-    """What is different from all at once."""
+    """What differs from REFERENCE."""
     at_once: int | None
-    """Questions that the engine gets at a time; None is all of them."""
+    """Number of questions that the engine gets at a time; None is all of them."""
     backwards: bool = False
 
 
@@ -61,7 +61,7 @@ SETTINGS = (
 
 @runtime_checkable
 class Probed(TypingProtocol):
-    """An engine with a cache to empty and log-probabilities to show, as VLLMEngine is."""
+    """An engine whose cache can be emptied and whose log-probabilities can be read, such as VLLMEngine."""
 
     def forget(self) -> None: ...
     def probe(self, *, through_cache: bool, beside: Sequence[Request] = ()) -> Probe: ...
@@ -69,24 +69,24 @@ class Probed(TypingProtocol):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one setting brought."""
+    """The result of one setting."""
 
     samples: Mapping[str, Sample]
     """By question id."""
     probe: Sequence[float] | None
-    """Log-probabilities (nats) of the engine's fixed probe, asked together with the setting's first batch."""
+    """Log-probabilities (nats) of the engine's fixed probe, run together with the setting's first batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How one setting differs from all at once."""
+    """How one setting differs from REFERENCE."""
 
     setting: Setting
     noise: Noise
     parted_after: float | None
-    """Median number of tokens that two different replies have in common before they part."""
+    """Median number of tokens before two different completions diverge; None where none differ."""
     probe_nats: float | None
-    """Largest change of a log-probability of the probe; None for an engine without one."""
+    """Largest change of a log-probability of the probe, in nats; None for an engine without a probe."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -100,20 +100,20 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Determinism:
-    """What `medbench doctor --determinism` found."""
+    """The result of `medbench doctor --determinism`."""
 
     model: str
     fingerprint: str
     task: str
     source: str
-    """Where the questions came from: see contracts.Data."""
+    """Where the questions came from: see contracts.Data.source."""
     protocol: str
     engine: Mapping[str, Any]
-    """Name and settings, as run.json keeps them."""
+    """Name and settings, as in run.json."""
     asked: int
-    """Questions without an error, all at once."""
+    """Questions without an error in REFERENCE."""
     answered: int
-    """Of those, replies that an answer could be read from."""
+    """Of those, completions from which an answer could be extracted."""
     differences: tuple[Difference, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -128,9 +128,9 @@ class Determinism:
 
 
 def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
-    """Start the engine that `options` name and ask `questions` of one task in every setting; minutes on a CPU.
+    """Start the engine of `options` and ask `questions` of one task in every setting; takes minutes on a CPU.
 
-    Raises MedbenchError when the model or no task can be had, or no question can be answered.
+    Raises MedbenchError where the model or every task is unavailable, or every question fails.
     """
     if not takes_checkpoint(options.engine):
         raise MedbenchError(
@@ -160,7 +160,7 @@ def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
 def ask_all(
     task: Task, protocol: Protocol, engine: Engine, *, questions: int, say: Say = lambda _: None
 ) -> tuple[Pass, list[tuple[Setting, Pass]]]:
-    """(all at once, every other setting) for the first `questions` of the fixed order.
+    """(REFERENCE, the other settings) for the first `questions` of the fixed order.
 
     Raises MedbenchError when every question fails.
     """
@@ -169,12 +169,12 @@ def ask_all(
     reference = _ask(REFERENCE, task, chosen, protocol, engine, say)
     faults = [sample.error for sample in reference.samples.values() if sample.error is not None]
     if len(faults) == len(chosen):
-        raise MedbenchError(f"no question of {task.name} was answered: {faults[0]}")
+        raise MedbenchError(f"every question of {task.name} failed: {faults[0]}")
     return reference, [(setting, _ask(setting, task, chosen, protocol, engine, say)) for setting in SETTINGS]
 
 
 def differences(reference: Pass, passes: Sequence[tuple[Setting, Pass]], tokens: Tokens) -> tuple[Difference, ...]:
-    """Each setting against all at once; `tokens` splits a reply."""
+    """Each setting compared with `reference`; `tokens` splits a completion into tokens."""
     return tuple(
         Difference(
             setting,
@@ -187,7 +187,7 @@ def differences(reference: Pass, passes: Sequence[tuple[Setting, Pass]], tokens:
 
 
 def conclude(found: Determinism) -> str:
-    """One line: what changes, what that means for scores, and what would mend it."""
+    """One line: what changes, what that means for scores, and how to fix it."""
     changes = []
     for varies in (BATCH, ORDER, AGAIN):
         noises = [one.noise for one in found.differences if one.setting.varies == varies]
@@ -198,18 +198,18 @@ def conclude(found: Determinism) -> str:
             )
     if not changes:
         asked = min(one.noise.asked for one in found.differences)
-        return f"answers do not depend on batch size or order on this machine ({asked} questions asked)"
+        return f"answers do not depend on batch size or order on this machine ({asked} questions)"
     share = max(one.noise.answers / max(one.noise.asked, 1) for one in found.differences)
     meaning = (
         f"differences of {100 * share:.1f} points or less are noise"
         if share
-        else f"no answer changes ({found.answered} replies hold one), so scores hold"
+        else f"no answer changes ({found.answered} replies have one), so scores are unaffected"
     )
     return f"{', '.join(changes)}: {meaning}; {_remedy(found.engine)}"
 
 
 def _first_task(data: str | None, say: Say) -> Task:
-    """The first of the default tasks that loads; without a data folder from the built-in sample, not from the hub."""
+    """The first of the default tasks that loads; without a data folder, from the built-in sample and not the Hub."""
     loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     faults: list[str] = []
     for name in DEFAULT_TASKS:
@@ -219,7 +219,7 @@ def _first_task(data: str | None, say: Say) -> Task:
             faults.append(str(fault))
             continue
         for line in faults:
-            say(f"{line}; {name} is taken instead")
+            say(f"{line}; using {name} instead")
         return task
     raise MedbenchError(faults[0])
 
@@ -227,7 +227,7 @@ def _first_task(data: str | None, say: Say) -> Task:
 def _ask(
     setting: Setting, task: Task, questions: Sequence[Question], protocol: Protocol, engine: Engine, say: Say
 ) -> Pass:
-    """Nothing is carried over from the setting before: neither cached blocks nor a batch that still runs."""
+    """Run one setting from a clean state: no cached blocks and no batch left over from the setting before."""
     say(f"{setting.name}: {len(questions)} questions")
     order = list(reversed(questions)) if setting.backwards else list(questions)
     probed = engine if isinstance(engine, Probed) else None
@@ -237,8 +237,8 @@ def _ask(
     if probed is None:
         return Pass(samples, None)
     probed.forget()
-    company = order[: (setting.at_once or len(order)) - 1]
-    beside = [build_request(task, question, protocol, engine, SEED) for question in company]
+    batch = order[: (setting.at_once or len(order)) - 1]
+    beside = [build_request(task, question, protocol, engine, SEED) for question in batch]
     return Pass(samples, probed.probe(through_cache=False, beside=beside).logprobs)
 
 
@@ -258,9 +258,12 @@ def _distance(a: Sequence[float] | None, b: Sequence[float] | None) -> float | N
 def _remedy(engine: Mapping[str, Any]) -> str:
     settings = engine["settings"]
     if engine["name"] == "hf":
-        return ("compare only runs of one batch_size" if settings.get("dtype") == "float32"
-                else "dtype float32 makes them rare")  # fmt: skip
-    same = "compare only runs of one max_num_seqs on one machine"
+        return (
+            "compare only runs with the same batch_size"
+            if settings.get("dtype") == "float32"
+            else "dtype float32 makes them rare"
+        )
+    same = "compare only runs with the same max_num_seqs on the same machine"
     if settings.get("device") == "cpu" or settings.get("batch_invariant"):
         return same
     return f"set batch_invariant (an A100, H100 or later), or {same}"

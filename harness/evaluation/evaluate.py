@@ -9,7 +9,7 @@ from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import Plan, example_notes, open_evaluation, plan_evaluation, protocol_for
 from medbench.harness.evaluation.progress import progress_for
-from medbench.harness.evaluation.requests import askings_of
+from medbench.harness.evaluation.requests import instances_of
 from medbench.harness.evaluation.runner import evaluate
 from medbench.harness.runs.run_folder import Run, reopen_run, results_of
 from medbench.harness.runs.stored_run import StoredRun
@@ -51,4 +51,4 @@ def _is_covered(run: Run, plan: Plan) -> bool:
         return False
     done = {task.name: run.done(task.name) for task in plan.tasks}
     limit = plan.options.limit
-    return all(one.key in done[task.name] for task in plan.tasks for one in askings_of(task, run.record, limit))
+    return all(one.key in done[task.name] for task in plan.tasks for one in instances_of(task, run.record, limit))

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do."""
+"""The options of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
 
 
 class EvalConfig(Record):
-    """The file behind `medbench eval --config`; options on the command line win over it."""
+    """The file given to `medbench eval --config`; command-line options override it."""
 
     tasks: list[str] | None = None
     protocol: str | None = None
@@ -45,7 +45,7 @@ class EvalConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What `medbench eval` was asked, config file and command line joined."""
+    """The options of `medbench eval`, from config file and command line."""
 
     model: str
     tasks: tuple[str, ...] = DEFAULT_TASKS
@@ -68,6 +68,6 @@ class EvalOptions:
 
 
 def refuse_bad_name(name: str | None) -> None:
-    """Raises MedbenchError for what is no name of a run folder."""
+    """Raises MedbenchError unless `name` is None or can name a run folder."""
     if name is not None and slug(name) != name:
         raise MedbenchError(f"--name {name!r}: letters, digits, dot, dash, underscore only; try {slug(name)}")

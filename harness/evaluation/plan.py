@@ -204,7 +204,8 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
         fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
         if fixed:
             raise MedbenchError(f"--shuffle-options: {', '.join(fixed)}: no lettered options: leave it out")
-    if protocol.continuation is not None and options.engine.name == "openai":
+    templates = getattr(options.engine.instance, "chat_template", None)
+    if protocol.continuation is not None and (options.engine.name == "openai" or templates == "server"):
         raise MedbenchError(
             f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
             f"use --engine vllm or hf"

@@ -1,4 +1,4 @@
-"""The same replies under every protocol's reader: how far a published score could move with nobody asking anew.
+"""The same replies scored by every protocol's extractor: how far a published score depends on answer extraction alone.
 
 medbench score replies.jsonl --task mmlu_pro_health --protocol all
 """
@@ -22,23 +22,23 @@ from medbench.harness.scoring.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One protocol's reading of all the replies; shares are 0..1."""
+    """All replies scored under one protocol; shares are 0..1."""
 
     protocol: str
     accuracy: float
     interval: tuple[float, float]
     """95 %, clustered by duplicate question."""
     published: float | None
-    """What the protocol's source would print, where that differs by construction."""
+    """The accuracy by the source's own arithmetic, where that differs by construction."""
     unparsed: float
     truncated: float
     difference: float
-    """Accuracy less that under the default protocol."""
+    """Accuracy minus that under the default protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """How many replies two protocols take different answers from, or only one of them any."""
+    """How many replies give different answers under two protocols, or an answer under only one of them."""
 
     a: str
     b: str
@@ -47,7 +47,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """How far the score of one file of replies depends on who reads them."""
+    """How far the score of one file of replies depends on the extractor."""
 
     file: str
     sha256: str
@@ -58,15 +58,15 @@ class Band:
     """Questions that lack replies."""
     rows: tuple[Row, ...]
     reading: tuple[str, ...]
-    """Protocols made for such replies: they find an answer in at least half of them. All, where none does."""
+    """Protocols that suit the replies: they extract an answer from at least half of them. All, where none does."""
     differing: tuple[Differing, ...]
-    """Of each two protocols, the furthest apart first."""
+    """For each pair of protocols, the most different first."""
     differing_reading: int
-    """Replies that not all of `reading` take the same answer from."""
+    """Replies whose answer is not the same under all of `reading`."""
 
     def as_json(self) -> dict[str, Any]:
-        made_for_it = [row for row in self.rows if row.protocol in self.reading]
-        return {**asdict(self), "band": extent(self.rows), "band_reading": extent(made_for_it)}
+        suitable = [row for row in self.rows if row.protocol in self.reading]
+        return {**asdict(self), "band": extent(self.rows), "band_reading": extent(suitable)}
 
 
 def extent(rows: Sequence[Row]) -> tuple[float, float]:
@@ -81,12 +81,12 @@ def band_of(options: ScoreOptions, say: Say) -> Band:
     refuse_unreadable(options.file)
     task = TaskLoader(options.data, say).load(options.task)
     if task.foreign is not None:
-        raise MedbenchError(f"--protocol all: {task.name} is lm-eval's own and read as its YAML says: leave it out")
+        raise MedbenchError(f"--protocol all: {task.name} is lm-eval's own and scored as its YAML says: leave it out")
     return band_over(task, replies_to(task, options.file), incomplete=options.incomplete)
 
 
 def band_over(task: Task, replies: Replies, *, incomplete: bool = False) -> Band:
-    """The band of sound replies to one of our tasks."""
+    """The band of checked replies to one of medbench's tasks."""
     lacking = count_lacking(replies, task, allowed=incomplete)
     protocols = generating_protocols()
     scorers = [Scorer(task, protocol) for protocol in protocols]
@@ -97,11 +97,11 @@ def band_over(task: Task, replies: Replies, *, incomplete: bool = False) -> Band
         for summary, sample in zip(summaries, samples, strict=True):
             summary.add(sample)
         answers = [sample.extracted for sample in samples]
-        patterns[tuple(map(answers.index, answers))] += 1  # who agrees with whom
+        patterns[tuple(map(answers.index, answers))] += 1  # which protocols agree
     rows: list[Row] = []
     for protocol, scorer, summary in zip(protocols, scorers, summaries, strict=True):
         result = summary.result()
-        assert result.accuracy is not None  # there is a reply, and a stored one cannot fail
+        assert result.accuracy is not None  # there is at least one reply, and a stored reply cannot fail
         assert result.interval is not None
         as_published = published(protocol.extraction, task.questions, map(scorer.sample, replies.read()))
         rows.append(
@@ -135,11 +135,11 @@ def band_over(task: Task, replies: Replies, *, incomplete: bool = False) -> Band
 
 
 def _disagreeing(patterns: Counter[tuple[int, ...]], places: Sequence[int]) -> int:
-    """Replies that the protocols at `places` do not all take the same answer from."""
+    """Replies whose answer is not the same under all protocols at `places`."""
     return sum(count for pattern, count in patterns.items() if len({pattern[at] for at in places}) > 1)
 
 
 def generating_protocols() -> list[Protocol]:
-    """The built-in protocols that read replies, the default first."""
+    """The built-in protocols that score generated replies, the default first."""
     names = [DEFAULT, *(name for name in built_in_names() if name not in (DEFAULT, FOREIGN))]
     return [protocol for protocol in map(load_protocol, names) if protocol.method == "generate"]

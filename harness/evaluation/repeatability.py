@@ -1,4 +1,4 @@
-"""The noise floor: how many answers change when the same checkpoint is asked twice, in another batch order.
+"""The noise floor: how many answers change when the same checkpoint is asked twice, in two orders of questions.
 
 medbench gate CHECKPOINT --gates gates.yaml --aa 100
 """
@@ -17,13 +17,13 @@ from medbench.harness.scoring.score import score_completion
 
 
 class Noise(BaseModel):
-    """What two passes over the same questions of one task disagreed on."""
+    """Differences between two passes over the same questions of one task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     asked: int
     replies: int
-    """Replies whose text differs."""
+    """Completions whose text differs."""
     answers: int
     """Extracted answers that differ."""
     scores: int
@@ -36,7 +36,7 @@ class Noise(BaseModel):
 
 
 def measure(task: Task, protocol: Protocol, engine: Engine, *, questions: int, seed: int) -> Noise:
-    """Ask the first `questions` of the fixed order, then the same ones backwards; nothing is stored."""
+    """Ask the first `questions` of the fixed order, then the same ones in reverse; nothing is stored."""
     by_id = {question.id: question for question in task.questions}
     order = permuted(by_id, seed=seed, task=task.name)[:questions]
     first = answers_to(task, [by_id[id] for id in order], protocol, engine, seed=seed)
@@ -68,7 +68,7 @@ def answers_to(
 
 
 def compare(first: Mapping[str, Sample], second: Mapping[str, Sample]) -> Noise:
-    """What changed from the one pass to the other; a question that failed in either tells nothing."""
+    """What changed between the passes; questions that failed in either are left out."""
     pairs = answered_pairs(first, second)
     return Noise(
         asked=len(pairs),
@@ -79,10 +79,10 @@ def compare(first: Mapping[str, Sample], second: Mapping[str, Sample]) -> Noise:
 
 
 def answered_pairs(first: Mapping[str, Sample], second: Mapping[str, Sample]) -> list[tuple[Sample, Sample]]:
-    """The samples of each question that failed in neither pass."""
+    """The pairs of samples of the questions that failed in neither pass."""
     return [(first[id], second[id]) for id in first if first[id].score is not None and second[id].score is not None]
 
 
 def reply_text(sample: Sample) -> str:
-    """What the engine said; for a question that was not generated for, its log-likelihoods."""
+    """The completion's text; where nothing was generated, the log-likelihoods."""
     return sample.output or str(sample.logprobs)

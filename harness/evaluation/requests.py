@@ -33,8 +33,8 @@ class PlainText:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """One question put to the engine once."""
+class Instance:
+    """One repeat of a question."""
 
     task: Task
     question: Question
@@ -49,34 +49,37 @@ class Asking:
 
 
 def permuted(ids: Iterable[str], *, seed: int, task: str) -> list[str]:
-    """The fixed order of a task's questions: by hash, so the same on every machine and for every subset."""
+    """The fixed order of a task's questions: by hash, so it is the same on every machine and in every subset."""
     return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}\0{task}\0{id}".encode()).digest())
 
 
 def sampling_seed(seed: int, task: str, key: str) -> int:
-    """The seed of one reply, 0 to 2^31 - 1. With one for all, the same draws would fall on every question, and errors
-    that intervals take for independent would go together."""
+    """The seed of one completion, 0 to 2^31 - 1.
+
+    With one seed for all, every question would get the same random draws, and errors that the intervals take to be
+    independent would be correlated.
+    """
     return int.from_bytes(hashlib.sha256(f"sampling\0{seed}\0{task}\0{key}".encode()).digest()[:4]) >> 1
 
 
-def askings_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[Asking]:
-    """The first `limit` questions of the seeded order, each as often as the run asks it, one after the other.
+def instances_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[Instance]:
+    """The first `limit` questions of the seeded order, all repeats of a question together.
 
-    A run that shuffles options leaves out the questions whose options cannot be shuffled.
+    A run with shuffled options leaves out questions whose options cannot be shuffled.
     """
     by_id = {q.id: q for q in task.questions if not record.shuffle_options or can_shuffle(q)}
     for id in permuted(by_id, seed=record.seed, task=task.name)[:limit]:
         for repeat in range(record.shuffle_options):
             question, order = shuffled(by_id[id], repeat, record.seed)
-            yield Asking(task, question, repeat, order)
+            yield Instance(task, question, repeat, order)
         if not record.shuffle_options:
-            yield from (Asking(task, by_id[id], repeat) for repeat in range(record.samples))
+            yield from (Instance(task, by_id[id], repeat) for repeat in range(record.samples))
 
 
 def build_request(
     task: Task, question: Question, protocol: Protocol, engine: Renderer, seed: int, repeat: int = 0
 ) -> Request:
-    """One question as the protocol asks it of this engine; each repeat samples with a seed of its own."""
+    """The question as the protocol asks this engine; each repeat has its own sampling seed."""
     if task.foreign is not None:
         return _foreign_request(task, question, protocol, engine, seed)
     examples = task.examples.draw(question.id, protocol.shots) if task.examples and protocol.shots else ()

@@ -1,4 +1,4 @@
-"""Tasks x engine -> samples on disk -> results. Questions go out in a seeded permutation and come back in any order."""
+"""Tasks and engine to samples on disk to results. Questions are sent in a seeded order and finish in any order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Completion, Engine, Request, Sample, Task
-from medbench.harness.evaluation.requests import Asking, askings_of, build_request
+from medbench.harness.evaluation.requests import Instance, build_request, instances_of
 from medbench.harness.extraction.thinking import opens_thought, split_thought
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
@@ -24,51 +24,51 @@ from medbench.harness.scoring.summary import TaskResult, summarize
 
 
 class Progress(TypingProtocol):
-    """Told of each sample as it is stored."""
+    """Is told of each sample when it is stored."""
 
     def start(self, task: str, total: int, done: int) -> None: ...
     def advance(self, task: str, sample: Sample) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    asking: Asking
+class _Sent:
+    instance: Instance
     request: Request
 
 
 def evaluate(
     run: Run, tasks: Sequence[Task], protocol: Protocol, engine: Engine, *, limit: int | None, progress: Progress
 ) -> dict[str, TaskResult]:
-    """Ask what the run has not answered yet, store each answer as it comes, then write results and seal the run.
+    """Ask what the run does not hold yet, store each sample when it finishes, then write the results and seal the run.
 
-    All tasks go out in one stream, so that an engine's batch stays full where one task ends and the next begins.
+    All tasks share one stream of requests, so that the engine's batch stays full between tasks.
     """
-    todo: list[Asking] = []
+    todo: list[Instance] = []
     for task in tasks:
-        askings = list(askings_of(task, run.record, limit))
+        instances = list(instances_of(task, run.record, limit))
         done = run.done(task.name)
-        progress.start(task.name, len(askings), sum(one.key in done for one in askings))
-        todo.extend(one for one in askings if one.key not in done)
+        progress.start(task.name, len(instances), sum(one.key in done for one in instances))
+        todo.extend(one for one in instances if one.key not in done)
     for task, sample in ask(run, todo, protocol, engine):
         progress.advance(task.name, sample)
     return seal(run, tasks, protocol)
 
 
-def ask(run: Run, askings: Sequence[Asking], protocol: Protocol, engine: Engine) -> Iterator[tuple[Task, Sample]]:
-    """Each asking's sample as it is answered, scored and stored, in completion order.
+def ask(run: Run, instances: Sequence[Instance], protocol: Protocol, engine: Engine) -> Iterator[tuple[Task, Sample]]:
+    """Ask, score and store; yields each sample in completion order.
 
-    Whatever happens on the way (Ctrl-C, a full disk), samples stored so far stay, and run.json keeps the totals.
+    On any exception (Ctrl-C, a full disk) the samples stored so far are kept, and run.json gets the totals.
     """
     started = time.monotonic()
     before = run.record.totals
     prompt_tokens = completion_tokens = 0
-    asked: dict[str, _Asked] = {}
-    stream = completions(_requests(askings, protocol, engine, run.record.seed, asked), protocol, engine)
+    sent: dict[str, _Sent] = {}
+    stream = completions(_requests(instances, protocol, engine, run.record.seed, sent), protocol, engine)
     try:
         for completion in stream:
-            one = asked.pop(completion.id)
-            task = one.asking.task
-            sample = score_completion(task, one.asking.question, one.request, completion, one.asking.order)
+            one = sent.pop(completion.id)
+            task = one.instance.task
+            sample = score_completion(task, one.instance.question, one.request, completion, one.instance.order)
             run.append(task.name, sample)
             prompt_tokens += sample.prompt_tokens
             completion_tokens += sample.completion_tokens
@@ -87,7 +87,7 @@ def ask(run: Run, askings: Sequence[Asking], protocol: Protocol, engine: Engine)
 
 
 def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine) -> Generator[Completion, None, None]:
-    """The engine's completions; thoughts that the token limit cut off go on behind the protocol's cue, if any."""
+    """The engine's completions. Truncated reasoning is continued after the protocol's cue, if the protocol has one."""
     if protocol.continuation is None:
         with _closing(engine.generate(requests)) as stream:
             yield from stream
@@ -102,7 +102,7 @@ def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine)
     cut_off: dict[str, Completion] = {}
     with _closing(engine.generate(noted())) as stream:
         for completion in stream:
-            if completion.finish_reason == "length" and not _thought_closed(sent[completion.id], completion):
+            if completion.finish_reason == "length" and not _reasoning_closed(sent[completion.id], completion):
                 cut_off[completion.id] = completion
             else:
                 del sent[completion.id]
@@ -126,8 +126,8 @@ def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine)
             )
 
 
-def _thought_closed(request: Request, completion: Completion) -> bool:
-    """Whether the reply had come to its answer; one without any tags is taken for a thought."""
+def _reasoning_closed(request: Request, completion: Completion) -> bool:
+    """Whether the completion got past its reasoning; one without any tags counts as reasoning."""
     parts = split_thought(completion.text, opened=opens_thought(request.prompt))
     return parts.closed and bool(parts.thought)
 
@@ -142,7 +142,7 @@ def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
 
 
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
-    """Write the results of what is stored and mark the run complete; failed if a task has no score at all."""
+    """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all."""
     results = {task.name: _result(run, task, protocol) for task in tasks}
     for result in results.values():
         run.write_result(result)
@@ -152,7 +152,7 @@ def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskR
 
 
 def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
-    """What the stored samples of one task add up to, with what only some runs have."""
+    """The result of one task's stored samples, with the extra measurements that only some runs have."""
 
     def samples() -> Iterator[Sample]:
         return read_samples(run.folder, task.name)
@@ -170,9 +170,9 @@ def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
 
 
 def _requests(
-    askings: Sequence[Asking], protocol: Protocol, engine: Engine, seed: int, asked: dict[str, _Asked]
+    instances: Sequence[Instance], protocol: Protocol, engine: Engine, seed: int, sent: dict[str, _Sent]
 ) -> Iterator[Request]:
-    for one in askings:
+    for one in instances:
         request = build_request(one.task, one.question, protocol, engine, seed, one.repeat)
-        asked[request.id] = _Asked(one, request)
+        sent[request.id] = _Sent(one, request)
         yield request

@@ -1,9 +1,9 @@
-"""`medbench score`: stored replies, scored as an evaluation scores them, into a sealed run folder; no model is needed.
+"""`medbench score`: stored replies, scored as in an evaluation, to a sealed run folder; no model is needed.
 
     medbench score replies.jsonl --task mmlu_pro_health --protocol mmlu-pro-official
 
-The file is read twice, once to check it, so that a faulty one leaves nothing behind, and once to score it. Nothing that
-grows with the number of replies is held.
+The file is read twice: once to check it, so that a faulty one leaves nothing behind, and once to score it. Memory does
+not grow with the number of replies.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from medbench.harness.runs.stored_run import StoredRun
 from medbench.harness.scoring.score import score_completion
 
 ENGINE = "stored"
-"""Named in run.json where an evaluation names its engine."""
+"""The engine's name in run.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What `medbench score` was asked."""
+    """The options of `medbench score`."""
 
     file: Path
     task: str
@@ -45,11 +45,11 @@ class ScoreOptions:
 
     @property
     def model_name(self) -> str:
-        # a file name may hold bytes that are no text; those would be in no JSON either
+        # a file name may hold bytes that are not text, which cannot be written as JSON
         return (self.model or self.file.stem).encode("utf-8", "replace").decode()
 
     def as_eval(self) -> EvalOptions:
-        """The same as an evaluation would be asked it."""
+        """The corresponding options of an evaluation."""
         return EvalOptions(
             model=self.model_name,
             tasks=(self.task,),
@@ -62,7 +62,7 @@ class ScoreOptions:
 
 
 def score_file(options: ScoreOptions, say: Say) -> StoredRun:
-    """Raises MedbenchError before anything is written if something of what was asked is wrong."""
+    """Score the file and seal a run. Raises MedbenchError for a faulty request, before writing anything."""
     notes: list[str] = []
 
     def warn(line: str) -> None:
@@ -76,14 +76,14 @@ def score_file(options: ScoreOptions, say: Say) -> StoredRun:
 
 
 def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Say, *, clock: Clock = utc_now) -> StoredRun:
-    """As score_file; `warn` adds to `notes`, which run.json keeps."""
+    """As score_file; `warn` also adds to `notes`, which go to run.json."""
     as_eval = options.as_eval()
     protocol = protocol_for([task], as_eval)
     scorer = Scorer(task, protocol)
     replies = replies_to(task, options.file)
     lacking = count_lacking(replies, task, allowed=options.incomplete)
     if lacking:
-        warn(f"incomplete: {lacking} of {len(task.questions)} questions {_lack(replies)}, which are in no figure")
+        warn(f"incomplete: {lacking} of {len(task.questions)} questions {_lack(replies)}, which no figure includes")
     model = Model(ModelRecord(name=options.model_name, kind="replies", fingerprint=replies.sha256))
     as_eval = replace(as_eval, samples=replies.samples)
     plan = plan_evaluation(as_eval, [task], protocol, warn, model=model, notes=notes, clock=clock)
@@ -101,18 +101,20 @@ def score_task(options: ScoreOptions, task: Task, notes: list[str], warn: Say, *
 
 
 class Scorer:
-    """The scorer of an evaluation, for replies to one task under one protocol."""
+    """Scores replies to one task under one protocol, as an evaluation would."""
 
     def __init__(self, task: Task, protocol: Protocol) -> None:
-        """Raises MedbenchError for a protocol that does not score replies."""
+        """Raises MedbenchError for a protocol that scores log-likelihoods."""
         compared = task.foreign is not None and task.foreign.continuations(task.questions[0].id) is not None
         if protocol.method == "loglikelihood" or compared:
-            raise MedbenchError(f"{task.name} under protocol {protocol.name} is scored by log-likelihoods, not by "
-                                f"replies: choose a protocol that generates")  # fmt: skip
+            raise MedbenchError(
+                f"{task.name} under protocol {protocol.name} is scored by log-likelihoods, not by "
+                f"replies: choose a protocol that generates"
+            )
         self._task = task
-        # What stood before a stored reply and how it was decoded is over and not known: the samples keep the question's
-        # own prompt. A published script reads the text that was left, whole; medbench's reader still cuts where a base
-        # model went on to invent the next question, because the last answer counts to it.
+        # The prompt and the decoding of a stored reply are not known: samples get the plain prompt, without few-shot
+        # examples. Published scripts read the whole text. medbench's extractor takes the last answer, so it still cuts
+        # where a base model goes on to invent the next question.
         stop = protocol.stop if protocol.extraction == "medbench" else []
         self._protocol = protocol.model_copy(update={"shots": 0, "stop": stop})
         self._questions = {question.id: question for question in task.questions}
@@ -132,19 +134,23 @@ class Scorer:
 
 
 def replies_to(task: Task, file: Path) -> Replies:
-    """The file's replies. Raises MedbenchError with all its faults."""
+    """The file's replies. Raises MedbenchError with the file's faults."""
     replies = check_replies(file, {question.id for question in task.questions}, task.name)
     if replies.samples > 1 and task.foreign is not None:
-        raise MedbenchError(f"{file}: several replies to a question; {task.name} is lm-eval's own, which asks once")
+        raise MedbenchError(
+            f"{file}: several replies per question, but {task.name} is lm-eval's own and asked once: keep one of each"
+        )
     return replies
 
 
 def count_lacking(replies: Replies, task: Task, *, allowed: bool) -> int:
-    """How many questions have no reply, or not all. Raises MedbenchError where that is not `allowed`."""
+    """How many questions lack one or all of their replies. Raises MedbenchError where any does and not `allowed`."""
     lacking = replies.lacking([question.id for question in task.questions])
     if lacking and not allowed:
-        raise MedbenchError(f"{replies.path}: {lacking} of {len(task.questions)} questions {_lack(replies)}: add "
-                            f"--incomplete to score the {replies.n} replies that are there")  # fmt: skip
+        raise MedbenchError(
+            f"{replies.path}: {lacking} of {len(task.questions)} questions {_lack(replies)}: add "
+            f"--incomplete to score the {replies.n} replies in the file"
+        )
     return lacking
 
 

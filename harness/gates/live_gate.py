@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from medbench.harness.contracts import Engine, MedbenchError, Sample, Task
 from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.evaluation.requests import Asking, permuted
+from medbench.harness.evaluation.requests import Instance, permuted
 from medbench.harness.evaluation.runner import Progress, ask, seal
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.gate_test import GateTest, PaceTest, mean_result
@@ -229,7 +229,7 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
         progress.start(task.name, len(task.questions), 0)
     while (block := gate.next_block()) is not None:
         task, ids = block
-        new = [Asking(task, questions[task.name][id]) for id in ids if id not in stored[task.name]]
+        new = [Instance(task, questions[task.name][id]) for id in ids if id not in stored[task.name]]
         if new and run.record.status != "running":
             run.update(status="running", limit=None)  # a limited run that is extended is no longer whole
         for _, sample in ask(run, new, protocol, engine) if new else ():

@@ -1,1 +1,1 @@
-"""The run folder on disk: records, samples, comparability of runs."""
+"""Runs on disk: records, samples, results, and which runs can be compared."""

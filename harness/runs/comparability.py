@@ -9,12 +9,12 @@ from medbench.harness.runs.records import RunRecord
 
 
 def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
-    """What makes answers of `a` and `b` not one run: model, protocol, seed, task versions, data."""
+    """Why `a` and `b` are not the same run: model, protocol, engine, seed, tasks, data. Empty where they are."""
     differences = []
     if a.model.fingerprint != b.model.fingerprint:
         differences.append(f"model {a.model.name} {a.model.fingerprint[:12]}, not {b.model.fingerprint[:12]}")
     if a.model.tokenizer_sha256 != b.model.tokenizer_sha256:
-        differences.append("tokenizer or chat template differ")
+        differences.append("another tokenizer or chat template")
     if a.protocol != b.protocol:
         differences.append(f"protocol {a.protocol['name']}, not {b.protocol['name']}")
     if a.engine.get("name") != b.engine.get("name"):
@@ -24,15 +24,15 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
     if a.seed != b.seed:
         differences.append(f"seed {a.seed}, not {b.seed}")
     if (a.samples, a.shuffle_options) != (b.samples, b.shuffle_options):
-        differences.append(f"{asked_how_often(a)}, not {asked_how_often(b)}")
+        differences.append(f"{describe_repeats(a)}, not {describe_repeats(b)}")
     for task in sorted(a.tasks.keys() | b.tasks.keys()):
         ours, theirs = a.tasks.get(task), b.tasks.get(task)
         if ours is None or theirs is None:
-            differences.append(f"task {task} only in one of them")
+            differences.append(f"task {task} in only one of them")
         elif ours.version != theirs.version:
             differences.append(f"{task} version {ours.version}, not {theirs.version}")
         elif ours.examples != theirs.examples:
-            differences.append(f"{task} worked examples come from other rows")
+            differences.append(f"{task} few-shot examples from other rows")
         elif ours.sha256 != theirs.sha256:
             differences.append(
                 f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
@@ -40,22 +40,27 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
     return differences
 
 
-def asked_how_often(record: RunRecord) -> str:
-    """For people: how often each question of the run is asked."""
+def describe_repeats(record: RunRecord) -> str:
+    """How often each question of the run is asked, for people."""
     if record.shuffle_options:
         return f"{record.shuffle_options} orders of the options"
-    return f"{record.samples} samples a question" if record.samples > 1 else "one sample a question"
+    return f"{record.samples} samples per question" if record.samples > 1 else "one sample per question"
 
 
 def refuse_incomplete(record: RunRecord) -> None:
-    """Raises MedbenchError for a run whose file of stored replies lacked some."""
+    """Raises MedbenchError for a run of stored replies that lacked some."""
     if record.incomplete:
-        raise MedbenchError(f"{record.run_id} is incomplete: {record.incomplete} questions lack replies; only medbench "
-                            f"compare --incomplete takes it, for the questions that both runs answered")  # fmt: skip
+        raise MedbenchError(
+            f"{record.run_id} is incomplete: {record.incomplete} questions lack replies; use medbench compare "
+            f"--incomplete, which compares the questions that both runs answered"
+        )
 
 
 def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
-    """Raises MedbenchError unless `tasks` were asked alike: protocol, partition, options, version, split, data."""
+    """Raises MedbenchError unless both runs asked `tasks` in the same way.
+
+    Protocol, partition, option orders, and each task's version, split, data and few-shot examples must be the same.
+    """
     if not tasks:
         raise MedbenchError(
             f"{a.run_id} has {', '.join(a.tasks)}, {b.run_id} has {', '.join(b.tasks)}: no task in common"
@@ -70,18 +75,20 @@ def refuse_unlike(a: RunRecord, b: RunRecord, tasks: Sequence[str]) -> None:
         raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: partition {a.partition} and {b.partition}")
     if a.shuffle_options != b.shuffle_options:
         raise MedbenchError(
-            f"{a.run_id} and {b.run_id} are not comparable: {asked_how_often(a)} and {asked_how_often(b)}"
+            f"{a.run_id} and {b.run_id} are not comparable: {describe_repeats(a)} and {describe_repeats(b)}"
         )
     for task in tasks:
         for field in ("version", "split", "sha256", "examples"):
             ours, theirs = getattr(a.tasks[task], field), getattr(b.tasks[task], field)
             if ours != theirs:
-                raise MedbenchError(f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {str(ours)[:12]} "
-                                    f"and {str(theirs)[:12]}")  # fmt: skip
+                raise MedbenchError(
+                    f"{a.run_id} and {b.run_id} are not comparable: {task} {field} {str(ours)[:12]} "
+                    f"and {str(theirs)[:12]}"
+                )
 
 
 def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[str]) -> None:
-    """Raises MedbenchError where the baseline cannot be compared with."""
+    """Raises MedbenchError where the candidate cannot be compared with the baseline."""
     missing = [task for task in tasks if task not in baseline.tasks]
     if missing:
         raise MedbenchError(f"baseline {baseline.run_id} has no {', '.join(missing)}: evaluate it on them first")
@@ -91,7 +98,9 @@ def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[st
 
 
 def refuse_repeats(record: RunRecord) -> None:
-    """Raises MedbenchError for a run that asked its questions more than once: a gate's tests count each once."""
+    """Raises MedbenchError for a run with repeats: the tests of a gate count each question once."""
     if record.samples > 1 or record.shuffle_options:
-        raise MedbenchError(f"{record.run_id} has {asked_how_often(record)}: gates judge runs with one sample a "
-                            f"question; evaluate without --samples and --shuffle-options")  # fmt: skip
+        raise MedbenchError(
+            f"{record.run_id} has {describe_repeats(record)}, and gates need one sample per question: "
+            f"evaluate without --samples and --shuffle-options"
+        )

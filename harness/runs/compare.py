@@ -1,4 +1,4 @@
-"""Two runs on the same questions: paired difference with its interval, McNemar, flips, per category.
+"""Two runs on the same questions: paired difference with interval, McNemar test, flips, per category.
 
 medbench compare runs/BASELINE runs/CANDIDATE
 """
@@ -22,7 +22,7 @@ from medbench.harness.runs.run_folder import read_run, read_samples
 from medbench.harness.stats.intervals import clustered_mean
 
 FLIPS_KEPT = 1000
-"""Ids of flipped questions kept each way."""
+"""Most ids of flipped questions that are kept in each direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Difference:
     interval: tuple[float, float]
     """95 %, paired, clustered by duplicate question."""
     p_value: float
-    """Exact McNemar, two-sided; duplicates count as independent here, which the interval corrects."""
+    """Exact McNemar, two-sided. It treats duplicate questions as independent; the interval does not."""
     lost: int
     """Right in A, wrong in B."""
     gained: int
@@ -52,7 +52,7 @@ class TaskComparison:
     lost_ids: tuple[str, ...]
     gained_ids: tuple[str, ...]
     unpaired: int
-    """Questions that only one of the runs answered; in none of the figures."""
+    """Questions that only one of the runs answered; no figure includes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Comparison:
 def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> Comparison:
     """Raises MedbenchError where the runs cannot be compared, saying what differs.
 
-    `incomplete` takes runs of stored replies that lack some, too: only the questions that both answered count.
+    `incomplete` also accepts runs of stored replies that lack some: only questions that both answered count.
     """
     first, second = read_run(a), read_run(b)
     shared = [task for task in first.tasks if task in second.tasks]
@@ -130,7 +130,7 @@ def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
 
 
 def _by_question(samples: Iterable[Sample]) -> dict[str, Sample]:
-    """One sample a question that has a score; of several the mean."""
+    """One sample per question that has a score; with repeats, the first with the mean score of all."""
     scored: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.score is not None:

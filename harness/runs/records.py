@@ -18,9 +18,13 @@ class ModelRecord(_Record):
 
     name: str
     kind: str
+    """"full" or "adapter" (see contracts.Checkpoint), "served", "replies", or "engine"."""
     path: str | None = None
     fingerprint: str
-    """sha256 over the weights; for a served model, over server and model name; for replies, over the file."""
+    """sha256 over the weights; for a served model, over server and model name; for replies, over the file.
+
+    For an engine without a checkpoint, over engine and model name, or the engine's own fingerprint.
+    """
     tokenizer_sha256: str | None = None
     base: str | None = None
     merge_deviation: float | None = None
@@ -37,9 +41,9 @@ class TaskRecord(_Record):
     sha256: str
     official: bool
     n: int
-    """Questions of the task in all."""
+    """Number of questions of the task."""
     examples: str | None = None
-    """sha256 over the rows that worked examples are drawn from; None where none are shown."""
+    """sha256 over the rows that few-shot examples are drawn from; None where none are shown."""
 
 
 class Totals(_Record):
@@ -49,7 +53,7 @@ class Totals(_Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     peak_memory_gib: float | None = None
-    """The most that this process held, where the model runs in it on a CPU; None where it is not known."""
+    """Peak memory of this process, where the model runs in it on a CPU; otherwise None."""
 
 
 class RunRecord(_Record):
@@ -67,19 +71,19 @@ class RunRecord(_Record):
     """The resolved protocol; "name" identifies it."""
     seed: int
     partition: Literal["all", "gate", "report"] = "all"
-    """Which half of the questions (see data.partition_of)."""
+    """Which half of the questions (see benchmarks.partition)."""
     limit: int | None
-    """Most questions a task, the first of the seeded order; None is all."""
+    """Most questions per task, the first of the seeded order; None is all."""
     samples: int = 1
-    """Replies asked for each question."""
+    """Completions per question."""
     shuffle_options: int = 0
-    """Orders of the options in which each question is asked; 0 is the question's own order alone."""
+    """Number of orders of the options in which each question is asked; 0 is only the question's own order."""
     incomplete: int = 0
-    """Questions that lack replies because a file of stored ones does not hold them; such a run is not comparable."""
+    """Questions that lack replies in the file of stored replies; such a run cannot be compared or gated."""
     engine: dict[str, Any]
-    """name, who rendered the chat template, and settings."""
+    """name, chat_template (see contracts.Engine) and settings."""
     packages: dict[str, str]
     git_commit: str | None
     notes: list[str] = []
-    """What a reader should know: no chat template, unofficial rows, built-in sample, ..."""
+    """Caveats for readers: no chat template, unofficial rows, built-in sample, ..."""
     totals: Totals = Totals()

@@ -200,7 +200,9 @@ def _read_samples(path: Path) -> Iterator[Sample]:
                 check_version(content.pop("schema_version"), f"{path}:{number}")
                 yield _sample.validate_python(content)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                raise MedbenchError(f"{path}:{number}: not a medbench sample; delete the run folder") from None
+                raise MedbenchError(
+                    f"{path}:{number}: not a sample written by medbench: delete the run folder"
+                ) from None
 
 
 def read_json(

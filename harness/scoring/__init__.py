@@ -1,1 +1,1 @@
-"""What a set of answers is worth."""
+"""Scores of completions, and what the samples of a task add up to."""

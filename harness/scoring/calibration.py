@@ -1,7 +1,6 @@
-"""How far a model's confidence in its answers can be trusted: ECE, Brier score, risk over coverage.
+"""Calibration of a model's confidence in its answers: ECE, Brier score, risk by coverage.
 
-For protocols that compare the choices' log-likelihoods (direct-v1):
-python -c "from medbench.harness.scoring.calibration import log_softmax; print(log_softmax({' A': -0.1, ' B': -2.3}))"
+For protocols that compare the choices' log-likelihoods (direct-v1).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ COVERAGES = (80, 90)
 
 
 class Bin(BaseModel):
-    """Answers whose confidence lies in (low, high]; the lowest bin holds 0 too."""
+    """Answers with confidence in (low, high]; the lowest bin includes 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,11 +40,11 @@ class Bin(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Confidence against truth, over all askings: repeats and shuffled orders are a row each.
+    """Confidence compared with correctness, one row per sample: repeats and shuffled orders are rows of their own.
 
     Confidence is the softmax of the choices' log-likelihoods at the answer. A log-likelihood of -inf is probability 0.
-    A row without a score (engine error), without log-likelihoods, with a NaN or +inf among them, or with -inf alone
-    is an abstention: in no figure but `n`, `n_abstained` and every coverage.
+    A row without a score (engine error), without log-likelihoods, with NaN or +inf among them, or with nothing but
+    -inf is an abstention: it counts only in `n`, `n_abstained` and coverages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +53,7 @@ class Calibration(BaseModel):
     """Rows, abstentions included."""
     n_abstained: int
     confidence: float
-    """Mean over the rows answered, as are all figures below; 0..1."""
+    """Mean over the answered rows, as are all figures below; 0..1."""
     accuracy: float
     ece: float
     """Expected calibration error of the answer given: mean |accuracy - confidence| over `bins`, weighted by size.
@@ -62,33 +61,33 @@ class Calibration(BaseModel):
     15 bins of equal width. Guo et al. 2017, arXiv 1706.04599, equation 3. 0..1. Biased upwards where bins are small.
     """
     ece_adaptive: float
-    """The same over 15 bins of equal size (Nixon et al. 2019, arXiv 1904.01685); equal confidences share a bin."""
+    """ECE over 15 bins of equal size (Nixon et al. 2019, arXiv 1904.01685); equal confidences share a bin."""
     brier: float | None
     """Mean squared distance of the choices' probabilities from the truth, summed over choices: 0..2 (Brier 1950).
 
-    For two choices twice the 0..1 score of the binary definition. None, as `nll`, where some gold answer is not
-    among the choices (a foreign task's may not be).
+    For two choices, twice the 0..1 score of the binary definition. None, like `nll`, where some gold answer is not
+    among the choices (possible for lm-eval's own tasks).
     """
     nll: float | None
-    """Mean negative log of the gold answer's probability, in nats; None where it is infinite, too."""
+    """Mean negative log-probability of the gold answer, in nats; also None where it is infinite."""
     bins: list[Bin]
-    """Of `ece`; the ones that hold anything."""
+    """Non-empty bins of `ece`."""
     risk_coverage: list[tuple[float, float]]
-    """(coverage, risk) as answers are taken from the surest down, at most 50 points.
+    """(coverage, risk) when answers are taken from the most confident down, at most 50 points.
 
     Coverage is the share of all rows, so it ends below 1 where some abstained; risk is 1 - accuracy of those taken.
-    Among equal confidences the risk is what taking them in random order gives on average.
+    Ties in confidence count as taken in random order, on average.
     """
     aurc: float
-    """Mean risk over all coverages reached (Geifman and El-Yaniv 2017, arXiv 1705.08500): abstaining cannot lower it
-    by shortening the curve. 0..1, the less the better.
+    """Mean risk over all coverages reached (Geifman and El-Yaniv 2017, arXiv 1705.08500), so that abstaining cannot
+    lower it by shortening the curve. 0..1, lower is better.
     """
     selective: dict[int, float | None]
-    """Coverage in per cent -> accuracy of the surest answers that make it up; None where too many abstained."""
+    """Coverage in per cent -> accuracy of the most confident answers; None where too many abstained to reach it."""
 
 
 def summarize_calibration(samples: Iterable[Sample]) -> Calibration | None:
-    """One pass over a task's samples in any order, 32 bytes a row; None when none has usable log-likelihoods."""
+    """One pass over a task's samples in any order, 32 bytes per row; None where none has usable log-likelihoods."""
     import numpy as np
 
     n = 0
@@ -133,9 +132,9 @@ def summarize_calibration(samples: Iterable[Sample]) -> Calibration | None:
 
 
 def log_softmax(logprobs: Mapping[str, float]) -> dict[str, float] | None:
-    """choice -> log of its probability among the choices, which need not be all that a model could say.
+    """choice -> log of its probability among the choices.
 
-    None where they make no distribution: there are none, one is NaN or +inf, or all are -inf.
+    None where they form no distribution: no choices, a NaN or +inf, or all -inf.
     """
     most = max(logprobs.values(), default=-math.inf)
     if not math.isfinite(most) or any(map(math.isnan, logprobs.values())):
@@ -145,14 +144,14 @@ def log_softmax(logprobs: Mapping[str, float]) -> dict[str, float] | None:
 
 
 def _by_width(confidence: Floats) -> Places:
-    """Bin of each row: (0, 1/15], (1/15, 2/15], ..."""
+    """Bin number of each row, shape [rows]: (0, 1/15], (1/15, 2/15], ..."""
     import numpy as np
 
     return np.searchsorted(np.arange(1, BINS + 1) / BINS, confidence, side="left")
 
 
 def _by_size(confidence: Floats) -> Places:
-    """Bin of each row by the rank of the middle of its group of equal confidences."""
+    """Bin number of each row, shape [rows], by the middle rank of its group of equal confidences."""
     import numpy as np
 
     starts, sizes = _ties(confidence)
@@ -160,7 +159,7 @@ def _by_size(confidence: Floats) -> Places:
 
 
 def _binned(confidence: Floats, score: Floats, where: Places) -> list[tuple[int, int, float, float]]:
-    """(bin, rows, mean confidence, accuracy) of each bin that holds anything."""
+    """(bin number, rows, mean confidence, accuracy) of each non-empty bin."""
     import numpy as np
 
     inside = [(int(number), where == number) for number in np.unique(where)]
@@ -168,7 +167,7 @@ def _binned(confidence: Floats, score: Floats, where: Places) -> list[tuple[int,
 
 
 def _risks(confidence: Floats, score: Floats) -> Floats:
-    """Risk of the first 1, 2, 3, ... rows; each of a group of equal confidences counts as the group's mean."""
+    """Risk of the first 1, 2, 3, ... rows, shape [rows]; a row counts as the mean of its group of equal confidences."""
     import numpy as np
 
     starts, sizes = _ties(confidence)
@@ -177,7 +176,7 @@ def _risks(confidence: Floats, score: Floats) -> Floats:
 
 
 def _ties(confidence: Floats) -> tuple[Places, Places]:
-    """(first row, rows) of each group of equal confidences in a sorted array."""
+    """(first row, number of rows) of each group of equal confidences in a sorted array; both of shape [groups]."""
     import numpy as np
 
     starts = np.flatnonzero(np.concatenate(([True], confidence[1:] != confidence[:-1])))
@@ -185,7 +184,7 @@ def _ties(confidence: Floats) -> tuple[Places, Places]:
 
 
 def _steps(rows: int) -> list[int]:
-    """At most POINTS evenly spaced numbers up to `rows`, the last one always."""
+    """At most POINTS evenly spaced numbers up to and including `rows`."""
     return sorted({-(-step * rows // POINTS) for step in range(1, POINTS + 1)})
 
 

@@ -1,4 +1,4 @@
-"""The same question with its options in other orders: do the answers follow the text or the letter?"""
+"""The same questions with their options in several orders: do the answers follow the text or the letter?"""
 
 from __future__ import annotations
 
@@ -17,66 +17,67 @@ Share = tuple[float, tuple[float, float]]
 
 
 class Letter(BaseModel):
-    """One letter: a position bias shows as a `chosen` far from `gold`, and as accuracies that differ by letter."""
+    """One letter. Position bias shows as `chosen` far from `gold`, and as accuracies that differ between letters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gold: float
-    """Share of the replies for which this letter was right."""
+    """Share of the completions for which this letter was right."""
     chosen: float
-    """Share of the replies that chose it; sums to less than 1 where some have no answer."""
+    """Share of the completions that chose it; sums to less than 1 where some have no answer."""
     accuracy: float | None
-    """Accuracy where it was right; None where it never was."""
+    """Accuracy where this letter was right; None where it never was."""
 
 
 class Shuffling(BaseModel):
-    """What the questions asked in shuffled orders add up to. Replies that the engine failed on are in no figure."""
+    """Results over the questions asked in shuffled orders. No figure includes failed requests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int
     """Questions with a score in some shuffled order."""
     orders: int
-    """Scored orders a question, the most that any has; the question's own order is one of them."""
+    """Most scored orders of any question; the question's own order is one of them."""
     accuracy: float
     """Mean over questions of the mean score of their orders, 0..1."""
     interval: tuple[float, float]
     """95 %, clustered by duplicate question."""
     n_compared: int
-    """Questions answered in two orders or more; what follows is None where there are none."""
+    """Questions answered in two or more orders; the fields below are None where there are none."""
     follows_letter: float | None
     """Share of `n_compared` whose pairs of answers agree in the letter more often than in the text.
 
-    Only pairs count that can tell: same letter on different texts, or same text behind different letters. Questions
-    with as many of one as of the other, or none of either, are in neither share; a guesser is as often in one share as
-    in the other.
+    Only two kinds of pairs count: same letter and different text, or same text and different letter. Questions with
+    equal numbers of both are in neither share. A guesser is as often in one share as in the other.
     """
     follows_letter_interval: tuple[float, float] | None
-    """95 %, clustered, as the two below."""
+    """95 %, clustered, like the two intervals below."""
     follows_text: float | None
     follows_text_interval: tuple[float, float] | None
     consistent: float | None
-    """Share of `n_compared` that got the same text in every order; an order without an answer breaks it."""
+    """Share of `n_compared` answered with the same text in every order; an order without an answer is inconsistent."""
     consistent_interval: tuple[float, float] | None
     letters: dict[str, Letter]
-    """Each letter that was shown as right or chosen, over all replies."""
+    """Each letter that was right or chosen, over all completions."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """One order's answer."""
+    """The answer in one order."""
 
     letter: str | None
     """As shown."""
     text: str | None
-    """As letter of the question's own order."""
+    """As a letter of the question's own order."""
     gold: str
     score: float
 
 
 def summarize_shuffling(samples: Iterable[Sample]) -> Shuffling | None:
-    """One pass over a task's samples; None when none has an order. A sample without one counts as in the own order,
-    if its question was asked in others too; the questions that were not are left out.
+    """One pass over a task's samples; None where none has an `order`.
+
+    A sample without an `order` counts as the question's own order if the question has other orders too; questions that
+    have none are left out.
     """
     questions: dict[str, Counter[_Reply]] = defaultdict(Counter)
     clusters: dict[str, str] = {}
@@ -115,13 +116,13 @@ def summarize_shuffling(samples: Iterable[Sample]) -> Shuffling | None:
 
 
 def _text(sample: Sample) -> str | None:
-    """As letter of the question's own order; None of a letter beyond the options, which stands for no text."""
+    """The answer as a letter of the question's own order; None for a letter beyond the options, which has no text."""
     answer = answer_of(sample)
     return answer if sample.order is None or answer in list(LETTERS[: len(sample.order)]) else None
 
 
 def _leaning(replies: Sequence[_Reply]) -> int:
-    """Pairs of answers alike in the letter alone, less those alike in the text alone; no answers are alike in both."""
+    """Pairs of answers equal only in the letter, minus pairs equal only in the text; two missing answers are equal."""
     pairs = itertools.combinations(replies, 2)
     return sum((one.letter == two.letter) - (one.text == two.text) for one, two in pairs)
 

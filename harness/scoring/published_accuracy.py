@@ -1,6 +1,6 @@
-"""What the source of a protocol would have printed for the same replies, where its arithmetic is not ours.
+"""The accuracy that a protocol's source would report for the same completions, where its arithmetic differs.
 
-medbench counts every question asked and takes a reply without an answer for wrong. Some published scripts do not.
+medbench counts every question asked, and a completion without an answer as wrong. Some published scripts do not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Published(BaseModel):
     accuracy: float
     """0..1"""
     how: str
-    """One line for people: where it differs from ours."""
+    """One line for people: how it differs from medbench's."""
 
 
 def published(extraction: str, questions: Sequence[Question], samples: Iterable[Sample]) -> Published | None:
-    """The source's accuracy on the scored of `samples`, in one pass; None where it is ours, or nothing was scored."""
+    """The source's accuracy on the scored samples, in one pass; None where it is medbench's or nothing was scored."""
     by_id = {question.id: question for question in questions}
     scored = ((sample, by_id[sample.id]) for sample in samples if sample.score is not None)
     if extraction == "mmlu-pro":
@@ -36,7 +36,7 @@ def published(extraction: str, questions: Sequence[Question], samples: Iterable[
 
 
 def _mmlu_pro(scored: Iterable[tuple[Sample, Question]]) -> Published | None:
-    """save_res of evaluate_from_local.py: where nothing was extracted, random.randint over the row's options."""
+    """save_res of evaluate_from_local.py guesses where nothing was extracted: random.randint over the row's options."""
     n = guessed = 0
     right = 0.0
     for sample, question in scored:
@@ -52,7 +52,7 @@ def _mmlu_pro(scored: Iterable[tuple[Sample, Question]]) -> Published | None:
 
 
 def _huatuo_o1(scored: Iterable[tuple[Sample, Question]]) -> Published | None:
-    """score of scorer.py: the better of first and last match; eval.py does not store empty replies."""
+    """score of scorer.py takes the better of first and last match; eval.py does not store empty replies."""
     n = empty = first = last = 0
     for sample, question in scored:
         if not huatuo_o1_output(sample.output):

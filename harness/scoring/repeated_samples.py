@@ -1,7 +1,4 @@
-"""Several sampled replies a question: accuracy with the right variance, majority vote, pass@k, agreement.
-
-python -c "from medbench.harness.scoring.repeated_samples import pass_at_k; print(pass_at_k(n=10, c=3, k=5))"
-"""
+"""Several sampled completions per question: accuracy with the right variance, majority vote, pass@k, agreement."""
 
 from __future__ import annotations
 
@@ -19,49 +16,49 @@ _PLACES = {letter: place for place, letter in enumerate(LETTERS)}
 
 
 class Sampling(BaseModel):
-    """What k sampled replies a question add up to. Replies that the engine failed on (no score) are in no figure.
+    """Results over questions with k sampled completions each. No figure includes failed requests (no score).
 
-    Where the engine failed on some, a question counts with the replies it has: its mean, its vote and its agreement
-    are over those. pass@k cannot be had from fewer than k, so each k takes the questions that have as many.
+    Where some requests failed, a question's mean, vote and agreement are over the completions it has. pass@k needs k
+    completions, so it is over the questions that have at least k.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int
-    """Replies a question, the most that any has."""
+    """Most completions of any question."""
     n: int
     """Questions with at least one."""
     n_short: int
-    """Questions with fewer than k. Unless 0, the figures of `pass_at` do not all rest on the same questions."""
+    """Questions with fewer than k. Unless it is 0, the figures of `pass_at` are over different sets of questions."""
     accuracy: float
-    """Mean over questions of the mean score of their replies, 0..1."""
+    """Mean over questions of the mean score of their completions, 0..1."""
     interval: tuple[float, float]
-    """95 %, for new questions of the kind and new replies to them; clustered by duplicate question."""
+    """95 %, for new questions of the same kind and new completions; clustered by duplicate question."""
     between: float | None
-    """Variance across questions of the expected score; None with one question, or where none has two replies.
+    """Variance across questions of the expected score; None with one question, or where none has two completions.
 
-    Unbiased, but that an estimate below 0 is given as 0. Miller 2024, "Adding Error Bars to Evals", section 3.1: the
-    variance of the accuracy is (between + within / k) / n, so more replies can only take `within` away.
+    Unbiased, except that a negative estimate is given as 0. Miller 2024, "Adding Error Bars to Evals", section 3.1:
+    the variance of the accuracy is (between + within / k) / n, so more completions per question only reduce `within`.
     """
     within: float | None
-    """Variance of a reply's score about its own question's expected score, mean over questions; unbiased."""
+    """Variance of a completion's score about its question's expected score, mean over questions; unbiased."""
     maj_at_k: float
     """Share of questions whose most frequent answer is right (Wang et al. 2022, "Self-Consistency").
 
-    Replies without an answer have no vote, and a question without any vote is wrong. Tied answers share the question:
-    the value is what breaking ties at random, each answer equally likely, gives on average.
+    Completions without an answer have no vote, and a question without any vote is wrong. Ties count as broken at
+    random, each answer equally likely, on average.
     """
     maj_interval: tuple[float, float]
     """95 %, clustered by duplicate question."""
     pass_at: dict[int, float]
-    """k -> chance that at least one of k replies is wholly right, mean over questions; at 1, 2, 4, ... and `k`."""
+    """k -> probability that at least one of k completions has full score, mean over questions; at 1, 2, 4, ..., `k`."""
     agreement: float | None
-    """Share of pairs of a question's replies that give the same answer, mean over questions with two or more.
+    """Share of pairs of a question's completions with the same answer, mean over questions with two or more.
 
-    A reply without an answer agrees with nothing. None where no question has two.
+    A completion without an answer agrees with nothing. None where no question has two.
     """
     unanimous: float | None
-    """Share of those questions whose replies all give one and the same answer."""
+    """Share of those questions whose completions all give the same answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +70,20 @@ class _Answers:
     right: int
     mean: float
     variance: float | None
-    """Of one reply, unbiased; None of a single reply."""
+    """Of one completion, unbiased; None for a single completion."""
     vote: float
     agreement: float
-    """Share of pairs alike; 0 of a single reply."""
+    """Share of pairs with the same answer; 0 for a single completion."""
 
 
 Replies = Counter[tuple[str | None, float]]
-"""(answer, score) -> how many of one question's replies, so that their order cannot matter."""
+"""(answer, score) -> number of one question's completions, so that their order cannot matter."""
 
 
 def summarize_sampling(samples: Iterable[Sample]) -> Sampling | None:
-    """One pass over a task's samples in any order; None without any score.
+    """One pass over a task's samples in any order; None where none has a score.
 
-    Shuffled options are put back first: a vote is for an option, not for the letter that it stood behind.
-    Raises MedbenchError as `answer_of` does.
+    With shuffled options, a vote is for the option and not for the letter shown. Raises MedbenchError as `answer_of`.
     """
     replies: dict[str, Replies] = defaultdict(Counter)
     clusters: dict[str, str] = {}
@@ -120,34 +116,34 @@ def summarize_sampling(samples: Iterable[Sample]) -> Sampling | None:
 
 
 def answer_of(sample: Sample) -> str | None:
-    """The answer as a letter of the question's own order, whatever order its options were shown in.
+    """The answer as a letter of the question's own order, whichever order was shown.
 
-    Raises MedbenchError where answer and order of a stored sample do not fit each other.
+    Raises MedbenchError where answer and order of a stored sample contradict each other.
     """
     if sample.extracted is None or sample.order is None:
         return sample.extracted
     place = _PLACES.get(sample.extracted)
     if place is None or not sample.order or sorted(sample.order) != list(range(min(len(sample.order), len(LETTERS)))):
         raise MedbenchError(
-            f"sample {sample.key}: the answer {sample.extracted[:20]!r} fits no order of options "
-            f"{list(sample.order[:26])}; delete the run folder and evaluate again"
+            f"sample {sample.key}: the answer {sample.extracted[:20]!r} does not fit the order of options "
+            f"{list(sample.order[:26])}: delete the run folder and evaluate again"
         )
     if place >= len(sample.order):
-        return sample.extracted  # beyond the options, as some published readers give: as wrong in any order
+        return sample.extracted  # beyond the options, as some published extractors return: wrong in any order
     return LETTERS[sample.order[place]]
 
 
 def majority(votes: Mapping[str, int]) -> tuple[str, ...]:
-    """The answers with the most votes: several on a tie, none where nobody voted."""
+    """The answers with the most votes: several in a tie, none without votes."""
     most = max(votes.values(), default=0)
     return tuple(sorted(answer for answer, count in votes.items() if count == most > 0))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased chance that at least one of k replies is right, when c of n were: 1 - C(n-c, k) / C(n, k).
+    """Unbiased probability that at least one of k is right, given c right of n: 1 - C(n-c, k) / C(n, k).
 
     Chen et al. 2021, arXiv 2107.03374, equation 1; as a sum of logarithms, so that nothing overflows and small
-    chances keep their digits. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    probabilities stay precise. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} of {c} right in {n}: needs 0 <= c <= n and 1 <= k <= n")
@@ -157,10 +153,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def mean_over_questions(values: Sequence[tuple[str, float]], k: int = 1) -> tuple[float, tuple[float, float]]:
-    """(mean, 95 % interval) of one (cluster, value 0..1) a question, each the mean of up to `k` replies.
+    """(mean, 95 % interval) of one (cluster, value 0..1) per question, each the mean of up to `k` completions.
 
-    Wilson's interval at the number of independent replies that the clustered variance of the means is worth: at most
-    k a question, where questions do not differ, and one a question, where all replies to each are alike.
+    Wilson's interval with the effective number of independent completions by the clustered variance of the means:
+    at most k per question, where questions do not differ; one per question, where all completions of each are equal.
     """
     members: dict[str, list[float]] = defaultdict(list)
     for cluster, value in values:
@@ -201,7 +197,7 @@ def _variances(questions: Sequence[_Answers]) -> tuple[float | None, float | Non
     within = math.fsum(spread) / len(spread)
     mean = math.fsum(one.mean for one in questions) / len(questions)
     of_means = math.fsum((one.mean - mean) ** 2 for one in questions) / (len(questions) - 1)
-    # a single reply says nothing of its question's noise, which is taken to be the others'
+    # a single completion does not show its question's noise, which is assumed to equal the others'
     noise = math.fsum((within if one.variance is None else one.variance) / one.n for one in questions)
     return max(0.0, of_means - noise / len(questions)), within
 

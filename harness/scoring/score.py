@@ -1,4 +1,4 @@
-"""Completions to samples, samples to results: one scorer for evaluation, re-scoring, lm-eval and rewards."""
+"""Completions to samples: one scorer for evaluation, re-scoring, lm-eval and rewards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def score_completion(
     completion: Completion,
     order: tuple[int, ...] | None = None,
 ) -> Sample:
-    """The stored record of one answered (or failed) question; `order` is that of its shuffled options."""
+    """The sample of one completed (or failed) request; `order` is that of shuffled options, see contracts.Sample."""
     answer, score = Extraction(None, "error"), None
     if completion.error is None:
         answer, score = _judge(task, question, request, completion)
@@ -73,16 +73,16 @@ def score_reply(
     stop: tuple[str, ...] = (),
     extraction: str = "medbench",
 ) -> tuple[Extraction, float]:
-    """(what the reply answers to the reader `extraction`, 1.0 if that is `gold` else 0.0)."""
+    """(the answer that the extractor `extraction` finds, 1.0 if it is `gold` else 0.0)."""
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply
     if len(read) < len(reply):
-        finish_reason = "stop"  # what came after the cut does not make the answer a truncated one
+        finish_reason = "stop"  # the text before the cut is complete
     answer = READERS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
     return answer, float(answer.answer == gold)
 
 
 def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    """`process_results` of our lm-eval YAML: medbench's scorer under the lm_eval command."""
+    """`process_results` of medbench's task YAML: medbench's scorer under the lm_eval command."""
     answer, score = score_reply(
         results[0], tuple(doc["labels"]), tuple(doc["options"]), doc["gold"], stop=("\nQuestion:",)
     )

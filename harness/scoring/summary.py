@@ -1,4 +1,4 @@
-"""Scores of samples, summed up by task and category."""
+"""Results of a task's samples, in total and by category."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CategoryResult(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """results/<task>.json: what the samples of one task add up to."""
+    """results/<task>.json: the results of one task's samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,36 +38,36 @@ class TaskResult(BaseModel):
     official: bool
     protocol: str
     n: int
-    """Questions asked, errors included."""
+    """Samples, errors included."""
     n_error: int
-    """Engine failures: in no score."""
+    """Failed requests; no score includes them."""
     n_unparsed: int
-    """Replies without an answer, for whatever reason; counted as wrong."""
+    """Completions without an answer, for any reason; counted as wrong."""
     n_truncated: int
-    """Replies cut off by the token limit, answered or not."""
+    """Completions cut off by the token limit, with or without an answer."""
     outcomes: dict[str, int]
-    """outcome -> questions; sums to n."""
+    """contracts.Outcome -> number of samples; sums to n."""
     accuracy: float | None
-    """Right / (n - n_error), 0..1; None when nothing was scored."""
+    """Mean score, right / (n - n_error), 0..1; None where nothing was scored."""
     interval: tuple[float, float] | None
-    """95 %, clustered by duplicate questions (see clustered_interval)."""
+    """95 %, clustered by duplicate question (see clustered_interval)."""
     interval_wilson: tuple[float, float] | None
-    """95 % Wilson, as if all questions were independent."""
+    """95 %, Wilson, as if all samples were independent."""
     chance: float
     tokens_per_answer: float | None
-    """None where tokens were not counted: stored replies, log-likelihoods."""
+    """Mean completion tokens per scored sample; None where they were not counted: stored replies, log-likelihoods."""
     categories: dict[str, dict[str, CategoryResult]]
     """field -> value -> result."""
     sampling: Sampling | None = None
     shuffling: Shuffling | None = None
     calibration: Calibration | None = None
-    """Of log-likelihoods; None for generated replies."""
+    """For protocols with log-likelihoods; None for generated completions."""
     published: Published | None = None
-    """What the protocol's source would have printed, where that differs from `accuracy` by construction."""
+    """The accuracy by the arithmetic of the protocol's source, where that differs from `accuracy` by construction."""
 
 
 def summarize(task: Task, protocol: str, samples: Iterable[Sample]) -> TaskResult:
-    """Add samples up in one pass."""
+    """The task's result, in one pass over its samples."""
     summary = Summary(task, protocol)
     for sample in samples:
         summary.add(sample)
@@ -75,7 +75,7 @@ def summarize(task: Task, protocol: str, samples: Iterable[Sample]) -> TaskResul
 
 
 class Summary:
-    """A task's samples added up as they come; what is held grows with clusters and categories, not with samples."""
+    """Adds up a task's samples one by one; memory grows with clusters and categories, not with samples."""
 
     def __init__(self, task: Task, protocol: str) -> None:
         self._task, self._protocol = task, protocol
@@ -122,7 +122,7 @@ class Summary:
 
 
 class _Tally:
-    """Running sums by cluster."""
+    """Running sums of scores by cluster."""
 
     def __init__(self) -> None:
         self.n = 0

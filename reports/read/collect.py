@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.verdict import Verdict
-from medbench.harness.runs.comparability import asked_how_often
+from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.run_folder import read_result, read_run
 from medbench.harness.scoring.summary import TaskResult
@@ -89,7 +89,7 @@ def _states(run: RunView) -> Iterator[str]:
     elif not all(task.official for task in record.tasks.values()):
         yield "unofficial rows"
     if record.samples > 1 or record.shuffle_options:
-        yield asked_how_often(record)
+        yield describe_repeats(record)
 
 
 @dataclass(frozen=True, slots=True)

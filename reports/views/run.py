@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medbench.harness.gates.verdict import GateResult
-from medbench.harness.runs.comparability import asked_how_often
+from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.stats.intervals import wilson_interval
@@ -196,7 +196,7 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Seed", str(record.seed)
     yield "Questions", "all" if record.limit is None else f"the first {record.limit:,} of each task"
     yield "Partition", record.partition
-    yield "Asked", asked_how_often(record)
+    yield "Asked", describe_repeats(record)
     yield "Time", duration(record.totals.seconds)
     counted = record.totals.prompt_tokens or record.totals.completion_tokens  # stored replies have no counts
     yield (

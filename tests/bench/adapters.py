@@ -2,7 +2,7 @@
 
     python tests/bench/adapters.py        # smollm2-135m, then the tiny model; about 12 minutes on 2 cores
 
-Target: at least 95 % of 64 greedy replies the same as transformers with the unmerged peft adapter, in float32.
+Target: at least 95 % of 64 greedy replies equal those of transformers with the unmerged peft adapter, in float32.
 """
 
 from __future__ import annotations

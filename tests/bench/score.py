@@ -1,9 +1,9 @@
-"""What `medbench score` costs: seconds for a thousand replies, the whole command, and memory as replies grow in number.
+"""The cost of `medbench score`: seconds per thousand replies, the whole command, and memory by number of replies.
 
     python tests/bench/score.py                # 3 minutes on 2 cores
 
-1. Scoring alone, 1,000 replies of about 200 words, checked, read, stored and summed up. Target: at most 0.5 s.
-2. The command for them, start to finish; its floor is loading the task through lm_eval. No target.
+1. Scoring only: 1,000 replies of about 200 words, checked, read, stored and summarised. Target: at most 0.5 s.
+2. The whole command for them, most of which is loading the task through lm_eval. No target.
 3. Peak memory with 100,000 and with a million short replies to a thousand questions. Target: a ratio of at most 1.1.
 """
 
@@ -70,8 +70,8 @@ def whole_command(folder: Path) -> float:
         for at in range(1020):
             output = FINDING.format("B") * 10 + "The answer is (B)."
             file.write(json.dumps({"id": ids[at % 30], "output": output, "sample": at // 30}) + "\n")
-    command = [sys.executable, "-m", "medbench.harness.cli", "score", str(folder / "sample.jsonl"), "--task", "medqa",
-               "--data", SAMPLE, "--runs", str(folder / "command")]  # fmt: skip
+    options = ["--task", "medqa", "--data", SAMPLE, "--runs", str(folder / "command")]
+    command = [sys.executable, "-m", "medbench.harness.cli", "score", str(folder / "sample.jsonl"), *options]
     started = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     return time.perf_counter() - started
@@ -84,15 +84,20 @@ def main() -> None:
         scored(thousand, "cot-v1", folder / "warm")  # imports
         for protocol in PROTOCOLS:
             seconds = min(scored(thousand, protocol, folder / f"{protocol}-{turn}") for turn in range(3))
-            print(f"1,000 replies under {protocol:18} {seconds:6.3f} s   {1000 / seconds:7.0f} replies/s   "
-                  f"(target at most 0.5 s)", flush=True)  # fmt: skip
+            print(
+                f"1,000 replies under {protocol:18} {seconds:6.3f} s   {1000 / seconds:7.0f} replies/s   "
+                f"(target at most 0.5 s)",
+                flush=True,
+            )
         print(f"the whole command, 1,020 replies      {whole_command(folder):6.2f} s", flush=True)
         peaks = []
         for lines in (100_000, 1_000_000):
             seconds, peak = in_a_child(write(folder / "many.jsonl", lines, sentences=0), folder / str(lines))
             peaks.append(peak)
-            print(f"{lines:9,} replies: {seconds:6.1f} s, {lines / seconds:6.0f} replies/s, peak {peak:.0f} MiB",
-                  flush=True)  # fmt: skip
+            print(
+                f"{lines:9,} replies: {seconds:6.1f} s, {lines / seconds:6.0f} replies/s, peak {peak:.0f} MiB",
+                flush=True,
+            )
         print(f"peak memory, ratio {peaks[1] / peaks[0]:.2f} (target at most 1.1)")
 
 

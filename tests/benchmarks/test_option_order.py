@@ -328,7 +328,7 @@ def test_duplicate_questions_are_worth_one() -> None:
 
 
 def test_an_answer_that_is_no_letter_is_named() -> None:
-    with pytest.raises(MedbenchError, match="sample q#1: the answer 'yes' fits no order"):
+    with pytest.raises(MedbenchError, match="sample q#1: the answer 'yes' does not fit the order"):
         summarize_shuffling([reply(question(), (1, 0, 2, 3), 1, "yes")])
 
 

@@ -1,4 +1,4 @@
-"""The transformers engine on a tiny real model: against plain transformers calls, and what it does at the edges."""
+"""The transformers engine on a tiny real model: compared with plain transformers calls, and edge cases."""
 
 from __future__ import annotations
 
@@ -71,12 +71,14 @@ def test_greedy_replies_equal_plain_generate(engine: HFEngine, plain) -> None:
             prompt_tokens=inputs.input_ids.shape[1],
             completion_tokens=len(reply),
         )
-    # else half of this test proves nothing
+    # otherwise half of this test proves nothing
     assert {completion.finish_reason for completion in got.values()} == {"stop", "length"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_batch_mates_do_not_change_a_greedy_reply(engine: HFEngine, tiny_model: Path, batch_size: int) -> None:
+def test_other_requests_in_the_batch_do_not_change_a_greedy_reply(
+    engine: HFEngine, tiny_model: Path, batch_size: int
+) -> None:
     other = HFEngine(str(tiny_model), device="cpu", batch_size=batch_size)
     requests = [*questions(engine), ask(engine, "Short?", id="short", new=9)]
     assert answers(engine, requests) == answers(other, list(reversed(requests)))
@@ -139,7 +141,7 @@ def test_a_stop_string_cuts_the_reply(engine: HFEngine) -> None:
 
 
 @pytest.mark.parametrize("opening", ["<think>", "<think>\n"])
-def test_a_stop_string_inside_a_thought_does_not_fire(engine: HFEngine, opening: str) -> None:
+def test_a_stop_string_inside_reasoning_does_not_fire(engine: HFEngine, opening: str) -> None:
     request = ask(engine, "Patient 3: warfarin?", new=24)
     request = replace(request, prompt=request.prompt + opening)
     whole = answers(engine, [request])["q"]
@@ -181,7 +183,7 @@ def test_a_request_with_choices_that_cannot_be_scored_is_an_error(engine: HFEngi
     assert got["ok"].error is None
 
 
-def test_a_prompt_too_long_is_that_samples_error_only(engine: HFEngine) -> None:
+def test_a_prompt_that_is_too_long_is_only_that_samples_error(engine: HFEngine) -> None:
     long = ask(engine, "x" * 3000, id="long")
     scored = replace(long, id="scored", choices=(" A", " B"))
     got = answers(engine, [long, *questions(engine, 3), scored])
@@ -193,7 +195,7 @@ def test_a_prompt_too_long_is_that_samples_error_only(engine: HFEngine) -> None:
     assert all(got[f"q{i}"].error is None for i in range(3))
 
 
-def test_a_reply_ends_where_the_context_does(engine: HFEngine) -> None:
+def test_a_reply_ends_at_the_end_of_the_context(engine: HFEngine) -> None:
     request = ask(engine, "x" * 2030, new=500)
     room = 2048 - len(engine._tokenizer.encode(request.prompt))
     assert 0 < room < 20
@@ -202,7 +204,7 @@ def test_a_reply_ends_where_the_context_does(engine: HFEngine) -> None:
     assert got.finish_reason == "length" if got.completion_tokens == room else "stop"
 
 
-def test_requests_are_pulled_as_they_are_needed(engine: HFEngine) -> None:
+def test_requests_are_pulled_only_as_needed(engine: HFEngine) -> None:
     pulled: list[str] = []
 
     def stream() -> Iterator[Request]:
@@ -225,7 +227,7 @@ def test_a_model_without_a_template_gets_plain_text(tiny_model: Path, tmp_path: 
     assert engine.render([Message("system", "A"), Message("user", "B")], thinking=None) == "A\n\nB"
 
 
-def test_a_checkpoint_that_does_not_load_is_the_users_error(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_load_is_a_user_error(tiny_model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(MedbenchError, match="transformers cannot load") as fault:

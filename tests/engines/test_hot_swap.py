@@ -34,7 +34,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
 
 @pytest.fixture
 def warm(checkpoints: dict[str, Checkpoint]) -> Iterator[WarmEngine]:
-    """An engine of the test's own: one that caught a fault has closed itself."""
+    """An engine for one test only: it closes itself when it catches a fault."""
     engine = WarmEngine(checkpoints["one"], EngineConfig(kv_cache_gib=1), print)
     yield engine
     engine.close()
@@ -44,7 +44,7 @@ def greedy(engine: Engine) -> dict[str, str]:
     requests = [
         Request(text, (), engine.render((Message("user", text),), None), 16, templated=True) for text in PROMPTS
     ]
-    # vLLM leaves out a character whose bytes are not complete at the end, transformers shows it as U+FFFD
+    # vLLM omits a character whose bytes are incomplete at the end, transformers shows it as U+FFFD
     return {completion.id: completion.text.rstrip("\ufffd") for completion in engine.generate(requests)}
 
 
@@ -59,7 +59,7 @@ def test_each_swap_answers_as_a_fresh_engine_would(warm: WarmEngine, checkpoints
     assert warm.swap(checkpoints["one"]).seconds == 0.0  # already there
 
 
-def test_another_architecture_restarts_the_engine_and_says_so(
+def test_a_different_architecture_restarts_the_engine_and_says_so(
     warm: WarmEngine, checkpoints: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -77,7 +77,7 @@ def test_another_architecture_restarts_the_engine_and_says_so(
 def test_a_merged_adapter_and_its_copy_are_the_same_weights_under_two_names(
     warm: WarmEngine, checkpoints: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
-    """As a training promotes one: the adapter's fingerprint is of its parts, the copy's of its files."""
+    """As when training promotes one: the adapter's fingerprint covers its parts, the copy's its files."""
     warm.swap(checkpoints["dora"])
     before = greedy(warm.engine)
     copy = shutil.copytree(checkpoints["dora"].path, tmp_path / "promoted")
@@ -98,12 +98,12 @@ def test_a_reload_that_does_nothing_is_caught(
 def test_a_cached_prefix_of_the_old_weights_is_caught(
     warm: WarmEngine, checkpoints: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm.engine.llm, "reset_prefix_cache", lambda: True)  # says that it did, and did not
+    monkeypatch.setattr(warm.engine.llm, "reset_prefix_cache", lambda: True)  # reports success without doing it
     with pytest.raises(StaleSwapError, match="prefix cache"):
         warm.swap(checkpoints["two"])
 
 
-def test_other_weights_under_a_known_fingerprint_are_caught(
+def test_different_weights_under_a_known_fingerprint_are_caught(
     warm: WarmEngine, checkpoints: dict[str, Checkpoint]
 ) -> None:
     first = checkpoints["one"].fingerprint

@@ -1,6 +1,6 @@
 """The client of OpenAI-compatible servers: right answers from a real vLLM server, right errors from a failing one.
 
-The stand-in server of the second half only fails in the ways that a real one cannot be made to; it proves no answer.
+The stand-in server of the second half only fails in ways that a real server cannot be made to fail.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def answers(engine: Engine, requests: list[Request]) -> dict[str, Completion]:
 
 @pytest.fixture(scope="module")
 def served_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with decoding defaults such as Qwen ships, which `vllm serve` would apply on its own."""
+    """The tiny model with decoding defaults like those of Qwen, which `vllm serve` applies by itself."""
     folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("served") / "model")
     file = folder / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 1.8, "top_k": 20, "top_p": 0.8}))
@@ -72,7 +72,7 @@ def server_url(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("server")
-    # Not `vllm serve`: its start asks for the version of a distribution named vllm, which CPU builds are not.
+    # Not `vllm serve`, which looks up the version of a distribution named vllm; CPU builds have another name.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(served_folder)]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
     # few at once, so that requests queue up at the server
@@ -107,7 +107,7 @@ def _wait_for_health(port: int, server: subprocess.Popen[bytes], log: Path) -> N
 
 @pytest.fixture(scope="module")
 def direct(server_url: str):
-    """The official client, without medbench in between."""
+    """The official client, without medbench."""
     import openai
 
     return openai.OpenAI(base_url=server_url, api_key=KEY)
@@ -146,7 +146,7 @@ def test_greedy_replies_equal_direct_calls(engine: OpenAIEngine, direct) -> None
             prompt_tokens=reply.usage.prompt_tokens,
             completion_tokens=reply.usage.completion_tokens,
         )
-    # else half of this test proves nothing
+    # otherwise half of this test proves nothing
     assert {completion.finish_reason for completion in got.values()} == {"stop", "length"}
 
 
@@ -160,12 +160,14 @@ def test_a_server_and_transformers_answer_alike(engine: OpenAIEngine, tiny_model
     rendered = [replace(request, prompt=local.render(request.messages, thinking)) for request in requests]
     served = answers(engine, requests)
     for id, completion in answers(local, rendered).items():
-        # vLLM keeps back the bytes of a character that never gets whole, transformers writes U+FFFD for them
+        # vLLM withholds the bytes of an incomplete character, transformers writes U+FFFD for them
         assert served[id] == replace(completion, text=completion.text.rstrip("\ufffd"))
 
 
 @pytest.mark.engine
-def test_without_neutral_settings_the_servers_defaults_would_bend_greedy_replies(engine: OpenAIEngine, direct) -> None:
+def test_without_neutral_settings_the_servers_defaults_would_change_greedy_replies(
+    engine: OpenAIEngine, direct
+) -> None:
     got = answers(engine, questions(6))
     left_open = [
         direct.chat.completions.create(
@@ -177,7 +179,7 @@ def test_without_neutral_settings_the_servers_defaults_would_bend_greedy_replies
 
 
 @pytest.mark.engine
-def test_a_prompt_without_template_is_continued_as_it_stands(engine: OpenAIEngine, direct) -> None:
+def test_a_prompt_without_a_template_is_continued_unchanged(engine: OpenAIEngine, direct) -> None:
     request = Request("q", (Message("user", "Once"),), "A 45-year-old man comes to", max_new_tokens=12)
     reply = direct.completions.create(
         model="tiny", prompt=request.prompt, temperature=0, max_tokens=12, extra_body=NEUTRAL_VLLM
@@ -207,7 +209,7 @@ def test_log_likelihoods_equal_those_of_transformers(engine: OpenAIEngine, tiny_
 
 
 @pytest.mark.engine
-def test_a_prompt_too_long_is_that_samples_error_only(engine: OpenAIEngine) -> None:
+def test_a_prompt_that_is_too_long_is_only_that_samples_error(engine: OpenAIEngine) -> None:
     requests = [ask("x" * 2000, id="long"), *questions(3), ask("x" * 2000, id="scored", choices=(" A", " B"))]
     got = answers(engine, requests)
     for id in ("long", "scored"):
@@ -239,13 +241,13 @@ def test_closing_early_stops_the_server_generating(server_url: str) -> None:
 
 
 @pytest.mark.engine
-def test_an_unknown_model_is_named_beside_those_served(server_url: str) -> None:
+def test_an_unknown_model_is_reported_with_those_served(server_url: str) -> None:
     with pytest.raises(MedbenchError, match=r"does not serve 'tinny': it serves tiny; did you mean tiny\?"):
         OpenAIEngine(server_url, "tinny")
 
 
 @pytest.mark.engine
-def test_a_wrong_key_is_the_users_error(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_a_user_error(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")
     with pytest.raises(MedbenchError, match="set OPENAI_API_KEY") as fault:
         OpenAIEngine(server_url, "tiny")
@@ -257,7 +259,7 @@ def test_a_wrong_key_is_the_users_error(server_url: str, monkeypatch: pytest.Mon
 
 @dataclass
 class StandIn:
-    """Answers POSTs by `script(number of the call, body) -> (status, body)`; a body that is bytes goes out as it is."""
+    """Answers POSTs by `script(number of the call, body) -> (status, body)`; a body of bytes is sent unchanged."""
 
     script: Callable[[int, dict], tuple[int, object]]
     models: tuple[int, object] = (200, {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "me"}]})
@@ -295,7 +297,7 @@ def stand_in() -> Iterator[Callable[..., StandIn]]:
             daemon_threads = True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # a client that went away, as the tests of timeouts and of close() let it
+                pass  # the client went away, as in the tests of timeouts and of close()
 
         state.server = Server(("127.0.0.1", 0), Handler)
         state.url = f"http://127.0.0.1:{state.server.server_address[1]}/v1"
@@ -333,14 +335,14 @@ def reply(content: str | None = "yes", finish_reason: str = "stop", **message: s
 
 
 def failed(completion: Completion) -> str:
-    """The error of a completion that must be no answer at all."""
+    """The error of a completion that must not be an answer."""
     assert (completion.text, completion.finish_reason, completion.logprobs) == ("", "error", None)
     assert completion.error
     assert "\n" not in completion.error
     return completion.error
 
 
-def test_what_is_sent_is_what_was_asked(stand_in) -> None:
+def test_the_body_sent_matches_the_request(stand_in) -> None:
     server = stand_in(lambda *_: reply())
     engine = OpenAIEngine(server.url, "m")
     request = ask("Q", temperature=0.7, top_p=0.9, top_k=30, seed=3, stop=("Question:",), thinking=False)
@@ -368,30 +370,30 @@ def test_fields_outside_the_standard_are_sent_only_when_set(stand_in) -> None:
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_a_thought_that_the_server_split_off_is_put_back(stand_in, name: str) -> None:
+def test_reasoning_that_the_server_split_off_is_put_back(stand_in, name: str) -> None:
     server = stand_in(lambda *_: reply("B", **{name: "A or B?"}))
     assert answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"].text == "<think>A or B?</think>B"
 
 
-def test_a_thought_cut_off_by_the_limit_stays_open(stand_in) -> None:
+def test_truncated_reasoning_stays_open(stand_in) -> None:
     server = stand_in(lambda *_: reply(None, "length", reasoning="The answer is (A), or"))
     got = answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"]
     assert (got.text, got.finish_reason) == ("<think>The answer is (A), or", "length")
 
 
-def test_a_refusal_is_the_reply(stand_in) -> None:
+def test_a_refusal_counts_as_the_reply(stand_in) -> None:
     server = stand_in(lambda *_: reply(None, refusal="I cannot help with that."))
     assert answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"].text == "I cannot help with that."
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_passing_fault_is_retried(stand_in, status: int) -> None:
+def test_a_transient_fault_is_retried(stand_in, status: int) -> None:
     server = stand_in(lambda call, _: (status, {"error": {"message": "busy"}}) if call == 1 else reply())
     assert answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"].text == "yes"
     assert len(server.calls) == 2
 
 
-def test_a_lasting_fault_is_an_error_not_an_answer(stand_in) -> None:
+def test_a_permanent_fault_is_an_error_and_not_an_answer(stand_in) -> None:
     server = stand_in(lambda *_: (500, {"error": {"message": "engine\ndead"}}))
     got = answers(OpenAIEngine(server.url, "m", max_retries=1), questions(3))
     assert {failed(completion) for completion in got.values()} == {"HTTP 500: engine dead"}
@@ -419,13 +421,13 @@ def test_a_server_that_hangs_is_a_timeout(stand_in) -> None:
     [b"{not json", b"<html>gateway</html>", b"null", b"[]", {}, {"choices": []}, {"choices": [{}]}, {"choices": None}],
     ids=repr,
 )
-def test_a_reply_that_is_none_is_an_error(stand_in, body: object) -> None:
+def test_an_invalid_reply_is_an_error(stand_in, body: object) -> None:
     server = stand_in(lambda *_: (200, body))
     assert "cannot be used" in failed(answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"])
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "abort", "tool_calls"])
-def test_a_reply_that_the_server_broke_off_is_an_error(stand_in, reason: str) -> None:
+def test_a_reply_that_the_server_aborted_is_an_error(stand_in, reason: str) -> None:
     server = stand_in(lambda *_: reply("The answer is (A)", reason))
     assert reason in failed(answers(OpenAIEngine(server.url, "m"), [ask("Q")])["q"])
 
@@ -448,7 +450,7 @@ def test_a_server_without_log_likelihoods_says_so(stand_in, echo: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_leaves_errors_and_no_hanging(stand_in) -> None:
+def test_a_server_that_dies_leaves_errors_and_does_not_hang(stand_in) -> None:
     server = stand_in(lambda *_: reply())
     completions = OpenAIEngine(server.url, "m", concurrency=2, max_retries=3).generate(questions(40))
     assert next(completions).text == "yes"
@@ -497,7 +499,7 @@ def test_concurrency_is_bounded_and_requests_are_pulled_as_needed(stand_in) -> N
     assert (seen, peak[0]) == (20, 3)
 
 
-def test_closing_early_aborts_what_is_under_way(stand_in) -> None:
+def test_closing_early_aborts_requests_under_way(stand_in) -> None:
     release = threading.Event()
     server = stand_in(lambda call, _: reply() if call == 1 else release.wait(30) and reply())
     completions = OpenAIEngine(server.url, "m", concurrency=4).generate(questions(50))
@@ -509,7 +511,7 @@ def test_closing_early_aborts_what_is_under_way(stand_in) -> None:
     assert len(server.calls) <= 5
 
 
-def test_no_server_is_the_users_error() -> None:
+def test_no_server_is_a_user_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -531,7 +533,7 @@ def test_no_server_is_the_users_error() -> None:
         "http://host/v1?key=secret",
     ],
 )
-def test_what_is_no_url_is_the_users_error(url: str) -> None:
+def test_an_invalid_url_is_a_user_error(url: str) -> None:
     with pytest.raises(MedbenchError, match="is not the URL of a server") as fault:
         OpenAIEngine(url, "m")
     assert "secret" not in str(fault.value)

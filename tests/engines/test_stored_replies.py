@@ -1,7 +1,4 @@
-"""Stored replies: what is accepted, what is refused and with which line, and that the fake engine reads the same.
-
-pytest tests/engines/test_stored_replies.py
-"""
+"""Stored replies: what is accepted, what is refused with which message, and that the fake engine reads the same."""
 
 from __future__ import annotations
 
@@ -45,9 +42,12 @@ FAULTY = {
     "sample true": (b'{"id": "q", "output": "", "sample": true}', '"sample" must be a whole number'),
     "sample null": (b'{"id": "q", "output": "", "sample": null}', '"sample" must be a whole number'),
     "sample too high": (b'{"id": "q", "output": "", "sample": %d}' % MOST_SAMPLES, '"sample" must be a whole number'),
-    "id twice": (b'{"question_id": "a", "output": "C"}', "id 'a' stands already"),
-    "sample twice": (b'{"id": "a", "output": "C", "sample": 0}', "stands already on an earlier line for sample 0"),
-}  # fmt: skip
+    "id twice": (b'{"question_id": "a", "output": "C"}', "duplicate id 'a', also on an earlier line"),
+    "sample twice": (
+        b'{"id": "a", "output": "C", "sample": 0}',
+        "duplicate id 'a' for sample 0, also",
+    ),
+}
 
 
 def written(folder: Path, *lines: bytes) -> Path:
@@ -75,7 +75,7 @@ def test_a_faulty_line_is_named_and_the_fake_engine_refuses_it_too(name: str, tm
     assert str(raised.value) == message
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     lines = [line for line, _ in FAULTY.values()]
     path = written(tmp_path, SOUND, *lines)
     first, *told, last = fault(path).splitlines()
@@ -85,7 +85,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from(sorted(FAULTY))), min_size=1, max_size=40))
-def test_each_faulty_line_is_told_and_no_other(
+def test_exactly_the_faulty_lines_are_reported(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str | None]
 ) -> None:
     lines = [FAULTY[kind][0] if kind else b'{"id": %d, "output": ""}' % at for at, kind in enumerate(kinds)]
@@ -98,11 +98,11 @@ def test_each_faulty_line_is_told_and_no_other(
     assert [int(number) for number in told if number.strip().isdigit()] == faulty[:FAULTS_SHOWN]
 
 
-def test_an_id_that_the_task_does_not_have_is_named_with_a_near_one(tmp_path: Path) -> None:
+def test_an_unknown_id_is_reported_with_a_similar_one(tmp_path: Path) -> None:
     path = written(tmp_path, SOUND, b'{"id": "question-12", "output": ""}', b'{"id": "zzz", "output": ""}')
     said = fault(path, ["a", "question-112", "b"]).splitlines()
-    assert said[1] == f"{path}:2: id 'question-12' is no question of toy; did you mean question-112?"
-    assert said[2] == f"{path}:3: id 'zzz' is no question of toy"
+    assert said[1] == f"{path}:2: id 'question-12' is not a question of toy; did you mean question-112?"
+    assert said[2] == f"{path}:3: id 'zzz' is not a question of toy"
     assert check_replies(path).n == 3
 
 
@@ -113,14 +113,14 @@ def test_empty_missing_and_unreadable(tmp_path: Path) -> None:
     assert "not a file" in fault(Path("/dev/null"))
 
 
-def test_a_line_longer_than_any_reply_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_line_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_LINE", 100)
     path = written(tmp_path, SOUND, b'{"id": "q", "output": "' + b"x" * 1000 + b'"}', b"nothing", SOUND)
     told = fault(path).splitlines()
     assert told[0] == f"{path}: 3 faulty lines of 4"
     assert "longer than" in told[1]
     assert told[2].startswith(f"{path}:3: not JSON")
-    assert told[3].startswith(f"{path}:4: id 'a' stands already")
+    assert told[3].startswith(f"{path}:4: duplicate id 'a'")
 
 
 def test_what_is_accepted(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_is_accepted(tmp_path: Path) -> None:
         b'{"question_id": 6001, "output": "", "finish_reason": "length"}',
         b' {"id": "a", "question_id": 3, "output": "x", "sample": 2} ',
     )
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # no new line at the end
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # no newline at the end
     found = check_replies(path)
     assert list(found.read()) == [
         Reply("a", "\ud83d half", "stop", None),
@@ -158,11 +158,11 @@ def test_lacking_counts_the_questions_without_all_samples(
 
 
 @pytest.mark.parametrize("change", [b'{"id": "b", "output": "more"}\n', b"{"])
-def test_a_file_that_changes_between_the_readings_is_refused(change: bytes, tmp_path: Path) -> None:
+def test_a_file_that_changes_between_the_two_passes_is_refused(change: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, SOUND)
     found = check_replies(path)
     path.write_bytes(path.read_bytes() + change)
-    with pytest.raises(MedbenchError, match="changed while it was read"):
+    with pytest.raises(MedbenchError, match="changed while it was being read"):
         list(found.read())
 
 
@@ -170,7 +170,7 @@ def asked(repeat: int) -> Request:
     return Request(f"toy/a#{repeat}" if repeat else "toy/a", (), "", 1, repeat=repeat)
 
 
-def test_the_fake_engine_answers_each_asking_with_its_sample(tmp_path: Path) -> None:
+def test_the_fake_engine_answers_each_repeat_with_its_sample(tmp_path: Path) -> None:
     lines = [{"id": "a", "output": f"reply {n}", "sample": n} for n in (2, 0)]
     engine = FakeEngine(read_replies(written(tmp_path, *(json.dumps(line).encode() for line in lines)))[0])
     zero, one, two = engine.generate([asked(repeat) for repeat in range(3)])
@@ -178,6 +178,6 @@ def test_the_fake_engine_answers_each_asking_with_its_sample(tmp_path: Path) -> 
     assert one.error is not None
 
 
-def test_a_reply_that_names_no_sample_answers_every_asking(tmp_path: Path) -> None:
+def test_a_reply_without_a_sample_number_answers_every_repeat(tmp_path: Path) -> None:
     engine = FakeEngine(read_replies(written(tmp_path, SOUND))[0])
     assert [one.text for one in engine.generate([asked(0), asked(3)])] == ["B", "B"]

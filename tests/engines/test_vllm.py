@@ -36,7 +36,7 @@ def hf(tiny_model: Path) -> HFEngine:
 def test_greedy_replies_are_those_of_transformers(tiny_engine: Any, hf: HFEngine) -> None:
     requests = [ask(tiny_engine, f"Which drug is number {n}?") for n in range(16)]
     ours, theirs = answers(tiny_engine, requests), answers(hf, requests)
-    # vLLM leaves out a character whose bytes are not complete at the end, transformers shows it as U+FFFD
+    # vLLM omits a character whose bytes are incomplete at the end, transformers shows it as U+FFFD
     assert {id: one.text for id, one in ours.items()} == {id: one.text.rstrip("\ufffd") for id, one in theirs.items()}
     assert {id: one.finish_reason for id, one in ours.items()} == {id: one.finish_reason for id, one in theirs.items()}
     assert {one.finish_reason for one in ours.values()} <= {"stop", "length"}

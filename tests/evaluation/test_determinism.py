@@ -1,7 +1,4 @@
-"""Differences between settings on scripted engines and on real ones; where batch-invariant mode is refused.
-
-pytest tests/evaluation/test_determinism.py
-"""
+"""Differences between settings on scripted engines and on real ones; where batch-invariant mode is refused."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gate_runs import answer
 from support.questions import COT, a_task, right
 
 from medbench.harness.cli.diagnostic_tables import determinism_report
@@ -58,7 +56,7 @@ class Crowded(FakeEngine):
 
 
 class Hasty(FakeEngine):
-    """Words its first reply of several in another way."""
+    """Words the first reply of each batch differently."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         together = list(requests)
@@ -68,7 +66,7 @@ class Hasty(FakeEngine):
 
 
 class Moody(FakeEngine):
-    """Answers B to one question from its second pass over all questions on."""
+    """Answers B to one question from the second pass over all questions onwards."""
 
     passes = 0
 
@@ -81,7 +79,7 @@ class Moody(FakeEngine):
 
 
 class Remembering(FakeEngine):
-    """Says "Again." to a question it has seen since it last forgot; its probe hangs on how many are beside it."""
+    """Says "Again." to a question seen since the last forget(); its probe depends on the batch size."""
 
     def __init__(self, replies: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(replies)
@@ -112,7 +110,7 @@ def counts(found: Mapping[str, Difference]) -> list[tuple[int, int]]:
 
 
 def a_finding(changes: Mapping[str, tuple[int, int]], engine: str = "vllm", **settings: Any) -> Determinism:
-    """32 questions of which (replies, answers) change with what `changes` names; "one at a time" stands for both."""
+    """32 questions, of which (replies, answers) change with each of `changes`; batch size by "one at a time" only."""
     return Determinism(
         model="m",
         fingerprint="f",
@@ -142,7 +140,7 @@ def test_a_steady_engine_shows_no_difference() -> None:
     assert {(one.noise.asked, one.parted_after, one.probe_nats) for one in found.values()} == {(12, None, None)}
 
 
-def test_each_setting_hands_over_what_its_name_says() -> None:
+def test_each_setting_submits_what_its_name_says() -> None:
     batches: list[list[str]] = []
 
     class Noting(FakeEngine):
@@ -157,7 +155,7 @@ def test_each_setting_hands_over_what_its_name_says() -> None:
     assert batches[1:] == [*[[id] for id in order], order[:4], order[4:8], order[8:], order[::-1], order]
 
 
-def test_replies_that_hang_on_the_batch_are_found_and_counted() -> None:
+def test_replies_that_depend_on_the_batch_are_counted() -> None:
     all_a = {id: {"output": "The answer is (A)."} for id in right(a_task())}
     found = found_by(Crowded(all_a))
     assert counts(found) == [(2, 1), (0, 0), (0, 0), (0, 0)]
@@ -165,35 +163,35 @@ def test_replies_that_hang_on_the_batch_are_found_and_counted() -> None:
     assert found["one at a time"].noise.scores == 1
 
 
-def test_replies_that_hang_on_the_order_are_found_and_counted() -> None:
+def test_replies_that_depend_on_the_order_are_counted() -> None:
     found = found_by(Hasty(right(a_task())))
-    # alone: the first of all is not hasty; by fours: two more first ones; backwards: the last one in place of the first
+    # one at a time: none is first of several; 4 at a time: two more are first; backwards: the last one is first
     assert counts(found) == [(1, 0), (2, 0), (2, 0), (0, 0)]
     assert found["all at once, backwards"].parted_after == 0
 
 
-def test_replies_that_hang_on_nothing_are_found_and_counted() -> None:
+def test_replies_that_change_at_random_are_counted() -> None:
     all_a = {id: {"output": "The answer is (A)."} for id in right(a_task())}
     assert counts(found_by(Moody(all_a))) == [(0, 0), (0, 0), (1, 1), (1, 1)]
 
 
-def test_nothing_is_carried_over_from_one_setting_to_the_next() -> None:
+def test_each_setting_starts_from_a_clean_state() -> None:
     found = found_by(Remembering(right(a_task())))
     assert counts(found) == [(0, 0)] * 4
 
 
-def test_the_probe_is_asked_in_the_company_of_its_setting() -> None:
+def test_the_probe_runs_in_the_batch_of_its_setting() -> None:
     moved = [one.probe_nats for one in found_by(Remembering(right(a_task()))).values()]
     assert moved == pytest.approx([0.011, 0.008, 0, 0])
 
 
-def test_a_failed_question_is_no_difference() -> None:
+def test_a_failed_question_is_not_a_difference() -> None:
     some = dict(list(right(a_task()).items())[:6])
     assert {one.noise.asked for one in found_by(FakeEngine(some)).values()} == {6}
 
 
 def test_an_engine_that_answers_nothing_is_one_line() -> None:
-    with pytest.raises(MedbenchError, match="no question of toy was answered: no reply is stored"):
+    with pytest.raises(MedbenchError, match="every question of toy failed: no reply is stored"):
         found_by(FakeEngine({}))
 
 
@@ -201,13 +199,13 @@ def test_an_engine_that_answers_nothing_is_one_line() -> None:
 def test_differences_are_those_of_the_texts(texts: list[tuple[str, str]]) -> None:
     def samples(side: int) -> dict[str, Sample]:
         return {
-            str(n): Sample(str(n), str(n), "", pair[side], "stop", None, "unparsed", None, "A", 0.0, None, 0, 0, {}, {})
+            str(n): answer(str(n), 0.0, output=pair[side], extracted=None, outcome="unparsed", logprobs={})
             for n, pair in enumerate(texts)
         }
 
     setting = Setting("x", BATCH, 1)
     (one,) = differences(Pass(samples(0), None), [(setting, Pass(samples(1), None))], list)
-    # an empty reply stands for its log-likelihoods, here "{}"
+    # where the reply is empty its log-likelihoods count, here "{}"
     pairs = [(a or "{}", b or "{}") for a, b in texts]
     assert one.noise.replies == sum(a != b for a, b in pairs)
     assert (one.parted_after is None) == (one.noise.replies == 0)
@@ -219,16 +217,14 @@ def test_differences_are_those_of_the_texts(texts: list[tuple[str, str]]) -> Non
 
 
 def test_the_conclusion_says_what_changes_and_what_it_means() -> None:
-    assert conclude(a_finding({})) == (
-        "answers do not depend on batch size or order on this machine (32 questions asked)"
-    )
+    assert conclude(a_finding({})) == ("answers do not depend on batch size or order on this machine (32 questions)")
     line = conclude(a_finding({BATCH: (3, 1), ORDER: (2, 0)}, device="cuda"))
     assert line.startswith(
         "3 of 32 replies (1 answer) change with batch size, 2 of 32 replies (0 answers) change with the order of "
         "questions: differences of 3.1 points or less are noise; set batch_invariant"
     )
     line = conclude(a_finding({AGAIN: (3, 0)}, device="cuda"))
-    assert "3 of 32 replies (0 answers) change with asking again: no answer changes (30 replies hold one)" in line
+    assert "3 of 32 replies (0 answers) change with repetition: no answer changes (30 replies have one)" in line
 
 
 @pytest.mark.parametrize(
@@ -259,7 +255,7 @@ def test_the_report_shows_every_setting_and_its_figures() -> None:
 
 
 def fault(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line that `medbench doctor` ends in after exit status 2."""
+    """The last line of `medbench doctor`, which exits with status 2."""
     capfd.readouterr()
     assert run(["doctor", *arguments]) == 2
     out, err = capfd.readouterr()
@@ -288,14 +284,14 @@ def test_faults_of_the_user_are_one_line(arguments: list[str], said: str, capfd:
     assert said in fault(arguments, capfd)
 
 
-def test_an_engine_elsewhere_cannot_be_measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_cannot_be_measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "eval.yaml").write_text("{engine: openai, base_url: http://localhost}")
     line = fault(["--determinism", "m", "--data", "sample", "--config", str(tmp_path / "eval.yaml")], capfd)
     assert "--engine vllm or hf, not openai" in line
 
 
 @pytest.mark.engine
-def test_a_broken_task_is_passed_over(
+def test_a_broken_task_is_skipped(
     tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
@@ -308,7 +304,7 @@ def test_a_broken_task_is_passed_over(
     assert run(["doctor", *arguments]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["task"] == "pubmedqa"
-    assert "pubmedqa is taken instead" in err
+    assert "using pubmedqa instead" in err
 
 
 @only_cpu
@@ -322,7 +318,7 @@ def test_batch_invariant_on_a_cpu_is_refused_in_one_line(
 
 
 @only_cpu
-def test_the_variable_is_refused_as_the_setting_is(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_is_refused_like_the_setting(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     with pytest.raises(MedbenchError, match="VLLM_BATCH_INVARIANT: this is a CPU build"):
         vllm.VLLMEngine(str(tiny_model), EngineConfig())
@@ -364,7 +360,7 @@ def test_vllm_forgets_its_prefix_cache(tiny_engine: Any) -> None:
 
 
 @pytest.mark.engine
-def test_company_in_the_batch_hardly_moves_the_probe(tiny_engine: Any) -> None:
+def test_other_prompts_in_the_batch_hardly_move_the_probe(tiny_engine: Any) -> None:
     alone = tiny_engine.probe(through_cache=False).logprobs
     beside = [Request(str(n), (), f"Which drug is number {n}? " * 4, 1) for n in range(5)]
     assert tiny_engine.probe(through_cache=False, beside=beside).logprobs == pytest.approx(alone, abs=1e-3)

@@ -50,7 +50,7 @@ def test_tokens_that_were_not_counted_are_a_dash(capsys: pytest.CaptureFixture[s
     assert ", - tokens/s" in capsys.readouterr().err
 
 
-def test_lines_come_now_and_then_and_not_for_every_question(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_come_at_intervals_and_not_for_every_question(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_for(quiet=False) as shown:
         shown.start("medqa", 1000, 0)
         for _ in range(999):
@@ -75,7 +75,7 @@ def test_counts_and_errors_are_right(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("every_line")
-def test_tasks_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_are_counted_separately(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_for(quiet=False) as shown:
         shown.start("medqa", 1, 0)
         shown.start("pubmedqa", 2, 0)
@@ -90,7 +90,7 @@ def test_tasks_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("every_line")
-def test_a_resumed_run_says_so_and_goes_on_counting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_says_so_and_continues_counting(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_for(quiet=False) as shown:
         shown.start("medqa", 5, 3)
         shown.advance("medqa", a_sample())
@@ -107,7 +107,7 @@ def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_rate_is_that_of_this_session_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rate_is_that_of_this_session_only(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_for(quiet=False) as shown:
         shown.start("medqa", 1_000_001, 1_000_000)
         shown.advance("medqa", a_sample())

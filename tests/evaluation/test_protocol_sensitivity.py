@@ -1,7 +1,4 @@
-"""The band of protocols over the same replies: each row is what scoring under that protocol alone finds.
-
-pytest tests/evaluation/test_protocol_sensitivity.py
-"""
+"""The band of protocols over the same replies: each row equals scoring under that protocol alone."""
 
 from __future__ import annotations
 
@@ -27,9 +24,17 @@ from medbench.harness.evaluation.score_replies import ScoreOptions, replies_to, 
 from medbench.harness.runs.run_folder import read_samples
 
 TEXTS = (
-    "The answer is (A).", "B", "Final answer: \\boxed{B}", "I cannot tell.", "", "answer is A", "Zinc, for it is one.",
-    "A patient needs iron. The answer is (B).", "<think>The answer is (B)", "Vitamin B is not it. The answer is A",
-)  # fmt: skip
+    "The answer is (A).",
+    "B",
+    "Final answer: \\boxed{B}",
+    "I cannot tell.",
+    "",
+    "answer is A",
+    "Zinc, for it is one.",
+    "A patient needs iron. The answer is (B).",
+    "<think>The answer is (B)",
+    "Vitamin B is not it. The answer is A",
+)
 
 
 def a_file(folder: Path, texts: Sequence[str]) -> Path:
@@ -69,7 +74,7 @@ def test_a_row_is_what_scoring_under_that_protocol_finds(
     assert band.differing_reading == differing
 
 
-def test_every_protocol_that_generates_is_in_it_and_no_other() -> None:
+def test_exactly_the_generating_protocols_are_in_the_band() -> None:
     names = [protocol.name for protocol in generating_protocols()]
     assert names[0] == "cot-v1"
     assert {"mmlu-pro-official", "huatuo-o1", "m1"} < set(names)
@@ -84,13 +89,13 @@ def test_the_table_names_the_ends_of_the_band(tmp_path: Path) -> None:
     assert line == (
         "the same replies score between 0.0 % (medhelm-letter) and 100.0 % (cot-v1): a band of 100.0 points"
     )
-    assert "without medhelm-letter" in text  # it wants the letter alone
+    assert "without medhelm-letter" in text  # it expects only the letter
     assert "of 4 replies 0 are read differently by two of these" in text
     found = band.as_json()
     assert (found["band"], found["band_reading"]) == ((0.0, 1.0), (1.0, 1.0))
 
 
-def test_replies_that_are_missing(tmp_path: Path) -> None:
+def test_missing_replies_in_the_band(tmp_path: Path) -> None:
     task = a_task(["q0", "q1", "q2"])
     file = a_file(tmp_path, ["A", "B"])
     with pytest.raises(MedbenchError, match="1 of 3 questions have no reply"):

@@ -1,4 +1,4 @@
-"""The same questions twice: what counts as noise, and which margins it makes doubtful."""
+"""The same questions twice: what counts as noise, and which margins are below it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medbench.harness.protocols.protocol import Continuation
 
 
 class Wavering(FakeEngine):
-    """Says B to the first question of each pass, whatever it is: an answer that hangs on the batch."""
+    """Answers B to the first question of each pass, so that an answer depends on the order."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for number, completion in enumerate(super().generate(requests)):
@@ -28,7 +28,7 @@ def test_a_steady_engine_has_no_noise() -> None:
     assert (noise.asked, noise.replies, noise.answers, noise.scores) == (10, 0, 0, 0)
 
 
-def test_answers_that_hang_on_the_order_are_counted() -> None:
+def test_answers_that_depend_on_the_order_are_counted() -> None:
     task = a_task()
     all_a = {id: {"output": "The answer is (A)."} for id in right(task)}
     noise = measure(task, COT, Wavering(all_a), questions=10, seed=0)
@@ -36,7 +36,7 @@ def test_answers_that_hang_on_the_order_are_counted() -> None:
     assert noise.floor == 0.2
 
 
-def test_failed_requests_are_no_noise() -> None:
+def test_failed_requests_are_not_noise() -> None:
     some = dict(list(right(a_task()).items())[:6])
     assert measure(a_task(), COT, FakeEngine(some), questions=12, seed=0).asked == 6
 
@@ -51,7 +51,7 @@ def test_a_reply_that_the_protocol_continues_is_compared_as_a_whole() -> None:
     assert (compare(plain, whole).replies, compare(whole, whole).replies) == (12, 0)
 
 
-def test_a_margin_below_the_floor_is_warned_of() -> None:
+def test_a_margin_below_the_noise_floor_gives_a_warning() -> None:
     rules = GateFile.model_validate({"gates": [{"task": "toy", "margin": 0.02}, {"task": "toy", "at_least": 0.5}]})
     assert warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=1)}, rules) == []
     (line,) = warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=4)}, rules)

@@ -1,7 +1,7 @@
-"""kill -9 at random moments of a real `medbench eval`: resumed, its samples are those of an uninterrupted run.
+"""kill -9 at random moments of a real `medbench eval`: after resuming, the samples equal those of an uninterrupted run.
 
-Each evaluation is the command itself in a process of its own. For vLLM that process is forked from one that has
-imported vllm already (12 s an import), before anything has started a thread.
+Each evaluation runs the command in its own process. For vLLM that process is forked from one that has already imported
+vllm (12 s per import), before any thread has been started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 KILLS = 20
 Start = Callable[[Path], int]
-"""Starts `medbench eval ... --resume --runs FOLDER --name r` and gives its process id."""
+"""Starts `medbench eval ... --resume --runs FOLDER --name r` and returns its process id."""
 
 
 def sorted_samples(runs: Path) -> dict[str, list[bytes]]:
@@ -30,7 +30,7 @@ def sorted_samples(runs: Path) -> dict[str, list[bytes]]:
 
 
 def kill_and_resume(start: Start, root: Path, seed: int) -> list[Path]:
-    """Kill KILLS times, every fourth time during start-up; a run that gets through is followed by a fresh one.
+    """Kill KILLS times, every fourth time during start-up; a run that finishes is followed by a fresh one.
 
     Returns the finished runs: "whole", never interrupted, first.
     """
@@ -121,7 +121,7 @@ def _kill_forks(model: str, root: Path) -> list[Path]:
 
 @pytest.mark.engine
 def test_vllm_killed_twenty_times(tiny_model: Path, tmp_path: Path) -> None:
-    # few at a time, so that there are many moments between the first answer and the last
+    # few at a time, so that there is much time between the first answer and the last
     (tmp_path / "few.yaml").write_text("engine_config: {max_num_seqs: 2, kv_cache_gib: 1}\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         whole, *killed = pool.apply(_kill_forks, (str(tiny_model), tmp_path))

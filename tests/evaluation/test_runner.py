@@ -1,4 +1,4 @@
-"""Order, storing, resuming and the kinds of failure, on stored replies."""
+"""Order, storage, resuming and failures, on scripted replies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 
 @given(st.sets(st.text(max_size=8), max_size=30), st.integers(0, 5), st.data())
-def test_the_order_depends_on_nothing_but_seed_and_task(ids: set[str], seed: int, data: st.DataObject) -> None:
+def test_the_order_depends_only_on_seed_and_task(ids: set[str], seed: int, data: st.DataObject) -> None:
     order = permuted(ids, seed=seed, task="t")
     assert sorted(order) == sorted(ids)
     assert permuted(data.draw(st.permutations(order)), seed=seed, task="t") == order
@@ -60,7 +60,7 @@ def test_the_order_depends_on_nothing_but_seed_and_task(ids: set[str], seed: int
     assert permuted(subset, seed=seed, task="t") == [id for id in order if id in subset]
 
 
-def test_answers_are_stored_scored_and_summed(tmp_path: Path) -> None:
+def test_answers_are_scored_stored_and_summarised(tmp_path: Path) -> None:
     task = a_task()
     with a_run(tmp_path) as run:
         results = evaluate(run, [task], COT, FakeEngine(right(task)), limit=None, progress=Silent())
@@ -70,7 +70,7 @@ def test_answers_are_stored_scored_and_summed(tmp_path: Path) -> None:
     assert ids(tmp_path / "run") == permuted([q.id for q in task.questions], seed=0, task="toy")
 
 
-def test_a_limit_takes_the_first_of_the_order_and_can_be_raised(tmp_path: Path) -> None:
+def test_a_limit_takes_the_first_questions_and_can_be_raised(tmp_path: Path) -> None:
     task = a_task()
     order = permuted([q.id for q in task.questions], seed=0, task="toy")
     with a_run(tmp_path) as run:
@@ -80,7 +80,7 @@ def test_a_limit_takes_the_first_of_the_order_and_can_be_raised(tmp_path: Path) 
         assert ids(run.folder) == order[:9]
 
 
-def test_a_failed_request_is_no_wrong_answer_and_is_asked_again(tmp_path: Path) -> None:
+def test_a_failed_request_is_not_a_wrong_answer_and_is_asked_again(tmp_path: Path) -> None:
     task = a_task()
     some = {id: reply for id, reply in right(task).items() if id not in ("q3", "q7")}
     with a_run(tmp_path) as run:
@@ -113,7 +113,7 @@ class Interrupting(FakeEngine):
             self.closed = True
 
 
-def test_ctrl_c_keeps_what_is_answered(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_samples(tmp_path: Path) -> None:
     task = a_task()
     engine = Interrupting(right(task))
     with a_run(tmp_path) as run, pytest.raises(KeyboardInterrupt):
@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_is_answered(tmp_path: Path) -> None:
 
 
 class Shuffled(FakeEngine):
-    """Completions in another order than asked, as continuous batching gives them."""
+    """Completions in a different order from the requests, as with continuous batching."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         yield from reversed(list(super().generate(requests)))
@@ -145,14 +145,14 @@ def test_a_request_carries_the_protocols_decoding() -> None:
     request = build_request(a_task(), a_task().questions[0], protocol, FakeEngine({}), seed=3)
     assert (request.max_new_tokens, request.seed) == (7, sampling_seed(3, "toy", "q0"))
     assert request.thinking is False
-    assert request.stop == ("\nQuestion:",)  # no chat template: a base model would go on to the next question
+    assert request.stop == ("\nQuestion:",)  # no chat template: a base model would continue with the next question
     direct = build_request(a_task(), a_task().questions[0], load_protocol("direct-v1"), FakeEngine({}), seed=3)
     assert direct.choices == (" A", " B")
     assert direct.prompt.endswith("Answer:")
 
 
 class Scripted(FakeEngine):
-    """Answers by `reply`, and keeps what it was asked."""
+    """Answers by `reply` and records the requests."""
 
     def __init__(self, reply: Callable[[Request], Completion]) -> None:
         super().__init__({})
@@ -165,7 +165,7 @@ class Scripted(FakeEngine):
             yield self.reply(request)
 
 
-def test_each_sample_of_a_question_has_a_seed_of_its_own_and_none_is_asked_twice(tmp_path: Path) -> None:
+def test_each_sample_of_a_question_has_its_own_seed_and_is_asked_once(tmp_path: Path) -> None:
     engine = Scripted(lambda request: Completion(request.id, f"The answer is ({'AB'[request.repeat % 2]}).", "stop"))
     with a_run(tmp_path, samples=4) as run:
         result = evaluate(run, [a_task()], COT, engine, limit=3, progress=Silent())["toy"]
@@ -203,7 +203,7 @@ def test_shuffled_options_are_asked_as_shuffled_and_read_back(tmp_path: Path) ->
 FORCED = COT.model_copy(update={"continuation": Continuation(cue="\nFinal answer:", max_new_tokens=5)})
 
 
-def test_a_reply_cut_off_goes_on_behind_the_cue(tmp_path: Path) -> None:
+def test_truncated_reasoning_is_continued_after_the_cue(tmp_path: Path) -> None:
     def reply(request: Request) -> Completion:
         if request.prompt.endswith("\nFinal answer:"):
             return Completion(request.id, " (B)", "stop", 90, 3)

@@ -1,7 +1,4 @@
-"""`medbench score`: the run folder it leaves, what it refuses, and that order, chance and kill -9 change nothing.
-
-pytest tests/evaluation/test_score_replies.py
-"""
+"""`medbench score`: the run folder it writes, what it refuses, and that order and kill -9 change nothing."""
 
 from __future__ import annotations
 
@@ -35,14 +32,20 @@ from medbench.harness.runs.stored_run import StoredRun
 
 N = 40
 TEXTS = (
-    "The answer is (A).", "The answer is (B).", "I cannot tell.", "", "<think>A or B</think> Answer: A", "<think>never",
-    "so it was A</think>The answer is (A).", "The answer is (A).\nQuestion: what else? The answer is (B).",
-)  # fmt: skip
+    "The answer is (A).",
+    "The answer is (B).",
+    "I cannot tell.",
+    "",
+    "<think>A or B</think> Answer: A",
+    "<think>never",
+    "so it was A</think>The answer is (A).",
+    "The answer is (A).\nQuestion: what else? The answer is (B).",
+)
 
 
 @pytest.fixture
 def ids(tmp_path: Path) -> list[str]:
-    """Questions of a made-up medqa in ./data; A is right."""
+    """Question ids of a made-up medqa in ./data; A is right."""
     return write_medqa(tmp_path / "data", N)
 
 
@@ -72,14 +75,14 @@ def scored(
 
 
 def varied(ids: Sequence[str]) -> list[dict[str, Any]]:
-    """A reply of each kind in turn, some cut off."""
+    """A reply of each kind in turn, some truncated."""
     return [
         {"id": id, "output": TEXTS[at % len(TEXTS)], "finish_reason": "length" if at % 7 == 0 else "stop"}
         for at, id in enumerate(ids)
     ]
 
 
-def test_the_run_is_as_an_evaluations_of_the_same_replies(ids: list[str], tmp_path: Path) -> None:
+def test_the_run_equals_an_evaluation_of_the_same_replies(ids: list[str], tmp_path: Path) -> None:
     write_lines(tmp_path / "mine.jsonl", varied(ids))
     assert score("mine.jsonl", "--name", "scored") == 0
     arguments = ["--replies", "mine.jsonl", "--data", "data", "--tasks", "medqa", "--name", "asked", "--quiet"]
@@ -127,7 +130,7 @@ def test_scoring_twice_writes_the_same_bytes(ids: list[str], tmp_path: Path) -> 
     assert {key for key in a if a[key] != b[key]} == {"created"}
 
 
-def test_a_finished_run_is_not_written_over(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_overwritten(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_replies(tmp_path / "mine.jsonl", dict.fromkeys(ids, True))
     assert score("mine.jsonl", "--name", "r") == 0
     before = Path("runs/r/run.json").stat().st_mtime_ns
@@ -149,13 +152,18 @@ def test_gate_and_compare_take_the_run(ids: list[str], tmp_path: Path) -> None:
     assert run(["gate", "runs/good", "--gates", str(paired), "--baseline", "runs/poor"]) == 0
     (one,) = compare_runs(Path("runs/poor"), Path("runs/good")).tasks.values()
     assert (one.overall.gained, one.overall.lost, one.unpaired) == (16, 0, 0)
-    # as a control of another model's gate
+    # as a control variate of another model's gate
     assert [r.name for r in read_controls(Path("runs"), read_run("runs/good"), None, ["medqa"])] == ["poor"]
 
 
-@pytest.mark.parametrize("gate", ["{task: medqa, metric: tokens_per_answer, at_most: 900}",
-                                  "{task: medqa, metric: seconds_per_question, at_most: 1}"])  # fmt: skip
-def test_what_nobody_measured_cannot_be_gated(
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "{task: medqa, metric: tokens_per_answer, at_most: 900}",
+        "{task: medqa, metric: seconds_per_question, at_most: 1}",
+    ],
+)
+def test_metrics_that_were_not_measured_cannot_be_gated(
     gate: str, ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_replies(tmp_path / "mine.jsonl", dict.fromkeys(ids, True))
@@ -164,7 +172,7 @@ def test_what_nobody_measured_cannot_be_gated(
     assert "replies were stored" in capfd.readouterr().err
 
 
-def test_several_replies_a_question(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_replies_per_question(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = [{"id": id, "output": TEXTS[(at + k) % 2], "sample": k} for at, id in enumerate(ids) for k in range(3)]
     write_lines(tmp_path / "mine.jsonl", lines)
     assert score("mine.jsonl", "--name", "r") == 0
@@ -177,7 +185,7 @@ def test_several_replies_a_question(ids: list[str], tmp_path: Path, capfd: pytes
     assert (result.sampling.k, result.sampling.n, result.sampling.maj_at_k) == (3, N, 0.5)
     gates = write_gates(tmp_path / "gates.yaml", "{task: medqa, at_least: 0.1}")
     assert run(["gate", "runs/r", "--gates", str(gates)]) == 2
-    assert "3 samples a question" in capfd.readouterr().err
+    assert "3 samples per question" in capfd.readouterr().err
 
 
 def test_missing_replies(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -203,8 +211,10 @@ def test_missing_replies(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFi
 
     floor = write_gates(tmp_path / "floor.yaml", "{task: medqa, at_least: 0.1}")
     paired = write_gates(tmp_path / "paired.yaml", "{task: medqa, margin: 0.9}")
-    for arguments in (["runs/part", "--gates", str(floor)],
-                      ["runs/whole", "--gates", str(paired), "--baseline", "runs/part"]):  # fmt: skip
+    for arguments in (
+        ["runs/part", "--gates", str(floor)],
+        ["runs/whole", "--gates", str(paired), "--baseline", "runs/part"],
+    ):
         assert run(["gate", *arguments]) == 2
         assert "part is incomplete" in capfd.readouterr().err
     assert read_controls(Path("runs"), read_run("runs/whole"), None, ["medqa"]) == []
@@ -219,7 +229,7 @@ def test_missing_samples_of_some_questions(ids: list[str], tmp_path: Path, capfd
     assert read_run("runs/r").incomplete == 2
 
 
-def test_faults_are_told_together_and_nothing_is_written(
+def test_all_faults_are_reported_and_nothing_is_written(
     ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines = [json.dumps({"id": id, "output": "B"}) for id in ids]
@@ -250,7 +260,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_with_the_command_is_one_line(
+def test_each_user_error_is_one_line(
     wrong: str, ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_replies(tmp_path / "mine.jsonl", dict.fromkeys(ids, True))
@@ -264,7 +274,7 @@ def test_what_is_wrong_with_the_command_is_one_line(
 
 
 @pytest.mark.slow
-def test_kill_9_half_way_leaves_nothing_that_looks_sealed(
+def test_kill_9_leaves_no_run_that_looks_sealed(
     ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(tmp_path / "mine.jsonl", [{**line, "sample": k} for line in varied(ids) for k in range(500)])
@@ -285,13 +295,13 @@ def test_kill_9_half_way_leaves_nothing_that_looks_sealed(
     assert "not finished" in capfd.readouterr().err
     assert run(["compare", "runs/r", "runs/r"]) == 2
     assert "r is incomplete" in capfd.readouterr().err
-    assert run(arguments) == 0  # and it is scored anew, not gone on with
+    assert run(arguments) == 0  # it is scored from scratch, not continued
     assert (read_run("runs/r").status, read_run("runs/r").incomplete) == ("complete", 0)
     assert len(samples.read_bytes().splitlines()) == 500 * N
 
 
 @pytest.mark.slow
-def test_an_interrupted_scoring_says_how_to_go_on(ids: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_scoring_says_how_to_continue(ids: list[str], tmp_path: Path) -> None:
     write_lines(tmp_path / "mine.jsonl", [{**line, "sample": k} for line in varied(ids) for k in range(500)])
     process = subprocess.Popen(
         [sys.executable, "-m", "medbench.harness.cli", "score", "mine.jsonl", "--task", "medqa", "--data", "data"],
@@ -322,7 +332,7 @@ def test_another_run_under_that_name_is_left_alone(
     assert Path("runs/r/samples/medqa.jsonl").read_bytes() == before
 
 
-def test_a_file_that_changes_under_way_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_meanwhile_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = a_task([f"q{n}" for n in range(5)])
     from medbench.harness.evaluation import score_replies
 
@@ -335,7 +345,7 @@ def test_a_file_that_changes_under_way_is_not_sealed(tmp_path: Path, monkeypatch
         return found
 
     monkeypatch.setattr(score_replies, "replies_to", then_changed)
-    with pytest.raises(MedbenchError, match="changed while it was read"):
+    with pytest.raises(MedbenchError, match="changed while it was being read"):
         scored(task, varied([q.id for q in task.questions]), tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_run(folder).status == "running"
@@ -349,7 +359,7 @@ lines_of_a_toy = st.lists(
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(lines_of_a_toy, st.randoms(use_true_random=False), st.integers(1, 2))
-def test_the_order_of_lines_changes_no_figure(
+def test_the_order_of_lines_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, replies: list[tuple[str, str]], chance: random.Random, samples: int
 ) -> None:
     task = a_task([f"q{n}" for n in range(8 // samples)], category={"q0": {"kind": "x"}})
@@ -365,16 +375,18 @@ def test_the_order_of_lines_changes_no_figure(
     assert result.n_truncated == sum(reason == "length" for _, reason in replies)
 
 
-def test_a_reply_that_closes_a_thought_which_the_template_opened(tmp_path: Path) -> None:
+def test_a_reply_that_closes_reasoning_opened_by_the_template(tmp_path: Path) -> None:
     task = a_task(["q0", "q1"])
-    lines = [{"id": "q0", "output": "B is right. The answer is (B)</think>The answer is (A)."},
-             {"id": "q1", "output": "<think>The answer is (A)"}]  # fmt: skip
+    lines = [
+        {"id": "q0", "output": "B is right. The answer is (B)</think>The answer is (A)."},
+        {"id": "q1", "output": "<think>The answer is (A)"},
+    ]
     outcome = scored(task, lines, tmp_path)
     assert [s.extracted for s in read_samples(outcome.folder, "toy")] == ["A", None]
 
 
 class Foreign:
-    """A task of lm-eval's own, as far as replies need it."""
+    """The parts of one of lm-eval's own tasks that scoring replies needs."""
 
     def __init__(self, choices: tuple[str, ...] | None) -> None:
         self._choices = choices
@@ -392,19 +404,19 @@ class Foreign:
         return output, len(output) / 10
 
 
-def test_a_task_of_lm_evals_own_is_scored_by_its_rules(tmp_path: Path) -> None:
+def test_one_of_lm_evals_own_tasks_is_scored_by_its_rules(tmp_path: Path) -> None:
     task = replace(a_task(["q0", "q1"]), foreign=Foreign(None))
     outcome = scored(task, [{"id": "q0", "output": "1234"}, {"id": "q1", "output": "12\n\n3"}], tmp_path)
     assert [s.score for s in read_samples(outcome.folder, "toy")] == [0.4, 0.2]
     assert outcome.record.protocol["name"] == "lm-eval"
     twice = [{"id": "q0", "output": "", "sample": k} for k in range(2)]
-    with pytest.raises(MedbenchError, match="asks once"):
+    with pytest.raises(MedbenchError, match="asked once"):
         scored(task, twice, tmp_path)
     with pytest.raises(MedbenchError, match="log-likelihoods"):
         scored(replace(task, foreign=Foreign((" A", " B"))), twice[:1], tmp_path)
 
 
-def test_a_published_script_reads_the_text_whole_and_medbench_up_to_the_next_question(tmp_path: Path) -> None:
+def test_published_scripts_read_the_whole_text_and_medbench_stops_at_the_next_question(tmp_path: Path) -> None:
     task = a_task(["q0"])
     lines = [{"id": "q0", "output": "So I take (A).\nQuestion: And next?\nAnswer: B"}]
     read = {}
@@ -427,5 +439,5 @@ def test_the_official_script_read_the_same_letters(model: str, data_dir: Path, t
     assert {sample.id: sample.extracted for sample in samples} == official
     with (data_dir / "replay" / "mmlu_pro_health_correct.csv").open() as table:
         right = {row["question_id"]: float(row[model]) for row in csv.DictReader(table)}
-    # by this key 6392's answer is B, which Qwen gave and the table calls wrong: it may rest on an older key
+    # by this key 6392's answer is B, which Qwen gave and the table counts as wrong: it may use an older key
     assert {s.id: s.score for s in samples if s.id != "6392"} == {id: right[id] for id in right if id != "6392"}

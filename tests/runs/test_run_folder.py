@@ -1,4 +1,4 @@
-"""The run folder: what was appended is there, whatever happened to the process or the disk since."""
+"""The run folder: appended samples are kept, whatever happens to the process or the disk."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def visible(text: str) -> str:
 # round trips
 
 
-def test_a_run_comes_back(tmp_path: Path) -> None:
+def test_a_run_is_read_back(tmp_path: Path) -> None:
     with create_run(tmp_path, RECORD) as run:
         run.append("medqa", sample(0))
         run.append("medqa", sample(1, logprobs={" A": -0.5, " B": float("-inf")}, span=None))
@@ -192,7 +192,7 @@ texts = st.one_of(anything, awkward)
     )
 )
 @settings(deadline=None, max_examples=60)
-def test_any_text_comes_back_and_a_lone_surrogate_visibly_replaced(
+def test_any_text_is_read_back_with_lone_surrogates_replaced(
     tmp_path_factory: pytest.TempPathFactory, lines: list[Sample]
 ) -> None:
     def seen(value: Any) -> Any:
@@ -211,7 +211,7 @@ def test_any_text_comes_back_and_a_lone_surrogate_visibly_replaced(
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=())), limit=st.integers(1, 80))
-def test_a_slug_is_a_harmless_file_name(text: str, limit: int) -> None:
+def test_a_slug_is_a_safe_file_name(text: str, limit: int) -> None:
     name = slug(text, limit)
     assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
     assert not name.startswith((".", "-"))
@@ -219,7 +219,7 @@ def test_a_slug_is_a_harmless_file_name(text: str, limit: int) -> None:
     assert slug(name, 80) == name
 
 
-def test_a_slug_keeps_what_tells_two_checkpoints_apart() -> None:
+def test_a_slug_keeps_the_part_that_distinguishes_two_checkpoints() -> None:
     assert slug("Qwen/Qwen3-0.6B") == "Qwen-Qwen3-0.6B"
     assert slug("/runs/" + "long/" * 30 + "checkpoint-1200").endswith("checkpoint-1200")
     assert slug("///") == slug("") == "run"
@@ -229,7 +229,7 @@ def test_a_slug_keeps_what_tells_two_checkpoints_apart() -> None:
 
 
 def test_a_torn_last_line_is_not_read_and_is_cut_by_the_next_writer(tmp_path: Path) -> None:
-    """The file is cut at every byte of its last line, as kill -9 or a full disk may."""
+    """The file is cut at every byte of its last line, as kill -9 or a full disk can do."""
     with create_run(tmp_path, RECORD) as run:
         for number in range(3):
             run.append("medqa", sample(number, output="größer — \u2028 答", category={}))
@@ -258,7 +258,7 @@ def test_failed_lines_are_asked_again_and_ids_stay_unique(tmp_path: Path) -> Non
         assert stored(folder) == ["q0", "q2"]
         run.append("medqa", sample(1))
         run.append("medqa", failed(3))
-        # a gate asks in steps: the same open run is asked again what is done
+        # a gate works in blocks: it asks the same open run repeatedly what is done
         assert run.done("medqa") == {"q0", "q1", "q2"}
         run.append("medqa", sample(3))
         assert run.done("medqa") == {"q0", "q1", "q2", "q3"}
@@ -277,7 +277,7 @@ def test_a_run_without_answers_yet(tmp_path: Path) -> None:
 
 def fault(call: Any, *words: Any) -> str:
     with pytest.raises(MedbenchError) as caught:
-        # samples are read when they are asked for
+        # samples are read lazily
         list(found) if isinstance(found := call(*words), Iterator) else None
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -312,14 +312,14 @@ def test_a_newer_schema_says_upgrade(tmp_path: Path, file: str) -> None:
         (b'{"schema_version": 1}', "run_id: field required: not written by medbench, or damaged"),
     ],
 )
-def test_a_broken_run_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_run_file_is_reported(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "run.json").write_bytes(content)
     message = fault(read_run, tmp_path)
     assert message.startswith(f"{tmp_path / 'run.json'}: ")
     assert said in message
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     assert fault(read_run, tmp_path / "none").startswith(f"{tmp_path / 'none' / 'run.json'}: no such file")
     assert fault(read_result, tmp_path, "medqa").startswith(f"{tmp_path / 'results' / 'medqa.json'}: no such file")
 
@@ -327,20 +327,20 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"\n", b"{}\n", b"[]\n", b"[1]\n", b"null\n", b'"text"\n', b"\0\0\n", b'{"schema_version": 1}\n', b"{\n"]
 )
-def test_a_broken_sample_is_named_with_its_line(tmp_path: Path, line: bytes) -> None:
+def test_a_damaged_sample_is_reported_with_its_line(tmp_path: Path, line: bytes) -> None:
     with create_run(tmp_path, RECORD) as run:
         run.append("medqa", sample(0))
     path = samples_path(tmp_path / "run", "medqa")
     path.write_bytes(path.read_bytes() + line)
-    assert fault(read_samples, tmp_path / "run", "medqa").startswith(f"{path}:2: not a medbench sample")
+    assert fault(read_samples, tmp_path / "run", "medqa").startswith(f"{path}:2: not a sample written by medbench")
 
 
-def test_a_run_that_exists_is_not_made_again(tmp_path: Path) -> None:
+def test_an_existing_run_is_not_created_again(tmp_path: Path) -> None:
     create_run(tmp_path, RECORD).close()
     assert "run already exists: add --resume to continue it, or --name" in fault(create_run, tmp_path, RECORD)
 
 
-def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_runs_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = fault(create_run, tmp_path / "file", RECORD)
     assert said == f"{tmp_path / 'file' / 'run'}: cannot be created (Not a directory): correct --runs"
@@ -354,13 +354,13 @@ def with_model(**changes: Any) -> dict[str, Any]:
     ("changes", "said"),
     [
         (with_model(fingerprint="0" * 64), ["model model ffffffffffff, not 000000000000"]),
-        (with_model(tokenizer_sha256="0" * 64), ["tokenizer or chat template differ"]),
+        (with_model(tokenizer_sha256="0" * 64), ["another tokenizer or chat template"]),
         ({"protocol": {"name": "direct-v1"}}, ["protocol cot-v1, not direct-v1"]),
         ({"protocol": RECORD.protocol | {"stop": []}}, ["protocol cot-v1, not cot-v1"]),
         ({"seed": 7}, ["seed 0, not 7"]),
         ({"engine": {"name": "hf"}}, ["engine fake, not hf"]),
-        ({"tasks": {}}, ["task medqa only in one of them"]),
-        ({"tasks": {"medqa": MEDQA, "pubmedqa": MEDQA}}, ["task pubmedqa only in one of them"]),
+        ({"tasks": {}}, ["task medqa in only one of them"]),
+        ({"tasks": {"medqa": MEDQA, "pubmedqa": MEDQA}}, ["task pubmedqa in only one of them"]),
         ({"tasks": {"medqa": MEDQA.model_copy(update={"version": "2"})}}, ["medqa version 1, not 2"]),
         (
             {"tasks": {"medqa": MEDQA.model_copy(update={"sha256": "b" * 64, "source": "sample"})}},
@@ -382,7 +382,7 @@ def test_differences_that_make_it_another_run(tmp_path: Path, changes: dict[str,
         assert fault(reopen_run, tmp_path / "run", wanted) == (
             f"{tmp_path / 'run'} is another run ({'; '.join(said)}): use another --name"
         )
-    # the lock is free again, whatever was said
+    # the lock is free again in any case
     reopen_run(tmp_path / "run", RECORD).close()
 
 
@@ -393,13 +393,13 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_write_leaves_nothing_but_its_file(tmp_path: Path) -> None:
+def test_a_write_leaves_only_its_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.json", b"old")
     write_atomically(tmp_path / "a.json", b"new")
     assert (tmp_path / "a.json").read_bytes() == b"new"
     (tmp_path / "taken").mkdir()
     assert "taken: cannot be written" in fault(write_atomically, tmp_path / "taken", b"x")
-    assert "(No such file or directory): mend that" in fault(write_atomically, tmp_path / "none" / "a.json", b"x")
+    assert "(No such file or directory): fix the cause" in fault(write_atomically, tmp_path / "none" / "a.json", b"x")
     assert names_in(tmp_path) == ["a.json", "taken"]
 
 
@@ -468,7 +468,7 @@ def test_a_full_disk_interrupts_and_loses_nothing(small_disk: Path) -> None:
     assert (run.folder / "run.json").read_bytes() == before
     assert not list(small_disk.rglob("*.tmp"))
     assert stored(run.folder) == [f"q{number}" for number in range(first)]
-    # room is made while the run is open, and again after it was closed
+    # space is freed while the run is open, and again after it was closed
     ballast.write_bytes(b"x" * 30_000)
     second = fill(run, first)
     run.close()
@@ -528,8 +528,8 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_line_that_append_returned_for(tmp_path: Path) -> None:
-    """At several moments, some in the middle of a line of 18 kB; every child goes on with the same run."""
+def test_kill_9_loses_no_line_whose_append_returned(tmp_path: Path) -> None:
+    """At several moments, some in the middle of a line of 18 kB; every child continues the same run."""
     create_run(tmp_path, RECORD).close()
     folder = tmp_path / "run"
     moments = random.Random(0)
@@ -547,7 +547,7 @@ def test_kill_9_loses_no_line_that_append_returned_for(tmp_path: Path) -> None:
         told += [line.strip() for line in heard.read_text().splitlines(keepends=True) if line.endswith("\n")]
         kept = stored(folder)
         assert len(kept) == len(set(kept)), "an id stands twice"
-        # the last one may have been stored and not told any more
+        # the last one may have been stored without being reported
         assert kept[: len(told)] == told
         assert len(kept) - len(told) <= 1
         told = kept

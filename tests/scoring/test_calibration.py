@@ -1,7 +1,4 @@
-"""Confidence against truth: scikit-learn, closed forms and enumeration.
-
-pytest tests/scoring/test_calibration.py
-"""
+"""Calibration compared with scikit-learn, closed forms and enumeration."""
 
 from __future__ import annotations
 
@@ -52,9 +49,10 @@ def row(values: Sequence[float], gold: str = "A") -> Sample:
 
 
 def sure(confidence: float, right: bool) -> Sample:
-    """Two choices, A the likelier."""
-    return sample({" A": math.log(confidence), " B": math.log(1 - confidence) if confidence < 1 else -INF},
-                  "A" if right else "B")  # fmt: skip
+    """Two choices, A more likely."""
+    return sample(
+        {" A": math.log(confidence), " B": math.log(1 - confidence) if confidence < 1 else -INF}, "A" if right else "B"
+    )
 
 
 def failed() -> Sample:
@@ -81,18 +79,18 @@ def probabilities(found: Sequence[tuple[list[float], str]]) -> Any:
 
 
 @given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=10))
-def test_log_softmax_is_scipy_s(values: list[float]) -> None:
+def test_log_softmax_equals_scipy(values: list[float]) -> None:
     found = log_softmax({str(index): value for index, value in enumerate(values)})
     assert found is not None
     assert list(found.values()) == pytest.approx(list(scipy_log_softmax(values)), abs=1e-9)
 
 
-def test_minus_infinity_is_probability_nothing() -> None:
+def test_minus_infinity_is_probability_zero() -> None:
     assert log_softmax({"A": -3.0, "B": -INF}) == {"A": 0, "B": -INF}
 
 
 @pytest.mark.parametrize("values", [[], [NAN, -1.0], [-1.0, NAN], [INF, -1.0], [-INF, -INF], [-INF, NAN]])
-def test_what_makes_no_distribution(values: list[float]) -> None:
+def test_values_that_form_no_distribution(values: list[float]) -> None:
     assert log_softmax({str(index): value for index, value in enumerate(values)}) is None
 
 
@@ -101,7 +99,7 @@ def test_what_makes_no_distribution(values: list[float]) -> None:
 
 @given(rows)
 @settings(deadline=None)
-def test_brier_and_nll_are_sklearn_s(found: list[tuple[list[float], str]]) -> None:
+def test_brier_and_nll_equal_sklearn(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     truth, given_ = [gold for _, gold in found], probabilities(found)
     assert ours.brier is not None
@@ -117,13 +115,13 @@ def test_brier_of_two_choices_is_twice_the_binary_one() -> None:
     assert ours.brier == pytest.approx(2 * brier_score_loss(right, chances))
 
 
-def test_the_ends_of_brier() -> None:
+def test_the_extremes_of_brier() -> None:
     assert summary([row([0, -INF, -INF, -INF], "A")]).brier == 0
     assert summary([row([0, -INF, -INF, -INF], "B")]).brier == 2
     assert summary([row([-1, -1, -1, -1], "B")]).brier == pytest.approx(0.75)
 
 
-def test_nll_outlives_underflow_and_is_not_a_number_where_infinite() -> None:
+def test_nll_survives_underflow_and_is_none_where_infinite() -> None:
     assert summary([row([0, -2000, -2000, -2000], "B")]).nll == pytest.approx(2000)
     impossible = summary([row([0, -INF, -INF, -INF], "B"), row([0, -1, -1, -1])])
     assert impossible.nll is None
@@ -131,7 +129,7 @@ def test_nll_outlives_underflow_and_is_not_a_number_where_infinite() -> None:
     assert Calibration.model_validate_json(impossible.model_dump_json()) == impossible
 
 
-def test_a_gold_answer_outside_the_choices_leaves_out_what_needs_it() -> None:
+def test_a_gold_answer_outside_the_choices_leaves_brier_and_nll_out() -> None:
     ours = summary([sample({" A": -0.1, " B": -2.0}, "the heart", score=1.0), row([0, -1, -1, -1])])
     assert (ours.brier, ours.nll, ours.accuracy) == (None, None, 1)
 
@@ -141,12 +139,13 @@ def test_a_gold_answer_outside_the_choices_leaves_out_what_needs_it() -> None:
 
 @given(rows)
 @settings(deadline=None)
-def test_ece_is_its_definition(found: list[tuple[list[float], str]]) -> None:
+def test_ece_equals_its_definition(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     surest = probabilities(found).max(axis=1)
-    assume(np.abs(surest * 15 - np.round(surest * 15)).min() > 1e-9)  # not upon an edge but for rounding
-    right = np.array([max(zip(values, LABELS, strict=True), key=lambda one: one[0])[1] == gold
-                      for values, gold in found])  # fmt: skip
+    assume(np.abs(surest * 15 - np.round(surest * 15)).min() > 1e-9)  # not on a bin edge up to rounding
+    right = np.array(
+        [max(zip(values, LABELS, strict=True), key=lambda one: one[0])[1] == gold for values, gold in found]
+    )
     total = 0.0
     for number in range(15):
         inside = (number / 15 < surest) & (surest <= (number + 1) / 15)
@@ -158,7 +157,7 @@ def test_ece_is_its_definition(found: list[tuple[list[float], str]]) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.501, 0.999), st.booleans()), min_size=2, max_size=60))
-def test_bins_are_sklearn_s_calibration_curve(found: list[tuple[float, bool]]) -> None:
+def test_bins_equal_sklearn_calibration_curve(found: list[tuple[float, bool]]) -> None:
     assume(len({right for _, right in found}) == 2)
     assume(min(abs(p * 15 - round(p * 15)) for p, _ in found) > 1e-9)
     truth, mean = calibration_curve([right for _, right in found], [p for p, _ in found], n_bins=15)
@@ -177,7 +176,7 @@ def test_an_edge_belongs_to_the_bin_below() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(6, 10), st.integers(1, 5)), min_size=1, max_size=5))
-def test_ece_of_the_perfectly_calibrated_is_nothing(groups: list[tuple[int, int]]) -> None:
+def test_ece_of_perfect_calibration_is_zero(groups: list[tuple[int, int]]) -> None:
     """Of every ten answers at confidence n/10, n are right."""
     samples = [sure(tenths / 10, i < tenths) for tenths, times in groups for i in range(10) for _ in range(times)]
     ours = summary(samples)
@@ -186,7 +185,7 @@ def test_ece_of_the_perfectly_calibrated_is_nothing(groups: list[tuple[int, int]
     assert ours.confidence == pytest.approx(ours.accuracy)
 
 
-def test_ece_of_the_surely_wrong_is_one() -> None:
+def test_ece_of_confident_wrong_answers_is_one() -> None:
     ours = summary([sure(1.0, False)] * 3)
     assert (ours.ece, ours.ece_adaptive, ours.aurc, ours.brier) == (1, 1, 1, 2)
 
@@ -204,8 +203,8 @@ def test_equal_confidences_share_an_adaptive_bin() -> None:
     assert ours.ece_adaptive == pytest.approx(0.7)
 
 
-def test_equal_confidences_go_where_most_of_them_lie() -> None:
-    """One answer and twenty-nine equal ones behind it: two bins."""
+def test_equal_confidences_go_to_the_bin_with_most_of_them() -> None:
+    """One answer followed by twenty-nine equal ones: two bins."""
     ours = summary([sure(0.99, False), *[sure(0.6, True)] * 29])
     assert ours.ece_adaptive == pytest.approx((0.99 + 29 * 0.4) / 30)
 
@@ -215,7 +214,7 @@ def test_equal_confidences_go_where_most_of_them_lie() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([0.6, 0.8, 0.9]), st.booleans()), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=60)
-def test_risk_is_the_mean_over_all_ways_of_taking_equals(found: list[tuple[float, bool]]) -> None:
+def test_risk_is_the_mean_over_all_orders_of_ties(found: list[tuple[float, bool]]) -> None:
     curves = []
     for way in itertools.permutations(found):
         if all(one[0] >= two[0] for one, two in itertools.pairwise(way)):
@@ -237,7 +236,7 @@ def test_aurc_by_hand() -> None:
 
 
 @given(pairs, st.integers(0, 30))
-def test_the_curve_ends_at_what_was_answered_with_its_risk(found: list[tuple[float, bool]], abstained: int) -> None:
+def test_the_curve_ends_at_coverage_and_risk_of_all_answers(found: list[tuple[float, bool]], abstained: int) -> None:
     ours = summary([*(sure(p, right) for p, right in found), *[failed()] * abstained])
     coverage, risk = ours.risk_coverage[-1]
     assert coverage == pytest.approx(len(found) / (len(found) + abstained))
@@ -254,12 +253,12 @@ def test_a_long_curve_has_fifty_points() -> None:
     assert steps == pytest.approx(1 / 50, abs=1 / 1273)
 
 
-def test_accuracy_at_a_coverage_is_that_of_the_surest() -> None:
+def test_accuracy_at_a_coverage_is_that_of_the_most_confident() -> None:
     samples = [sure(0.95 - 0.04 * i, i < 8) for i in range(10)]
     assert summary(samples).selective == {80: 1, 90: pytest.approx(8 / 9)}
 
 
-def test_a_coverage_is_reached_not_neared() -> None:
+def test_a_coverage_is_rounded_up() -> None:
     """Of seven, six are 80 %; five would be 71 %."""
     assert summary([sure(0.95 - 0.04 * i, i < 5) for i in range(7)]).selective[80] == pytest.approx(5 / 6)
 
@@ -269,7 +268,10 @@ def test_a_coverage_is_reached_not_neared() -> None:
 
 def test_abstentions_are_counted_and_limit_coverage() -> None:
     answered = [sure(0.9, True)] * 6 + [sure(0.6, False)] * 2
-    silent = [failed(), sample(None, extracted=None, outcome="unparsed"), ]  # fmt: skip
+    silent = [
+        failed(),
+        sample(None, extracted=None, outcome="unparsed"),
+    ]
     ours = summary([*answered, *silent])
     assert (ours.n, ours.n_abstained) == (10, 2)
     assert (ours.accuracy, ours.confidence) == (0.75, pytest.approx(0.825))
@@ -280,7 +282,7 @@ def test_abstentions_are_counted_and_limit_coverage() -> None:
 
 
 @pytest.mark.parametrize("broken", [[NAN, -1.0], [INF, -1.0], [-INF, -INF]])
-def test_log_likelihoods_that_say_nothing_are_abstentions(broken: list[float]) -> None:
+def test_unusable_log_likelihoods_are_abstentions(broken: list[float]) -> None:
     ours = summary([row([0, -1]), row(broken)])
     assert (ours.n, ours.n_abstained) == (2, 1)
 

@@ -1,7 +1,4 @@
-"""What a protocol's source would have printed, against sums by hand.
-
-pytest tests/scoring/test_published_accuracy.py
-"""
+"""The accuracy that a protocol's source would report, compared with sums by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ def test_mmlu_pro_does_not_guess_for_a_letter_beyond_the_options() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(2, 6), st.sampled_from(["B", "A", None])), min_size=1, max_size=30))
-def test_mmlu_pro_is_ours_and_the_guesses(rows: list[tuple[int, str | None]]) -> None:
+def test_mmlu_pro_is_medbenchs_accuracy_plus_the_guesses(rows: list[tuple[int, str | None]]) -> None:
     found = of("mmlu-pro-official", *(sample(options, extracted=extracted) for options, extracted in rows))
     ours = Fraction(sum(extracted == "B" for _, extracted in rows), len(rows))
     guesses = sum((Fraction(1, options) for options, extracted in rows if extracted is None), Fraction(0))
@@ -110,11 +107,11 @@ def test_samples_are_read_once() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(built_in_names()) - {"mmlu-pro-official", "huatuo-o1"}))
-def test_where_the_source_counts_as_we_do_there_is_nothing_to_say(name: str) -> None:
+def test_sources_that_count_like_medbench_have_no_published_accuracy(name: str) -> None:
     assert of(name, sample(4, "B.", extracted="B"), sample(4, "")) is None
 
 
-def test_the_reader_decides_so_that_a_protocol_of_ones_own_has_it_too() -> None:
+def test_the_extractor_decides_so_custom_protocols_have_it_too() -> None:
     mine = Protocol(name="mine", about="mine", method="generate", prompt="?", extraction="mmlu-pro")
     assert published(mine.extraction, QUESTIONS, [sample(2)]) == Published(
         accuracy=0.5, how="1 of 1 replies without an answer count 1/options, the expected value of the script's guess"

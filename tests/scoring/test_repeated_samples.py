@@ -1,7 +1,4 @@
-"""Several replies a question: pass@k, votes, agreement and intervals, against enumeration, scipy and by simulation.
-
-pytest tests/scoring/test_repeated_samples.py
-"""
+"""Several replies per question: pass@k, votes, agreement and intervals, by enumeration, scipy and simulation."""
 
 from __future__ import annotations
 
@@ -92,7 +89,7 @@ def test_pass_at_k_is_the_exact_ratio_of_binomials(n: int, data: st.DataObject) 
 
 
 @given(n=st.integers(2, 60), data=st.data())
-def test_pass_at_k_grows_with_draws_and_with_right_ones(n: int, data: st.DataObject) -> None:
+def test_pass_at_k_grows_with_k_and_with_right_completions(n: int, data: st.DataObject) -> None:
     c, k = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n - 1))
     assert 0 <= pass_at_k(n, c, k) <= min(pass_at_k(n, c, k + 1), pass_at_k(n, c + 1, k)) + 1e-15
     assert pass_at_k(n, c + 1, k) <= 1
@@ -104,13 +101,13 @@ def test_pass_at_1_is_the_share_right_and_at_n_whether_any_is() -> None:
     assert pass_at_k(10, 1, 10) == 1
 
 
-def test_pass_at_k_keeps_small_chances_and_bears_large_numbers() -> None:
+def test_pass_at_k_is_precise_for_small_probabilities_and_large_numbers() -> None:
     assert pass_at_k(10**9, 1, 1) == pytest.approx(1e-9, rel=1e-12)
     assert pass_at_k(100_000, 5, 50_000) == pytest.approx(1 - 0.5**5, rel=1e-3)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 4), (3, 1, 0), (0, 0, 1)])
-def test_pass_at_k_refuses_what_has_no_meaning(n: int, c: int, k: int) -> None:
+def test_pass_at_k_refuses_invalid_arguments(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match=f"pass@{k} of {c} right in {n}"):
         pass_at_k(n, c, k)
 
@@ -125,7 +122,7 @@ def test_majority_names_all_that_tie() -> None:
 
 
 @given(question)
-def test_a_vote_is_worth_what_breaking_ties_at_random_gives(answers: list[str | None]) -> None:
+def test_a_tied_vote_is_worth_the_mean_of_random_tie_breaking(answers: list[str | None]) -> None:
     votes = Counter(answer for answer in answers if answer is not None)
     wins = [
         bool(votes) and max(votes, key=lambda answer: (votes[answer], ranks.index(answer))) == "A"
@@ -151,7 +148,7 @@ def test_the_vote_of_a_partial_score_is_that_score() -> None:
 # summarize_sampling
 
 
-def test_by_hand() -> None:
+def test_a_summary_worked_out_by_hand() -> None:
     found = summary([["A", "A", "A", "B"], ["B", "B", "A", None], ["A", "A", "A", "A"]])
     assert (found.k, found.n, found.n_short) == (4, 3, 0)
     assert found.accuracy == pytest.approx((3 / 4 + 1 / 4 + 1) / 3)
@@ -162,17 +159,17 @@ def test_by_hand() -> None:
     assert found.within == pytest.approx((3 / 12 + 3 / 12 + 0) / 3)
 
 
-def test_no_score_is_no_summary() -> None:
+def test_without_scores_there_is_no_summary() -> None:
     assert summarize_sampling([]) is None
     assert summarize_sampling([failed("q1"), failed("q2")]) is None
 
 
-def test_what_the_engine_failed_on_is_in_no_figure() -> None:
+def test_failed_requests_are_in_no_figure() -> None:
     rest = replies([["A", "A", "B"], ["B", "A", "A"]])
     assert summarize_sampling([*rest, failed("q0", 3), failed("q9")]) == summarize_sampling(rest)
 
 
-def test_questions_with_fewer_replies_count_once_and_are_left_out_of_pass_at_more() -> None:
+def test_questions_with_fewer_replies_count_once_and_are_left_out_of_higher_pass_at_k() -> None:
     found = summary([["A", "B", "B", "B"], ["A"], ["A", "A", "A"]])
     assert (found.k, found.n, found.n_short) == (4, 3, 2)
     assert found.accuracy == pytest.approx((1 / 4 + 1 + 1) / 3)
@@ -185,7 +182,7 @@ def test_questions_with_fewer_replies_count_once_and_are_left_out_of_pass_at_mor
     assert found.unanimous == pytest.approx(1 / 2)
 
 
-def test_a_single_reply_is_taken_to_be_as_noisy_as_the_others() -> None:
+def test_a_single_reply_is_assumed_to_be_as_noisy_as_the_others() -> None:
     found = summary([["A", "B"], ["A"], ["B"], ["A", "A"]])
     assert found.within == pytest.approx((1 / 2 + 0) / 2)
     of_means = (2 * (3 / 8) ** 2 + (1 / 8) ** 2 + (5 / 8) ** 2) / 3
@@ -198,7 +195,7 @@ def test_unparsed_replies_agree_with_nothing() -> None:
     assert (found.agreement, found.unanimous) == (0.5, 0.5)
 
 
-def test_one_reply_a_question_is_the_plain_score() -> None:
+def test_one_reply_per_question_is_the_plain_score() -> None:
     found = summary([["A"]] * 30 + [["B"]] * 10)
     assert found.interval == found.maj_interval == pytest.approx(wilson_interval(30, 40))
     assert found.pass_at == {1: 0.75}
@@ -206,7 +203,7 @@ def test_one_reply_a_question_is_the_plain_score() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 8])
-def test_replies_that_are_all_alike_are_worth_one(k: int) -> None:
+def test_identical_replies_are_worth_one(k: int) -> None:
     found = summary([["A"] * k] * 30 + [["B"] * k] * 10)
     assert found.interval == pytest.approx(wilson_interval(30, 40))
     assert (found.within, found.agreement, found.unanimous) == (0, 1, 1)
@@ -223,8 +220,8 @@ def test_duplicate_questions_are_worth_one(k: int) -> None:
 
 
 @given(st.integers(2, 6).flatmap(lambda k: st.lists(st.lists(answer, min_size=k, max_size=k), min_size=2, max_size=9)))
-def test_the_parts_of_the_variance_are_those_of_the_analysis_of_variance(found: list[list[str | None]]) -> None:
-    """One-way random effects: within is the mean square within, between what is left of that between."""
+def test_the_variance_components_equal_analysis_of_variance(found: list[list[str | None]]) -> None:
+    """One-way random effects: within is the mean square within, between the rest of the mean square between."""
     k = len(found[0])
     scores = [[float(answer == "A") for answer in answers] for answers in found]
     ours = summary(found)
@@ -238,7 +235,7 @@ def test_the_parts_of_the_variance_are_those_of_the_analysis_of_variance(found: 
 
 @pytest.mark.slow
 @given(st.lists(st.lists(st.sampled_from("AB"), min_size=4, max_size=4), min_size=3, max_size=40))
-def test_the_interval_is_wilson_s_at_what_the_two_parts_are_worth(found: list[list[str]]) -> None:
+def test_the_interval_is_wilsons_at_the_effective_sample_size(found: list[list[str]]) -> None:
     ours, n, k = summary(found), len(found), 4
     assert ours.between is not None
     assert ours.within is not None
@@ -249,7 +246,7 @@ def test_the_interval_is_wilson_s_at_what_the_two_parts_are_worth(found: list[li
     assert ours.interval == pytest.approx(wilson_interval(ours.accuracy * worth, worth), abs=1e-9)
 
 
-def test_the_parts_of_the_variance_are_unbiased() -> None:
+def test_the_variance_components_are_unbiased() -> None:
     random = np.random.default_rng(0)
     parts = []
     for _ in range(300):
@@ -263,8 +260,8 @@ def test_the_parts_of_the_variance_are_unbiased() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), [(2.0, 1.0), (0.5, 0.3)])
-def test_the_interval_covers_new_questions_as_often_as_it_says(a: float, b: float) -> None:
-    """100 questions, each with its own chance, four replies to each."""
+def test_the_interval_has_its_nominal_coverage_for_new_questions(a: float, b: float) -> None:
+    """100 questions, each with its own probability, and four replies to each."""
     random = np.random.default_rng(1)
     runs, n, k, held, naive_held, fixed_held = 1000, 100, 4, 0, 0, 0
     truth = a / (a + b)
@@ -303,7 +300,7 @@ def test_bounds(found: list[list[str | None]]) -> None:
 
 
 @given(full)
-def test_with_all_replies_there_pass_at_k_grows_from_the_accuracy_to_any_right(found: list[list[str | None]]) -> None:
+def test_pass_at_k_grows_from_the_accuracy_to_any_right(found: list[list[str | None]]) -> None:
     ours = summary(found)
     rates = list(ours.pass_at.values())
     assert rates[0] == pytest.approx(ours.accuracy)
@@ -315,7 +312,7 @@ def test_with_all_replies_there_pass_at_k_grows_from_the_accuracy_to_any_right(f
 
 
 def test_shuffled_options_vote_by_text() -> None:
-    """The same option three times, behind three letters."""
+    """The same option three times, under three letters."""
     orders = [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
     shown = [
         sample("q", letter, repeat, gold=letter, score=1.0, order=order)
@@ -327,12 +324,12 @@ def test_shuffled_options_vote_by_text() -> None:
     assert (found.maj_at_k, found.agreement, found.unanimous) == (1, 1, 1)
 
 
-def test_an_answer_in_the_own_order_stays() -> None:
+def test_an_answer_in_the_questions_own_order_is_unchanged() -> None:
     assert answer_of(sample("q", "maybe")) == "maybe"
     assert answer_of(sample("q", None, order=(1, 0))) is None
 
 
-def test_a_letter_beyond_the_options_is_an_answer_like_any_other_wrong_one() -> None:
+def test_a_letter_beyond_the_options_is_a_wrong_answer() -> None:
     assert answer_of(sample("q", "C", order=(1, 0))) == "C"
 
 
@@ -340,14 +337,14 @@ def test_a_letter_beyond_the_options_is_an_answer_like_any_other_wrong_one() -> 
     ("answer", "order"),
     [("yes", (1, 0)), ("", (0, 1)), ("A", (5, 7)), ("A", (0, 0)), ("B", (-1, -2)), ("A", ())],
 )
-def test_an_order_that_does_not_fit_is_named(answer: str, order: tuple[int, ...]) -> None:
+def test_an_invalid_order_is_reported(answer: str, order: tuple[int, ...]) -> None:
     with pytest.raises(MedbenchError, match="sample q#1: the answer") as caught:
         answer_of(sample("q", answer, 1, order=order))
     assert "\n" not in str(caught.value)
 
 
-def test_more_options_than_letters_are_named() -> None:
-    with pytest.raises(MedbenchError, match="fits no order"):
+def test_more_options_than_letters_are_reported() -> None:
+    with pytest.raises(MedbenchError, match="does not fit the order"):
         answer_of(sample("q", "A", order=tuple(range(30))))
 
 

@@ -1,4 +1,4 @@
-"""Completions scored; samples added up to a result."""
+"""Completions to samples, and samples to results."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def test_counts_add_up(samples: list[Sample]) -> None:
 
 
 @pytest.mark.parametrize("samples", [[], [failed(0), failed(1)]], ids=["none", "all failed"])
-def test_nothing_scored_is_no_accuracy(samples: list[Sample]) -> None:
+def test_without_scores_there_is_no_accuracy(samples: list[Sample]) -> None:
     found = summarize(TASK, "p", samples)
     assert (found.accuracy, found.interval, found.interval_wilson, found.tokens_per_answer) == (None,) * 4
     assert found.categories == {}
     assert found.n == found.n_error == len(samples)
 
 
-def test_a_result_names_what_it_is_a_result_of() -> None:
+def test_a_result_names_its_task_and_protocol() -> None:
     found = summarize(TASK, "cot-v1", [sample(0)])
     assert (found.task, found.version, found.split, found.protocol) == ("toy", "3", "test", "cot-v1")
     assert (found.source, found.official, found.chance) == ("local", True, 0.25)
@@ -165,26 +165,26 @@ def test_a_completion_becomes_a_sample() -> None:
     assert scored("The answer is (C).").score == 0.0
 
 
-def test_a_failed_completion_has_no_score_whatever_it_says() -> None:
+def test_a_failed_completion_has_no_score_whatever_its_text() -> None:
     found = scored("The answer is (B).", finish_reason="error", error="connection lost")
     assert (found.extracted, found.outcome, found.score, found.error) == (None, "error", None, "connection lost")
 
 
-def test_a_thought_that_never_closes_has_no_answer() -> None:
+def test_reasoning_that_never_closes_has_no_answer() -> None:
     assert scored("<think>The answer is (B).", finish_reason="length").outcome == "truncated"
     opened = Request("toy/q", (), "Which?<think>\n", 64)
     assert scored("The answer is (B).", request=opened).score == 0.0
     assert scored("Hm.</think>The answer is (B).", request=opened).score == 1.0
 
 
-def test_the_likeliest_label_is_the_answer() -> None:
+def test_the_most_likely_label_is_the_answer() -> None:
     found = scored(logprobs={" A": -3.0, " B": -1.0, " C": -2.0, " D": float("-inf")})
     assert (found.extracted, found.outcome, found.score) == ("B", "answered", 1.0)
     assert found.logprobs == {" A": -3.0, " B": -1.0, " C": -2.0, " D": float("-inf")}
     assert scored(logprobs={" A": -0.5, " B": -1.0}).score == 0.0
 
 
-def test_what_comes_after_a_stop_string_is_not_read() -> None:
+def test_text_after_a_stop_string_is_not_read() -> None:
     reply = "The answer is (B).\nQuestion: another?\nThe answer is (C)."
     assert score_reply(reply, LABELS, OPTIONS, "B", stop=("\nQuestion:",))[1] == 1.0
     answer, score = score_reply("Well.\nQuestion: x?\nThe answer is (B).", LABELS, OPTIONS, "B", stop=("\nQuestion:",))

@@ -1,4 +1,4 @@
-"""A toy task, and replies to it."""
+"""A toy task and its right replies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ COT = load_protocol("cot-v1")
 
 
 def a_task(n: int = 12, name: str = "toy") -> Task:
+    """`n` questions whose answers are A and B in turn."""
     questions = tuple(
         Question(f"q{i}", f"q{i}", f"Which is {i}?", ("Iron", "Zinc"), ("A", "B"), "AB"[i % 2]) for i in range(n)
     )
@@ -18,4 +19,5 @@ def a_task(n: int = 12, name: str = "toy") -> Task:
 
 
 def right(task: Task) -> dict[str, dict[str, Any]]:
+    """Question id -> right reply, for FakeEngine."""
     return {question.id: {"output": f"The answer is ({question.gold})."} for question in task.questions}

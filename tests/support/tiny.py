@@ -2,8 +2,8 @@
 
     from support.tiny import build_tiny_model; build_tiny_model(Path("tiny"))
 
-Two layers, about 0.5 M parameters; loads in transformers, peft, TRL and vLLM. What it says is noise, but the same noise
-for the same seed. Some greedy replies end by themselves and some run to the token limit.
+Two layers, about 0.5 M parameters; loads in transformers, peft, TRL and vLLM. Its output is noise, but the same for the
+same seed. Some greedy replies end by themselves and some run into the token limit.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ CHAT_TEMPLATE = """\
 """
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Ordinary added tokens, as in Qwen3: a decode that skips special tokens must keep the thought's marks.
+# Ordinary added tokens, as in Qwen3: decoding without special tokens must keep the reasoning's tags.
 THOUGHT = ("<think>", "</think>")
 
 
 def build_tiny_model(folder: Path, *, seed: int = 0, vocab_from: list[str] | None = None) -> Path:
     """Write the checkpoint to `folder` and return it; the same bytes for the same arguments.
 
-    `vocab_from`: texts to train the tokenizer on in place of TEXT (prompts of your own get shorter that way).
+    `vocab_from`: texts to train the tokenizer on instead of TEXT, which makes prompts like them shorter.
     """
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -64,7 +64,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, vocab_from: list[str] | Non
         num_hidden_layers=2,
         intermediate_size=256,
         max_position_embeddings=2048,
-        # Wider than the usual 0.02, whose logits are so flat that rounding decides what comes out.
+        # Larger than the usual 0.02, whose logits are so flat that rounding decides the output.
         initializer_range=0.1,
         tie_word_embeddings=False,
         bos_token_id=None,
@@ -75,7 +75,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, vocab_from: list[str] | Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config).to(torch.float32)
-    # An end as likely as any other token would hardly ever be reached: tests want both finish reasons.
+    # An end token as likely as any other would hardly ever be generated; tests need both finish reasons.
     model.lm_head.weight.data[eos] *= 2.5
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad, do_sample=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def build_tiny_lora(base: Path, folder: Path, *, use_dora: bool, use_rslora: boo
         target_modules="all-linear",
         use_dora=use_dora,
         use_rslora=use_rslora,
-        # peft's own start has B = 0, an adapter that does nothing.
+        # peft initialises B to 0, an adapter without effect.
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
@@ -106,7 +106,7 @@ def build_tiny_lora(base: Path, folder: Path, *, use_dora: bool, use_rslora: boo
         adapted = get_peft_model(model, config)
     shutil.rmtree(folder, ignore_errors=True)
     adapted.save_pretrained(folder)
-    # peft writes this set in an order that differs from process to process.
+    # peft writes this set in an order that varies between processes.
     config_file = folder / "adapter_config.json"
     written = json.loads(config_file.read_text())
     config_file.write_text(json.dumps(written | {"target_modules": sorted(written["target_modules"])}, indent=2))
