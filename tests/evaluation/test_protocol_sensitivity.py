@@ -90,7 +90,7 @@ def test_the_table_names_the_ends_of_the_band(tmp_path: Path) -> None:
         "the same replies score between 0.0 % (medhelm-letter) and 100.0 % (cot-v1): a band of 100.0 points"
     )
     assert "without medhelm-letter" in text  # it expects only the letter
-    assert "of 4 replies 0 are read differently by two of these" in text
+    assert "0 of 4 replies are read differently by two or more of these protocols" in text
     found = band.as_json()
     assert (found["band"], found["band_reading"]) == ((0.0, 1.0), (1.0, 1.0))
 
