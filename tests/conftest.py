@@ -1,9 +1,8 @@
-"""What every test shares: the environment that vLLM needs on a CPU, a tiny model, the folder of real benchmark files.
+"""What all tests share: the environment that vLLM needs on a CPU, timeouts, a tiny model, the real benchmark files.
 
-    pytest -m "not engine and not browser and not slow"
+    pytest -m "not engine and not browser and not slow"      # make test-fast
 
-is the fast lane (`make test-fast`). MEDBENCH_DATA names the folder of real benchmark files; tests that need
-them are skipped without it.
+MEDBENCH_DATA names the folder of real benchmark files; tests that need them are skipped without it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any
 
 import pytest
 
-# vLLM reads these when it is imported, so they must stand before any test module is. The child processes of tests
-# inherit them. Without them the CPU engine takes 47 s to start in place of 10, and half of its speed is lost.
+# vLLM reads these when it is imported, so they are set before any test module is imported; child processes inherit
+# them. Without them the CPU engine takes 47 s to start instead of 10 s, and runs at half its speed.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
@@ -27,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first, those that start an engine last, each file's in its own order. Slow ones get more time."""
+    """Run tests that start an engine last, and give tests that take long a longer timeout than pyproject.toml does."""
     items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
     for item in items:
         if item.get_closest_marker("engine"):
@@ -38,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint folder of the tiny random Qwen3 (seed 0). Shared by the whole session: do not write into it."""
+    """Checkpoint folder of a tiny random Qwen3 (seed 0). Shared by the whole session: do not write to it."""
     from support.tiny import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
@@ -46,7 +45,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_model: Path) -> Iterator[Any]:
-    """The one vLLM engine of the session, over the tiny model, in this process."""
+    """The session's only vLLM engine, running the tiny model in this process."""
     from medbench.harness.engines.settings import EngineConfig
     from medbench.harness.engines.vllm import VLLMEngine
 
@@ -57,7 +56,7 @@ def tiny_engine(tiny_model: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the real benchmark files, one sub-folder a task family."""
+    """Folder of the real benchmark files, one subfolder per task family."""
     named = os.environ.get("MEDBENCH_DATA", "")
     if not named:
         pytest.skip("MEDBENCH_DATA is not set: point it at the folder of real benchmark files")
@@ -69,10 +68,10 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A mounted folder of 128 KiB, which is soon full."""
+    """A mounted folder of 128 KiB, which fills up quickly."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root; test_a_file_size_limit_is_a_full_disk checks much of the same")
+        pytest.skip("mounting a tmpfs needs root; test_a_file_size_limit_is_a_full_disk covers much of this")
     yield disk
     subprocess.run(["umount", disk], check=True)

@@ -1,13 +1,11 @@
-"""Which wing may import which, and which packages may be imported only lazily or in one place.
-
-pytest tests/test_layering.py
-"""
+"""Which wing may import which, and which packages may be imported only lazily or in one place."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("harness", "tasks", "trainers", "reports")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
-# A wing imports from floors below its own (earlier in the list) and from itself, never from a wing beside it.
+# A wing imports from itself and from lower floors (earlier in the list), never from a wing on its own floor.
 FLOORS = (
     ("harness/contracts", "harness/config", "harness/files", "harness/text"),
     ("harness/extraction", "harness/stats", "harness/benchmarks", "harness/checkpoints"),
@@ -39,8 +37,9 @@ BARRED = {
     "harness/api": ("trainers",),
     "harness/cli": ("trainers",),
 }
-"""What a folder does without although it lies below: pages read what is on disk, trainers never ask a model."""
+"""Wings that a folder must not import although they are lower: pages read only the disk, trainers ask no model."""
 
+MOST_LOOSE_MODULES = 6
 HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", "pandas", "statsmodels"}
 ONLY_IN = {
     "vllm": ("harness/engines/vllm.py",),
@@ -52,15 +51,15 @@ ONLY_IN = {
 
 
 def wing_of(path: str) -> str:
-    """The wing of a module's path ("harness/gates/judge") or of the path of a name in it; the longest that fits."""
+    """The wing of a module's path ("harness/gates/judge"), or of a name in the module; the longest match."""
     wings = [wing for floor in FLOORS for wing in floor if path == wing or path.startswith(f"{wing}/")]
     return max(wings, key=len, default="")
 
 
 def imports(source: str, module: str, *, lazy_too: bool = True) -> Iterator[tuple[int, str]]:
-    """(line, full name) of what `source` imports, `module` being its own path such as "tasks/medqa/rows.py".
+    """(line, full name) of each import in `source`; `module` is its path, such as "tasks/medqa/rows.py".
 
-    Without `lazy_too`, only what is imported when the module is: not in functions, nor for type checkers alone.
+    Without `lazy_too`, only what is imported together with the module: not in functions, not for type checkers only.
     """
     package = ["medbench", *Path(module).parent.parts]
     for node in _nodes(ast.parse(source), lazy_too):
@@ -84,7 +83,7 @@ def _nodes(tree: ast.AST, lazy_too: bool) -> Iterator[ast.AST]:
 
 
 def layer_breaches(source: str, module: str) -> list[str]:
-    """Imports that go up, sideways, or where the folder does not look."""
+    """Imports from a higher floor, from the same floor, or from a barred wing."""
     own = wing_of(module.removesuffix(".py"))
     floors = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
     barred = [
@@ -102,12 +101,12 @@ def layer_breaches(source: str, module: str) -> list[str]:
         if not inside and (not other or not own or floors[other] >= floors[own]):
             found.append(f"{module}:{line}: {own or module} may not import {name}")
         elif other.startswith(tuple(barred)) and other != own:
-            found.append(f"{module}:{line}: {own} does without {other}, but imports {name}")
+            found.append(f"{module}:{line}: {own} must not import {other}, but imports {name}")
     return found
 
 
 def place_breaches(source: str, module: str) -> list[str]:
-    """Imports of a package outside the one place that is kept for it."""
+    """Imports of a package outside the only place that may import it."""
     return [
         f"{module}:{line}: {name} may only be imported in {' and '.join(ONLY_IN[name.split('.')[0]])}"
         for line, name in imports(source, module)
@@ -116,7 +115,7 @@ def place_breaches(source: str, module: str) -> list[str]:
 
 
 def eager_breaches(source: str, module: str) -> list[str]:
-    """Heavy packages that importing the module would import."""
+    """Heavy packages that are imported together with the module."""
     return [
         f"{module}:{line}: {name} must be imported where it is used, inside a function"
         for line, name in imports(source, module, lazy_too=False)
@@ -163,13 +162,24 @@ def sources(*folders: str) -> list[tuple[str, str]]:
         (eager_breaches, "harness/runs/compare.py", "if TYPE_CHECKING:\n    import torch", False),
     ],
 )
-def test_the_rules_fire_on_what_breaks_them_alone(check, module: str, source: str, breaks: bool) -> None:
+def test_the_rules_find_breaches_and_nothing_else(check, module: str, source: str, breaks: bool) -> None:
     assert bool(check(source, module)) is breaks
 
 
-def test_every_module_of_the_core_lies_in_a_wing() -> None:
+def test_every_module_of_the_core_belongs_to_a_wing() -> None:
     loose = [module for _, module in sources("harness") if not wing_of(module.removesuffix(".py"))]
     assert loose == ["harness/__init__.py"]
+
+
+def test_few_modules_are_directly_in_harness() -> None:
+    assert len(list((ROOT / "harness").glob("*.py"))) <= MOST_LOOSE_MODULES
+
+
+def test_every_package_is_named_in_pyproject() -> None:
+    """One that is not would be missing from the wheel."""
+    found = {path.parent.relative_to(ROOT) for path in MODULES if path.name == "__init__.py"}
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {".".join(("medbench", *folder.parts)) for folder in found} == {*named} - {"medbench"}
 
 
 def test_a_wing_imports_only_downwards() -> None:

@@ -1,4 +1,4 @@
-"""The Makefile's two stacks, its help, and the lock file beside it. Nothing is installed.
+"""The Makefile's two stacks and its help, and the lock file. Nothing is installed.
 
 pytest tests/test_makefile.py
 """
@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MAKE = shutil.which("make")
 
-needs_make = pytest.mark.skipif(MAKE is None, reason="make is not installed, and only it can read the Makefile")
+needs_make = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that the Makefile reads, without an environment, and an empty folder `bin` that opens PATH."""
+    """The files that the Makefile reads, without an environment, and an empty folder `bin` at the head of PATH."""
     for name in ("Makefile", "requirements-cpu.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
@@ -69,13 +69,13 @@ def test_the_cpu_stack_is_picked_without_nvidia_smi(checkout: Path) -> None:
 
 
 @needs_make
-def test_the_cpu_stack_is_picked_where_nvidia_smi_finds_nothing(checkout: Path) -> None:
+def test_the_cpu_stack_is_picked_if_nvidia_smi_finds_no_gpu(checkout: Path) -> None:
     script(checkout / "bin" / "nvidia-smi", "exit 9")
     assert ".venv/installed-cpu" in make(checkout, "-n", "env").stdout
 
 
 @needs_make
-def test_the_gpu_stack_is_picked_with_nvidia_smi_and_installs_the_vllm_extra(checkout: Path) -> None:
+def test_the_gpu_stack_is_picked_if_nvidia_smi_finds_a_gpu_and_installs_the_vllm_extra(checkout: Path) -> None:
     script(checkout / "bin" / "nvidia-smi", 'echo "GPU 0: NVIDIA H100"')
     done = make(checkout, "-n", "env")
     assert ".venv/installed-gpu" in done.stdout
@@ -91,7 +91,7 @@ def test_the_stack_can_be_named(checkout: Path) -> None:
 
 
 @needs_make
-def test_torch_comes_from_pips_own_configuration_first_then_from_the_cpu_index(checkout: Path) -> None:
+def test_torch_is_installed_as_pip_is_configured_and_otherwise_from_the_cpu_index(checkout: Path) -> None:
     lines = installs(make(checkout, "-n", "env", "STACK=cpu").stdout)
     (torch,) = [line for line in lines if "'torch==" in line]
     first, second = torch.split("||")
@@ -109,7 +109,7 @@ def test_torch_comes_from_pips_own_configuration_first_then_from_the_cpu_index(c
 def test_a_failed_install_leaves_no_stamp_and_a_finished_one_is_not_repeated(checkout: Path) -> None:
     script(checkout / ".venv" / "bin" / "python", "exit 0")
     log = checkout / "pip.log"
-    # torch is only to be had from the CPU index, and the lock cannot be installed at first
+    # torch is available from the CPU index only, and installing the lock fails the first time
     script(
         checkout / ".venv" / "bin" / "pip",
         f'echo "$@" >> {log}\ncase "$*" in *index-url*) exit 0;; *torch==*) exit 1;; *.lock*) test -e ready;; esac',
@@ -128,7 +128,7 @@ def test_a_failed_install_leaves_no_stamp_and_a_finished_one_is_not_repeated(che
 
 
 @needs_make
-def test_a_python_that_is_too_old_is_one_line(checkout: Path) -> None:
+def test_a_python_that_is_too_old_gives_one_line(checkout: Path) -> None:
     script(checkout / "bin" / "python3", "exit 1")
     done = make(checkout, "env", "STACK=cpu")
     assert done.returncode != 0
@@ -139,20 +139,29 @@ def test_a_python_that_is_too_old_is_one_line(checkout: Path) -> None:
 @needs_make
 def test_help_is_the_default_and_lists_the_targets(checkout: Path) -> None:
     done = make(checkout, "help")
-    for target in ("demo", "test", "lint", "bench", "env", "lock"):
+    for target in ("demo", "test", "test-fast", "lint", "bench", "env", "lock"):
         assert f"make {target} " in done.stdout
     assert make(checkout).stdout == done.stdout
+
+
+@needs_make
+def test_the_fast_lane_leaves_out_what_takes_long_and_the_whole_suite_nothing(checkout: Path) -> None:
+    fast, whole = (
+        make(checkout, "-n", target, "STACK=cpu").stdout.splitlines()[-1] for target in ("test-fast", "test")
+    )
+    assert '-m "not engine and not browser and not slow"' in fast
+    assert whole.endswith("-m pytest")
 
 
 def test_every_package_in_the_lock_is_pinned() -> None:
     assert len(locked()) > 50
 
 
-def test_the_lock_leaves_out_what_breaks_transformers_beside_a_cpu_torch() -> None:
+def test_the_lock_has_no_package_that_breaks_transformers_with_a_cpu_torch() -> None:
     assert not {"torchvision", "torchaudio", "torchcodec"} & locked().keys()
 
 
-def test_the_lock_satisfies_what_pyproject_asks() -> None:
+def test_the_lock_satisfies_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     asked = [
