@@ -66,8 +66,9 @@ def evaluate(
     that the run is stored under. With `resume`, questions that the run folder already answers are not asked again.
     The other keywords are those of `medbench eval --help`.
     """
+    from medbench.harness.benchmarks.task_folders import core_tasks
     from medbench.harness.evaluation.evaluate import evaluate_model
-    from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalConfig, EvalOptions, refuse_bad_name
+    from medbench.harness.evaluation.options import EvalConfig, EvalOptions, refuse_bad_name
 
     names = _task_names(tasks)
     config = _checked(
@@ -89,7 +90,7 @@ def evaluate(
         raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
     options = EvalOptions(
         model=str(model),
-        tasks=DEFAULT_TASKS if names is None else tuple(names),
+        tasks=core_tasks() if names is None else tuple(names),
         protocol=config.protocol,
         engine=engine_choice(engine, engine_config, base_url, replies),
         data=None if data is None else str(data),

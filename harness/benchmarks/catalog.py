@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from medbench.harness.benchmarks.rows import (
     question_of,
     rows_sha256,
 )
+from medbench.harness.benchmarks.task_folders import task_folders
 from medbench.harness.contracts import Data, Examples, MedbenchError, Question, Task
 from medbench.harness.text import did_you_mean
 
@@ -36,6 +36,9 @@ class TaskCard:
 
     name: str
     version: str
+    label: str
+    core: bool
+    """Asked by default."""
     about: str
     n: int
     chance: float
@@ -50,15 +53,18 @@ class TaskCard:
 
 
 class TaskLoader:
-    """Our tasks (the YAML under `tasks_folder()`) and, by any other name, lm-eval's own.
+    """medbench's tasks and those of plugins (see task_folders.py) and, by any other name, lm-eval's own.
 
     `data` is a folder, "sample", "hub", or None: MEDBENCH_DATA, else the hub, else the sample with a warning.
     """
 
     def __init__(self, data: str | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
-        self._folder = tasks_folder()
         self._data = data or os.environ.get("MEDBENCH_DATA") or None
         self._warn = warn
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        return task_folders()
 
     @cached_property
     def cards(self) -> dict[str, TaskCard]:
@@ -115,7 +121,7 @@ class TaskLoader:
         from lm_eval.tasks import TaskManager
 
         metadata: Any = {"data": data} if data else None
-        return TaskManager(include_path=self._folder, include_defaults=False, metadata=metadata)
+        return TaskManager(include_path=[*self._folders], include_defaults=False, metadata=metadata)
 
     @cached_property
     def _lm_eval_tasks(self) -> Any:
@@ -123,7 +129,7 @@ class TaskLoader:
         _quiet()
         from lm_eval.tasks import TaskManager
 
-        return TaskManager(include_path=self._folder)
+        return TaskManager(include_path=[*self._folders])
 
     def _load_foreign(self, name: str) -> Task:
         manager = self._lm_eval_tasks
@@ -182,6 +188,8 @@ def _card(entry: Any) -> TaskCard:
     return TaskCard(
         name=entry.name,
         version=str(metadata["version"]),
+        label=metadata.get("label", entry.name),
+        core=metadata.get("core", False),
         about=metadata["about"],
         n=metadata["n"],
         chance=metadata["chance"],
@@ -208,8 +216,3 @@ def _quiet() -> None:
     # lm-eval warns at each load about what we set on purpose (a custom data set, overridden names)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def tasks_folder() -> Path:
-    """Our tasks, one folder a benchmark; named, not imported, since harness imports no benchmark."""
-    return Path(str(files("medbench.tasks").joinpath("_medbench_yaml"))).parent

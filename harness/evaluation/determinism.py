@@ -18,11 +18,12 @@ from typing import Protocol as TypingProtocol
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.contracts import Engine, MedbenchError, Question, Request, Sample, Say, Task
 from medbench.harness.engines.plugins import takes_checkpoint
 from medbench.harness.engines.pool import describe_engine, opened_engine
 from medbench.harness.engines.vllm import Probe
-from medbench.harness.evaluation.options import DEFAULT_TASKS, EvalOptions
+from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import find_model
 from medbench.harness.evaluation.repeatability import Noise, answered_pairs, answers_to, compare, reply_text
 from medbench.harness.evaluation.requests import build_request, permuted
@@ -212,7 +213,7 @@ def _first_task(data: str | None, say: Say) -> Task:
     """The first of the default tasks that loads; without a data folder, from the built-in sample and not the Hub."""
     loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     faults: list[str] = []
-    for name in DEFAULT_TASKS:
+    for name in core_tasks():
         try:
             task = loader.load(name)
         except MedbenchError as fault:

@@ -8,14 +8,13 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.plugins import BUILT_IN, known_engines
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.text import did_you_mean
-
-DEFAULT_TASKS = ("medqa", "mmlu_pro_medical", "pubmedqa")
 
 
 class EvalConfig(Record):
@@ -48,7 +47,7 @@ class EvalOptions:
     """The options of `medbench eval`, from config file and command line."""
 
     model: str
-    tasks: tuple[str, ...] = DEFAULT_TASKS
+    tasks: tuple[str, ...] = field(default_factory=core_tasks)
     protocol: str | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
     data: str | None = None

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_serializer
 
+from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.config import Fault, Record, check_mapping, faults_in, parse_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
@@ -86,7 +87,7 @@ class Recipe(Record):
     data: str | None = None
     """Folder of benchmark files; --data and MEDBENCH_DATA take precedence."""
     watchdogs: WatchdogConfig = WatchdogConfig()
-    benchmarks: list[str] = Field(default_factory=lambda: ["medqa", "mmlu_pro_medical", "pubmedqa"])
+    benchmarks: list[str] = Field(default_factory=lambda: list(core_tasks()))
     """Tasks whose test questions must not be trained on."""
     stages: list[Stage] = Field(min_length=1)
 

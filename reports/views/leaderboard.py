@@ -10,11 +10,12 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.benchmarks.task_folders import core_tasks, task_labels
 from medbench.harness.runs.records import TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.collect import state_of
@@ -23,10 +24,6 @@ from medbench.reports.views.axis import Axis, axis_over
 from medbench.reports.views.formats import parameters
 from medbench.reports.views.ranking import ranks
 
-CORE = ("medqa", "mmlu_pro_medical", "pubmedqa")
-"""The tasks of the mean, in the order of their columns; a table without any of them takes all that it has."""
-LABELS = {"medqa": "MedQA", "mmlu_pro_medical": "MMLU-Pro Medical", "pubmedqa": "PubMedQA",
-          "mmlu_pro_health": "MMLU-Pro Health", "pubmedqa_1k": "PubMedQA 1k"}  # fmt: skip
 SIZE = re.compile(r"(?:^|[-_ /])(\d{1,4}(?:\.\d{1,3})?)\s?([bm])(?![a-z0-9])", re.IGNORECASE)
 """A number of parameters in a model's name: "Qwen3-32B", "smollm2-135m"; not "8x7B"."""
 
@@ -149,8 +146,9 @@ def _same(a: TaskRecord, b: TaskRecord) -> bool:
 
 
 def _table(runs: Sequence[RunView], tasks: Mapping[str, TaskRecord]) -> Table:
-    names = [name for name in CORE if name in tasks] + sorted(name for name in tasks if name not in CORE)
-    core = [name for name in names if name in CORE] or names
+    names = in_order(tasks)
+    # a table without any core task takes the mean of all that it has
+    core = [name for name in names if name in core_tasks()] or names
     columns = tuple(Column(name, label_of(name), tasks[name], _chance(runs, name)) for name in names)
     means = {run.id: mean_score(run, core) for run in runs}
     ranked = [run for run in runs if means[run.id] is not None and run.record.status == "complete"]
@@ -211,8 +209,15 @@ def _row(
     )
 
 
+def in_order(tasks: Iterable[str]) -> list[str]:
+    """The core tasks first, in the order of their columns, then the others by name."""
+    core = core_tasks()
+    return sorted(set(tasks), key=lambda name: (core.index(name) if name in core else len(core), name))
+
+
 def label_of(task: str) -> str:
-    return LABELS.get(task, task)
+    known = task_labels().get(task)
+    return known.label if known else task
 
 
 def score_of(run: RunView, task: str) -> Score | None:

@@ -28,6 +28,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.runs.compare import TaskComparison
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
@@ -65,7 +66,7 @@ ASSETS: Mapping[str, bytes] = _Assets()
 def index_page(collection: Collection, references: Sequence[Reference] = ()) -> str:
     """The leaderboard. `references`: see references.read_references."""
     tables = leaderboard.tables_of(collection.runs)
-    names = [*leaderboard.CORE, *sorted({task for one in references for task in one.scores} - set(leaderboard.CORE))]
+    names = leaderboard.in_order({*core_tasks(), *(task for one in references for task in one.scores)})
     tasks = [(task, leaderboard.label_of(task)) for task in names]
     reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
     trainings = list(map(trajectory_page.index_row, collection.trainings))

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from lm_eval_command import cpu_environment, timed_lm_eval
 
-from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Request, Sample, Task
 from medbench.harness.engines.settings import EngineConfig

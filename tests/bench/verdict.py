@@ -21,7 +21,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lm_eval_command import timed_lm_eval
 
-from medbench.harness.benchmarks.catalog import tasks_folder
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli.main import run
 from medbench.harness.cli.streams import say

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
 from medbench.harness.benchmarks.rows import SAMPLE
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import example_notes, protocol_for

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.benchmarks.catalog import tasks_folder
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.cli.doctor import advise, examine, report
 
 GB = 10**9
@@ -228,7 +228,7 @@ def test_the_command_prints_one_json_object_and_a_report() -> None:
 @pytest.mark.slow
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from medbench.harness.benchmarks.catalog import tasks_folder;"
+        "import sys; from medbench.harness.benchmarks.task_folders import tasks_folder;"
         "from medbench.harness.cli.doctor import examine, report;"
         "report(examine('sample'));"
         "print([name for name in ('torch', 'vllm', 'transformers', 'peft', 'trl') if name in sys.modules])"

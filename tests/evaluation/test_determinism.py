@@ -296,7 +296,7 @@ def test_a_broken_task_is_skipped(
 ) -> None:
     import shutil
 
-    from medbench.harness.benchmarks.catalog import tasks_folder
+    from medbench.harness.benchmarks.task_folders import tasks_folder
 
     shutil.copytree(tasks_folder() / "pubmedqa" / "sample", tmp_path / "pubmedqa")
     monkeypatch.setenv("MEDBENCH_DATA", str(tmp_path))

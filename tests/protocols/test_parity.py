@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.benchmarks.catalog import TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
 from medbench.harness.benchmarks.rows import SAMPLE, question_of, read_jsonl
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import Completion, Message, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import build_request

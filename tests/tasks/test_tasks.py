@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader, tasks_folder
+from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
 from medbench.harness.benchmarks.rows import HUB, SAMPLE, question_of, rows_sha256
+from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import Question, Task
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.scoring.score import score_reply
