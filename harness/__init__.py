@@ -1,6 +1,6 @@
-"""medbench's core: verdicts on medical language models. Knows no benchmark, no trainer, no HTML.
+"""medbench's core, in wings that import only downwards (tests/test_layering.py). Knows no benchmark and no trainer.
 
-python -m medbench.harness.cli --help
+`contracts`, `config`, `files` and `text` are what all wings share; `api` holds the functions behind `import medbench`.
 """
 
 from typing import TYPE_CHECKING

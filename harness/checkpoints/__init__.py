@@ -1,1 +1,6 @@
-"""Which weights are these, and can they be used: model names to verified folders."""
+"""Which weights are these, and can they be used?
+
+`resolve` turns a model name into a checked folder; it relies on `weights` (files and shapes), `fingerprint` (sha256),
+`merge` (adapters into their base), `cache` and `packages` (missing packages in one line). `watch_folder` yields
+checkpoints as they appear. Others use `resolve.resolve`, `weights` and `watch_folder.checkpoints_in`.
+"""

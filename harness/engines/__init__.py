@@ -1,1 +1,7 @@
-"""What answers: one module per engine, each behind contracts.Engine and with its heavy imports inside functions."""
+"""What answers? One module per engine, each behind contracts.Engine and with its heavy imports inside functions.
+
+`vllm`, `hf`, `openai` and `fake` are the engines, `plugins` finds them and those of other packages, `settings` holds
+their options, `pool` starts one and keeps it for the next checkpoint, `hot_swap` verifies a swap of weights, and
+`stored_replies` reads replies from a file. Others use `settings`, `pool`, `plugins` and
+`stored_replies`.
+"""
