@@ -165,7 +165,7 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
     def draw(id: str, n: int) -> tuple[Question, ...]:
         return tuple(question_of(doc) for doc in drawn(n)[id])
 
-    note = (f"{card.name}: few-shot examples come from the evaluated split, never the question or a duplicate of "
+    note = (f"{card.name}: few-shot examples come from the evaluated split itself, never the question or a copy of "
             f"it{f'; {add} for others' if absent else ''}")  # fmt: skip
     return Examples(split, rows_sha256(map(question_of, pool)), draw, note if split == asked else "")
 
