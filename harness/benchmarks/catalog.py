@@ -102,7 +102,7 @@ class TaskLoader:
         except MedbenchError:
             raise
         except Exception as error:  # whatever the hub client and the network can throw
-            reason = f"{card.hub['path']} cannot be had from the hub ({type(error).__name__})"
+            reason = f"{card.hub['path']} could not be downloaded from the hub ({type(error).__name__})"
             if self._data == HUB:
                 raise MedbenchError(f"{card.name}: {reason}: name a folder with --data or MEDBENCH_DATA") from None
             self._warn(f"{card.name}: no --data, no MEDBENCH_DATA, and {reason}")
@@ -148,7 +148,7 @@ class TaskLoader:
 
 
 def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
-    """Worked examples for the questions of the split `asked`, drawn when the first is wanted."""
+    """Few-shot examples for the questions of the split `asked`, drawn when the first is wanted."""
     split = example_split(loaded.dataset)
     pool = loaded.dataset[split]
     absent = [file for other, files in card.files.items() if other not in loaded.dataset for file in files]
@@ -159,13 +159,13 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
         try:
             return draw_examples(loaded, {doc["id"]: doc for doc in loaded.dataset[asked]}, n)
         except (ValueError, AssertionError):  # the samplers' ways of saying that there are too few
-            raise MedbenchError(f"{card.name}: {len(pool)} rows of split {split} are too few for {n} worked examples "
+            raise MedbenchError(f"{card.name}: {len(pool)} rows of split {split} are too few for {n} few-shot examples "
                                 f"(a random draw takes one to spare): lower --shots, or {add}") from None  # fmt: skip
 
     def draw(id: str, n: int) -> tuple[Question, ...]:
         return tuple(question_of(doc) for doc in drawn(n)[id])
 
-    note = (f"{card.name}: worked examples come from the evaluated split itself, never the question or a duplicate of "
+    note = (f"{card.name}: few-shot examples come from the evaluated split itself, never the question or a copy of "
             f"it{f'; {add} for others' if absent else ''}")  # fmt: skip
     return Examples(split, rows_sha256(map(question_of, pool)), draw, note if split == asked else "")
 

@@ -97,7 +97,7 @@ class _Foreign:
 
 
 def draw_examples(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Sequence[Any]]:
-    """The n worked examples before each of `docs`: as lm-eval does, document by document from one generator.
+    """The n few-shot examples before each of `docs`: as lm-eval does, document by document from one generator.
 
     Drawn when a question is asked, they would change with the order of questions and with every resumption.
     """

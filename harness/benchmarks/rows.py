@@ -25,7 +25,7 @@ HUB = "hub"
 ROWS = "rows"
 """The table of a task's rows of all splits (see `benchmark`)."""
 EXAMPLE_SPLITS = ("train", "validation", "test")
-"""Worked examples are drawn from the first of these that has rows."""
+"""Few-shot examples are drawn from the first of these that has rows."""
 
 
 class Row(Protocol):
@@ -40,7 +40,7 @@ def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], boo
     """The `custom_dataset` function of a task whose rows have the schema `row`.
 
     `keep(split, raw_row)` picks a split's rows out of a hub data set that has fewer splits than the benchmark.
-    Beside the splits it gives ROWS, one table of them all: lm-eval leaves a question out of its own worked examples
+    Beside the splits it gives ROWS, one table of them all: lm-eval leaves a question out of its own few-shot examples
     only where both come from a split of the same name, and which splits there are is known only here.
     """
 
@@ -67,12 +67,12 @@ def asked_rows(rows: Any) -> Any:
 
 
 def example_rows(rows: Any) -> list[ExampleRow]:
-    """`fewshot_config.process_docs` of our lm-eval YAML: what worked examples are drawn from."""
+    """`fewshot_config.process_docs` of our lm-eval YAML: what few-shot examples are drawn from."""
     return [ExampleRow(doc) for doc in _of_split(rows, example_split(rows["split"][:]))]
 
 
 def example_split(there: Iterable[str]) -> str:
-    """The split that worked examples come from, out of those that are there."""
+    """The split that few-shot examples come from, among those present."""
     return min(set(there) & set(EXAMPLE_SPLITS), key=EXAMPLE_SPLITS.index)
 
 
@@ -213,7 +213,7 @@ def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseMode
         except ValueError as error:
             raise MedbenchError(f"{where}: {error}") from None
         if question.id in seen:
-            raise MedbenchError(f"{where}: id {question.id} stands already at {seen[question.id]}; remove one")
+            raise MedbenchError(f"{where}: duplicate id {question.id}, first seen at {seen[question.id]}; remove one")
         seen[question.id] = where
         questions.append(question)
     return questions

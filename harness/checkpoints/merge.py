@@ -55,7 +55,7 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
         model.save_pretrained(folder)
         (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
         for path in tokenizer_files(tokenizer):
-            shutil.copy(path, folder)  # as they are: saved anew they would count as another tokenizer
+            shutil.copy(path, folder)  # as they are: saved again they would count as another tokenizer
 
     install(target, fill)
 

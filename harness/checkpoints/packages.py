@@ -1,4 +1,4 @@
-"""One line about a package that is not installed, in place of a traceback.
+"""One line about a package that is not installed, instead of a traceback.
 
 with needed("--engine hf cannot start", "torch"): ...
 """

@@ -93,7 +93,7 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))
     tokenizer = folder if has_vocabulary else Path(base.path)
     tokenizer_sha256 = sha256_of_tokenizer(tokenizer)
-    # by tokenizer too: a chat template that was mended must not be served from an older merge
+    # by tokenizer too: a corrected chat template must not be served from an older merge
     merged_name = hashlib.sha256(f"{merged_id} {tokenizer_sha256}".encode()).hexdigest()[:16]
     merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_name}"
     if not merged.exists():
@@ -139,7 +139,7 @@ def _from_hub(name: str) -> Path:
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many kinds; the user can mend all of them alike
+    except Exception as error:  # the hub client raises many kinds; the user can fix all of them the same way
         reason = " ".join(str(error).split())[:160]
         raise MedbenchError(
             f"model {name!r}: no such folder, and the hub did not give it ({type(error).__name__}: {reason})"

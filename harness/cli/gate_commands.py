@@ -20,10 +20,10 @@ EXIT_NOT_SCORED = 3
 @click.argument("candidates", nargs=-1)
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="Gate file (YAML).")
 @click.option("--init", is_flag=True, help="Write a commented gates.yaml here and stop.")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are measured against it.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
-@click.option("--aa", type=click.IntRange(min=1), help="Ask so many questions a task twice: the noise floor.")
+@click.option("--aa", type=click.IntRange(min=1), help="Ask N questions per task twice: the noise floor.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
@@ -76,8 +76,8 @@ def gate_command(
 @click.command("watch")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), required=True, help="Gate file (YAML).")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are held against it.")
-@click.option("--idle", type=click.FloatRange(min=0), help="Stop after so many seconds without a new checkpoint.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are measured against it.")
+@click.option("--idle", type=click.FloatRange(min=0), help="Stop after N seconds without a new checkpoint.")
 @click.option(
     "--settled",
     type=click.FloatRange(min=0),

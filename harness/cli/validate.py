@@ -30,6 +30,8 @@ class TaskMetadata(Record):
     """`metadata` of a task's lm-eval YAML: what medbench needs beyond lm-eval's own keys."""
 
     version: int = Field(ge=1)
+    label: str | None = None
+    core: bool = False
     about: str
     chance: float = Field(ge=0, le=1)
     n: int = Field(ge=1)

@@ -66,9 +66,9 @@ class Protocol(Record):
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the template."""
     shots: int = Field(0, ge=0)
-    """Worked examples before the question, drawn as lm-eval draws them (see contracts.Examples)."""
+    """Few-shot examples before the question, drawn as lm-eval draws them (see contracts.Examples)."""
     example_reply: str = "{{ gold }}"
-    """The reply that a worked example shows; Jinja over gold and all that `prompt` has."""
+    """The reply that a few-shot example shows; Jinja over gold and all that `prompt` has."""
     extraction: str = "medbench"
     """Who reads the reply: a name of readers.READERS."""
     continuation: Continuation | None = None
@@ -105,11 +105,11 @@ class Protocol(Record):
         return _render(self.prompt, question)
 
     def reply(self, example: Question) -> str:
-        """The assistant's turn of a worked example."""
+        """The assistant's turn of a few-shot example."""
         return _render(self.example_reply, example, gold=example.gold)
 
     def messages(self, question: Question, examples: Sequence[Question] = ()) -> tuple[Message, ...]:
-        """System turn (if any), user and assistant turn of each worked example, user turn."""
+        """System turn (if any), user and assistant turn of each few-shot example, user turn."""
         system = [Message("system", _fill(self.system, question))] if self.system else []
         worked = [
             turn
@@ -167,7 +167,7 @@ def lm_eval_text(doc: Mapping[str, Any]) -> str:
 
 
 def lm_eval_target(doc: Mapping[str, Any]) -> str:
-    """`doc_to_target` of our lm-eval YAML: the reply that a worked example shows. Scoring does not look at it."""
+    """`doc_to_target` of our lm-eval YAML: the reply that a few-shot example shows. Scoring does not look at it."""
     from medbench.harness.benchmarks.rows import question_of
 
     return _default().reply(question_of(doc))

@@ -40,7 +40,7 @@ medbench.sample = (() => {
     append(list, fact("Ended", FINISHED[sample.finish] || sample.finish));
     append(list, fact("Tokens", `${sample.tokens.toLocaleString("en")} after ${sample.promptTokens.toLocaleString("en")}`));
     for (const [field, value] of Object.entries(sample.category || {})) append(list, fact(field, value));
-    if (sample.repeat) append(list, fact("Asking", `number ${sample.repeat + 1}`));
+    if (sample.repeat) append(list, fact("Repeat", `number ${sample.repeat + 1}`));
     if (sample.order) append(list, fact("Options in order", sample.order.map((place) => place + 1).join(" ")));
     return list;
   }

@@ -245,7 +245,7 @@
       element("span", { class: `flag ${colour}` }, element("span", { class: "hidden" }, `${word}: `)),
       element("span", { class: "head", dir: "auto" }, rows.value("heads", row) || id),
       element("span", { class: "meta" }, element("bdi", {}, read === null ? "no answer" : read), ", right ", element("bdi", {}, rows.value("gold", row)),
-        " · ", element("bdi", {}, id), repeat ? ` · asking ${repeat + 1}` : ""));
+        " · ", element("bdi", {}, id), repeat ? ` · repeat ${repeat + 1}` : ""));
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
       event.preventDefault();

@@ -36,7 +36,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A question that one run got right and the other wrong (of several askings: whose mean score changed)."""
+    """A question that one run got right and the other wrong (with repeats: whose mean score changed)."""
 
     id: str
     gained: bool
@@ -133,7 +133,7 @@ def _flips(a: RunView, b: RunView, task: str, lost: Sequence[str], gained: Seque
 
 
 def _lines(run: RunView, task: str, wanted: set[str]) -> dict[str, Line]:
-    """The first asking of each wanted question that got an answer."""
+    """The first repeat of each wanted question that got an answer."""
 
     def read(raw: bytes) -> Line | None:
         try:

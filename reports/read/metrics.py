@@ -29,7 +29,7 @@ WORDS = {
     "completions/clipped_ratio": "Share of completions cut off",
     "entropy": "Entropy, nats per token",
     "kl": "KL from the reference, nats per token",
-    "mean_token_accuracy": "Share of tokens foretold",
+    "mean_token_accuracy": "Token accuracy",
     "frac_reward_zero_std": "Share of groups with equal rewards",
     "grad_norm": "Gradient norm",
     "learning_rate": "Learning rate",

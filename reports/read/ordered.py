@@ -27,7 +27,7 @@ NEW_LINE = ord("\n")
 
 
 class _Key(msgspec.Struct, gc=False):
-    """What the order of the rows and their heads hang on."""
+    """What the order of the rows and their heads depend on."""
 
     id: str
     prompt: str

@@ -32,7 +32,7 @@ class LengthBin:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One task of one run, a value a question in natural order of the ids; of several askings the mean."""
+    """One task of one run, one value per question in natural order of the ids; the mean of repeats."""
 
     digest: str
     """Over the ids: equal for the same questions."""

@@ -1,8 +1,8 @@
-"""Ranks that tell chance from difference: a run's rank is one more than the number of runs that surely beat it.
+"""Ranks that tell chance from difference: a run's rank is one more than the number of runs that are shown to beat it.
 
     python -c "from medbench.reports.views.ranking import ranks; print(ranks([[Entry]]))"
 
-"Surely": the 95 % interval of the difference of their scores lies above nought. Where two runs answered the same
+"Shown to beat": the 95 % interval of the difference of their scores lies above 0. Where two runs answered the same
 questions the difference is paired: with r the clustered residuals of each run, scaled by its number of questions, its
 variance is |r_i - r_j|^2 (the linearised variance of a difference of means, Miller 2024, "Adding Error Bars to Evals",
 2.2), so one matrix product gives that of every pair. Where they did not, the two variances add up. One win and one

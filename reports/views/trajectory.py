@@ -49,7 +49,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One judged checkpoint; or the stage's start, which is no attempt's."""
+    """One judged checkpoint; or the stage's starting checkpoint (not part of any attempt)."""
 
     attempt: int | None
     step: int
@@ -75,7 +75,7 @@ class Cost:
     checkpoints: int
     used: int
     total: int
-    spared: int
+    saved_by_controls: int
     """By stored runs as controls, estimated."""
     controls: tuple[str, ...]
 
@@ -315,7 +315,7 @@ def _costs(columns: Iterable[Column], gated: Sequence[Gated]) -> Iterator[Cost]:
                 checkpoints=len(found),
                 used=sum(gate.used for gate in found),
                 total=sum(gate.total for gate in found),
-                spared=sum(gate.saved for gate in found),
+                saved_by_controls=sum(gate.saved for gate in found),
                 controls=tuple(sorted({name for gate in found for name in gate.controls})),
             )
 

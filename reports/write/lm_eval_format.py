@@ -70,10 +70,10 @@ def _files(run: RunView, left_out: list[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _rows(run: RunView, task: str, samples: OrderedSamples) -> Iterator[dict[str, Any]]:
-    """One a question that has a score, several askings together; see lm_eval.result_schema.SampleResult."""
+    """One a question that has a score, repeats together; see lm_eval.result_schema.SampleResult."""
     lines = chain.from_iterable(samples.batches())
-    for doc_id, (id, askings) in enumerate(groupby(lines, key=lambda line: line.id)):
-        scored = [line for line in askings if line.score is not None]
+    for doc_id, (id, repeats) in enumerate(groupby(lines, key=lambda line: line.id)):
+        scored = [line for line in repeats if line.score is not None]
         if scored:
             yield _row(doc_id, id, scored)
 

@@ -62,7 +62,7 @@ class Writer:
             self._aside.write_bytes(content)
             self._aside.replace(path)
         except OSError as error:
-            raise Interrupted(f"{path}: cannot be written ({error.strerror}): mend that, then run again") from None
+            raise Interrupted(f"{path}: cannot be written ({error.strerror}): fix the cause, then run again") from None
 
     def _make(self, folder: Path) -> None:
         if folder in self._folders:
@@ -100,7 +100,7 @@ class Manifest:
         return True
 
     def record(self, name: str, stamp: str, files: Iterable[str]) -> None:
-        """The unit was made anew, of these files."""
+        """The unit was rebuilt, with these files."""
         self._now[name] = Unit(stamp, sorted(files))
         self.written += len(self._now[name].files)
 
@@ -159,17 +159,17 @@ def _claim(site: Path, kind: str) -> None:
 
 
 def _read(path: Path, kind: str) -> dict[str, Unit]:
-    mend = "remove the folder and build it anew"
+    fix = "remove the folder and build it again"
     try:
         stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
     except (OSError, ValueError, RecursionError):
-        raise MedbenchError(f"{path}: cannot be read, or is damaged: {mend}") from None
+        raise MedbenchError(f"{path}: cannot be read, or is damaged: {fix}") from None
     if stored.schema_version > SCHEMA_VERSION:
-        raise MedbenchError(f"{path}: written by a newer medbench: upgrade, or {mend}")
+        raise MedbenchError(f"{path}: written by a newer medbench: upgrade, or {fix}")
     if stored.kind != kind:
         raise MedbenchError(f"{path.parent} holds {stored.kind} files, not {kind}: name another folder")
     if not all(map(NAME.fullmatch, _files(stored.units))):
-        raise MedbenchError(f"{path}: lists files that no site has: {mend}")
+        raise MedbenchError(f"{path}: lists files that do not belong to a site: {fix}")
     return stored.units
 
 
@@ -180,7 +180,9 @@ def _save(site: Path, kind: str, units: dict[str, Unit]) -> None:
         aside.write_bytes(msgspec.json.format(content, indent=1))
         aside.replace(site / MARKER)
     except OSError as error:
-        raise Interrupted(f"{site / MARKER}: cannot be written ({error.strerror}): mend that, then run again") from None
+        raise Interrupted(
+            f"{site / MARKER}: cannot be written ({error.strerror}): fix the cause, then run again"
+        ) from None
 
 
 def _files(units: dict[str, Unit]) -> set[str]:

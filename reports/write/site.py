@@ -55,7 +55,7 @@ DATA_CODE = (
     "write/viewer_data.py",
     "write/viewer_index.py",
 )
-"""Modules that the viewer's data depend on: they are not written anew when a template changes."""
+"""Modules that the viewer's data depend on: they are not rewritten when a template changes."""
 MOST_ALONE = 32 * 2**20
 """Bytes of samples up to which starting other processes (about a second) costs more than it saves."""
 MANY_PAGES = 100

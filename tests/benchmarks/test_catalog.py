@@ -204,11 +204,11 @@ def test_without_data_and_hub_the_sample_is_used_with_a_warning(
 
 def test_a_hub_that_was_asked_for_and_is_not_there_is_a_fault() -> None:
     said = fault(TaskLoader("hub"), "medqa")
-    assert "GBaker/MedQA-USMLE-4-options cannot be had from the hub" in said
+    assert "GBaker/MedQA-USMLE-4-options could not be downloaded from the hub" in said
     assert "name a folder with --data or MEDBENCH_DATA" in said
 
 
-# worked examples of ours; tests/protocols/test_parity.py holds them against lm-eval's own evaluator
+# few-shot examples of ours; tests/protocols/test_parity.py holds them against lm-eval's own evaluator
 
 
 def with_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> TaskLoader:
@@ -238,7 +238,7 @@ def test_without_another_split_examples_come_from_the_questions_but_never_the_qu
     task = TaskLoader(SAMPLE).load(name)
     assert task.examples is not None
     assert (task.examples.split, task.examples.sha256) == ("test", task.data.sha256)
-    assert task.examples.note.startswith(f"{name}: worked examples come from the evaluated split itself")
+    assert task.examples.note.startswith(f"{name}: few-shot examples come from the evaluated split itself")
     assert task.examples.note.endswith(OTHER_EXAMPLES[name])
     drawn = examples_of(task)
     assert all(len(set(ids)) == 5 and id not in ids for id, ids in drawn.items())
@@ -300,7 +300,7 @@ def test_too_few_rows_for_the_examples_are_one_line_that_names_the_file(tmp_path
     with pytest.raises(MedbenchError) as caught:
         task.examples.draw(task.questions[0].id, 2)
     split = "train" if name.startswith("medqa") else "validation"
-    assert f"1 rows of split {split} are too few for 2 worked examples" in str(caught.value)
+    assert f"1 rows of split {split} are too few for 2 few-shot examples" in str(caught.value)
     assert str(caught.value).endswith(f"add rows to {name}")
     assert "\n" not in str(caught.value)
 

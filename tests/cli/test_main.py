@@ -94,7 +94,7 @@ def test_worked_examples_do_not_change_with_limit_or_resumption(
 def test_more_worked_examples_than_there_are_rows_is_one_line(replies: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run([*EVAL, "--replies", str(replies), "--shots", "30"]) == 2
     said = capfd.readouterr().err
-    assert "medqa: 30 rows of split test are too few for 30 worked examples" in said
+    assert "medqa: 30 rows of split test are too few for 30 few-shot examples" in said
     assert not Path("runs").exists()
 
 

@@ -114,7 +114,18 @@ def test_control_sequences_in_names_do_not_reach_the_output(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markup_in_the_list_of_tasks_is_shown_as_text(name: str) -> None:
     card = TaskCard(
-        name=name, version="1", about=name, n=10, chance=0.25, categories=(), files={}, sha256={}, hub={}, path="x"
+        name=name,
+        version="1",
+        label=name,
+        core=False,
+        about=name,
+        n=10,
+        chance=0.25,
+        categories=(),
+        files={},
+        sha256={},
+        hub={},
+        path="x",
     )
     (row,) = [line for line in task_table([card], [load_protocol("cot-v1")]).splitlines() if "25.0" in line]
     assert row.count(name) == 2

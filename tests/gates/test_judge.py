@@ -376,7 +376,7 @@ def damaged(folder: Path) -> None:
 BASELINES: dict[str, tuple[dict[str, Any], Callable[[Path], None] | None, str]] = {
     "no records": ({}, without_samples, "no samples of toy"),
     "half": ({}, half_answered, "answers 50 of the 100 questions of toy"),
-    "damaged": ({}, damaged, "not a medbench sample"),
+    "damaged": ({}, damaged, "not a sample written by medbench"),
     "protocol": ({"protocol": load_protocol("direct-v1").model_dump(mode="json")}, None, "direct-v1 and cot-v1"),
     "version": ({"described": {"version": "2"}}, None, "toy version 2 and 1"),
     "split": ({"described": {"split": "dev"}}, None, "toy split dev and test"),

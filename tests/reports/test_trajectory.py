@@ -129,7 +129,13 @@ def test_verdicts_notes_changes_and_costs(made: TrajectoryPage) -> None:
     assert [one.changes for one in stage.attempts] == [(), (("training.learning_rate", "2e-05", "1e-05"),), ()]
     assert [one.start for one in stage.attempts] == ["the stage's start"] * 2 + ["attempt 2, step 120"]
     cost = stage.costs[0]
-    assert (cost.used, cost.total, cost.saved, cost.spared, cost.controls) == (1300, 3000, 1700, 246, ("base-1b",))
+    assert (cost.used, cost.total, cost.saved, cost.saved_by_controls, cost.controls) == (
+        1300,
+        3000,
+        1700,
+        246,
+        ("base-1b",),
+    )
     assert stage.rows[1].total == 500 + 636  # gates of one task share its questions
     assert (stage.judging_seconds, stage.training_seconds) == (600 + 6 * 94 + 280, 2410)
 
