@@ -165,8 +165,11 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
     def draw(id: str, n: int) -> tuple[Question, ...]:
         return tuple(question_of(doc) for doc in drawn(n)[id])
 
-    note = (f"{card.name}: few-shot examples come from the evaluated split itself, never the question or a copy of "
-            f"it{f'; {add} for others' if absent else ''}")  # fmt: skip
+    others = f"; {add} for others" if absent else ""
+    note = (
+        f"{card.name}: few-shot examples come from the evaluated split itself, "
+        f"never the question or a duplicate of it{others}"
+    )
     return Examples(split, rows_sha256(map(question_of, pool)), draw, note if split == asked else "")
 
 
