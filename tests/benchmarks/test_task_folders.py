@@ -56,6 +56,7 @@ def test_a_task_of_another_package_is_listed_asked_and_gated(site: Path, tmp_pat
     assert gated.returncode == 1, gated.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [
