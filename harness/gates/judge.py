@@ -128,7 +128,7 @@ class Gatekeeper:
         self._options, self._aa = options, aa
         self._rules, self._baseline, self._say = rules, baseline, say
         loader = TaskLoader(self._options.data, say)
-        refuse_unknown_tasks(rules, where, list(loader.cards))
+        refuse_unknown_tasks(rules, where, loader.names)
         self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]
         self._protocol = protocol_of(self._rules, baseline)
         self._keeper = EngineKeeper(say)
