@@ -142,7 +142,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # the hub client raises many kinds; the user can fix all of them the same way
         reason = " ".join(str(error).split())[:160]
         raise MedbenchError(
-            f"model {name!r}: no such folder, and the hub did not give it ({type(error).__name__}: {reason})"
+            f"model {name!r}: no such folder, and not downloaded from the hub ({type(error).__name__}: {reason})"
         ) from None
     if (folder / "adapter_config.json").exists():
         raise MedbenchError(f"model {name!r} is an adapter: download it and name its folder")

@@ -97,7 +97,7 @@ class Protocol(Record):
     @classmethod
     def _is_a_reader(cls, name: str) -> str:
         if name not in READERS:
-            raise ValueError(f"no such reader; {did_you_mean(name, list(READERS))}")
+            raise ValueError(f"no such extraction; {did_you_mean(name, list(READERS))}")
         return name
 
     def text(self, question: Question) -> str:

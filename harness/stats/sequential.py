@@ -125,7 +125,7 @@ class SequentialTest:
             if not 0 < alpha < 1:
                 raise MedbenchError(f"{name} must lie between 0 and 1, not {alpha}")
         if resolution is not None and resolution < 1:
-            raise MedbenchError(f"resolution must be at least 1 sample a question or None, not {resolution}")
+            raise MedbenchError(f"resolution must be at least 1 sample per question or None, not {resolution}")
         if len({control.name for control in controls}) < len(controls):
             raise MedbenchError("two controls have the same name: give each its own")
         self._names = [control.name for control in controls]

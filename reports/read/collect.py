@@ -158,7 +158,7 @@ def _parsed(content: bytes, model: type[R], read: Callable[[], R], path: Path) -
         record = read()
     odd = b"NaN" in content or b"Infinity" in content or LARGE.search(content)
     if odd and not all(map(math.isfinite, _numbers(record.model_dump()))):
-        raise MedbenchError(f"{path}: a figure that is not a number")
+        raise MedbenchError(f"{path}: a value that is not a number")
     return record
 
 
@@ -169,7 +169,7 @@ def _refuse_verdict(content: bytes, path: Path) -> Verdict:
         version = None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise MedbenchError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}: upgrade medbench")
-    raise MedbenchError(f"{path}: not a verdict of medbench's, or damaged")
+    raise MedbenchError(f"{path}: not a verdict written by medbench, or damaged")
 
 
 def _numbers(value: Any) -> Iterator[float]:

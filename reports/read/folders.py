@@ -95,7 +95,7 @@ def read_checked(folder: Path, name: str, most: int = MOST_BYTES) -> bytes | Non
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
     if len(content) > most:
-        raise MedbenchError(f"{path}: larger than {most >> 20} MiB, which no file of medbench's is")
+        raise MedbenchError(f"{path}: larger than {most >> 20} MiB, medbench writes no such file")
     return content
 
 
@@ -103,7 +103,7 @@ def inside(folder: Path, name: str) -> str:
     """Path of `folder`/`name`, with at most one "/". Raises MedbenchError if that is elsewhere or no plain file."""
     part, _, file = name.rpartition("/")
     if not is_file_name(file) or (part and not is_file_name(part)):
-        raise MedbenchError(f"{folder}: {name!r} is no file name")
+        raise MedbenchError(f"{folder}: {name!r} is not a file name")
     path = f"{folder}/{name}"
     try:
         modes = os.lstat(f"{folder}/{part}").st_mode, os.lstat(path).st_mode

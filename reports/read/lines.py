@@ -70,7 +70,7 @@ def _slowly(raw: bytes) -> Line:
         content = json.loads(raw, parse_constant=lambda _: None)
         return _decode(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError, msgspec.DecodeError):
-        raise ValueError("not a sample of medbench's, or damaged") from None
+        raise ValueError("not a sample written by medbench, or damaged") from None
 
 
 def head_of(prompt: str, prefix: str) -> str:

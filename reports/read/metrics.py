@@ -116,7 +116,7 @@ def read_series(training: Path, path: Path, most_points: int) -> list[Series]:
 def _refuse_foreign(training: Path, path: Path) -> None:
     parts = path.relative_to(training).parts
     if not all(map(is_file_name, parts)):
-        raise MedbenchError(f"{path}: no name of a stage's or attempt's folder")
+        raise MedbenchError(f"{path}: not a name of a stage or attempt folder")
     real = path.resolve()
     if training.resolve() not in real.parents:
         raise MedbenchError(f"{path}: a link that leads out of its folder")

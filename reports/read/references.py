@@ -39,7 +39,7 @@ class Reference(Record):
     @classmethod
     def _is_web_address(cls, url: str) -> str:
         if not url.startswith("https://") or any(character.isspace() for character in url):
-            raise ValueError("write a whole address that starts with https://")
+            raise ValueError("write a full address that starts with https://")
         return url
 
 

@@ -157,7 +157,7 @@ def _read(folder: Path) -> TrainingView:
 def _wrong(event: Event, before: Sequence[Event]) -> str:
     """Why the event cannot stand behind these; "" where it can."""
     if not all(math.isfinite(number) and 0 <= number < MOST_COUNT for number in _counts(event)):
-        return "a figure that is not a number"
+        return "a value that is not a number"
     if isinstance(event, StageStarted | TrainingEnded):
         return ""
     attempt = getattr(event, "attempt", None)

@@ -55,7 +55,7 @@ class Writer:
     def put(self, name: str, content: bytes) -> None:
         """Raises Interrupted where it cannot be written, e.g. when the disk is full."""
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name for a file of a site")
+            raise ValueError(f"{name!r} is not a file name of a site")
         path = self._site / name
         try:
             self._make(path.parent)
@@ -69,7 +69,7 @@ class Writer:
             return
         self._make(folder.parent)
         if folder.is_symlink():
-            raise MedbenchError(f"{folder}: a link, where the site has a folder: remove it")
+            raise MedbenchError(f"{folder}: a link where the site needs a folder: remove it")
         folder.mkdir(exist_ok=True)
         self._folders.add(folder)
 

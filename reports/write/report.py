@@ -41,7 +41,7 @@ def make(asked: Report, say: Say) -> Iterator[dict[str, Any]]:
     gc.set_threshold(100_000)  # records without cycles by the thousand: looking for some takes a third of a build
     if asked.form == "lm-eval":
         if asked.serve or asked.open_browser or asked.references:
-            raise MedbenchError("--format lm-eval writes files alone: leave out --serve, --open and --references")
+            raise MedbenchError("--format lm-eval writes only files: leave out --serve, --open and --references")
         yield _exported(asked, say)
     elif asked.serve:
         yield from _served(asked, say)
@@ -62,7 +62,7 @@ def _served(asked: Report, say: Say) -> Iterator[dict[str, Any]]:
         try:
             keep_building(lambda: say(in_words(_built(asked, say))), lambda: signature(asked.runs), say)
         except KeyboardInterrupt:
-            say("medbench: no longer serving")
+            say("medbench: stopped serving")
 
 
 def in_words(content: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ class Workers:
         try:
             yield from results
         except BrokenProcessPool:
-            raise Interrupted("a process of the build was ended, for lack of memory perhaps: run again") from None
+            raise Interrupted("a build process was killed, perhaps for lack of memory: run again") from None
 
     def __enter__(self) -> Workers:
         return self

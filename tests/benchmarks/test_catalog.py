@@ -347,6 +347,7 @@ def test_a_generating_task_is_asked_and_scored_as_lm_eval_does() -> None:
     assert None in [extracted for _, extracted, _ in ours]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CHOICE, GENERATE], ids=["choice", "generate"])
 @pytest.mark.parametrize("sampler", ["default", "first_n"])
 def test_worked_examples_are_lm_eval_s_in_whatever_order_questions_are_asked(
@@ -489,6 +490,7 @@ def test_a_group_is_refused_by_name(loader: TaskLoader) -> None:
     assert fault(loader, "mmlu") == "task 'mmlu' is a group: name its tasks one by one"
 
 
+@pytest.mark.slow
 def test_a_task_whose_data_cannot_be_had_is_one_line(loader: TaskLoader) -> None:
     assert fault(loader, "hellaswag").startswith("lm-eval task hellaswag cannot be loaded: ConnectionError: ")
 

@@ -297,7 +297,7 @@ def test_a_duplicate_in_another_file_names_both_places(tmp_path: Path) -> None:
     first = write_rows(tmp_path / "a.jsonl", GOOD["mmlu_pro"] | {"question_id": 1}, GOOD["mmlu_pro"])
     second = write_rows(tmp_path / "b.jsonl", GOOD["mmlu_pro"])
     message = fault("mmlu_pro", tmp_path, "a.jsonl", "b.jsonl")
-    assert message == f"{second}:1: id 7 first seen at {first}:2; remove one"
+    assert message == f"{second}:1: duplicate id 7, first seen at {first}:2; remove one"
 
 
 def test_equal_questions_under_two_ids_are_two_questions_of_one_cluster(tmp_path: Path) -> None:

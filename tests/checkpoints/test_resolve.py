@@ -179,9 +179,9 @@ def test_a_name_that_is_nothing(name: str) -> None:
     assert SMOLLM2 in said
 
 
-def test_a_hub_id_that_cannot_be_had() -> None:
+def test_a_hub_id_that_cannot_be_downloaded() -> None:
     """conftest.py sets HF_HUB_OFFLINE."""
-    assert fault("org/none").startswith("model 'org/none': no such folder, and the hub did not give it (")
+    assert fault("org/none").startswith("model 'org/none': no such folder, and not downloaded from the hub (")
 
 
 def test_a_near_miss_of_the_built_in_model() -> None:

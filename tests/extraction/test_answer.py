@@ -157,6 +157,7 @@ def test_white_space_around_a_reply_changes_nothing(row: dict[str, object], befo
     assert (plain.answer, plain.outcome) == (padded.answer, padded.outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [FOUR, WORDS], ids=["letters", "words"])
 @pytest.mark.parametrize(
     "piece",

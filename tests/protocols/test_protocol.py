@@ -156,7 +156,7 @@ def test_the_system_turn_is_a_template_too(tmp_path: Path) -> None:
 
 
 def test_an_unknown_reader_is_one_line_with_near_names(tmp_path: Path) -> None:
-    with pytest.raises(MedbenchError, match=r"extraction: .*no such reader; did you mean mmlu-pro\?") as raised:
+    with pytest.raises(MedbenchError, match=r"extraction: .*no such extraction; did you mean mmlu-pro\?") as raised:
         load_protocol(protocol_file(tmp_path, extraction="mmlu_pro"))
     assert "\n" not in str(raised.value)
 

@@ -22,6 +22,8 @@ from medbench.reports.write import report, serve
 from medbench.reports.write.serve import HEADERS, keep_building, serving
 from medbench.reports.write.site import build
 
+pytestmark = pytest.mark.slow  # a server takes half a second to stop
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:

@@ -272,7 +272,7 @@ def test_a_link_inside_the_site_is_not_written_through(runs: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../x", ".hidden", "a//b", "", "a\nb", "a b"])
 def test_a_writer_writes_under_its_folder_alone(tmp_path: Path, name: str) -> None:
-    with Manifest(tmp_path / "site"), pytest.raises(ValueError, match="no name"):
+    with Manifest(tmp_path / "site"), pytest.raises(ValueError, match="not a file name"):
         Writer(tmp_path / "site").put(name, b"")
 
 

@@ -277,7 +277,7 @@ def test_metrics_that_lie_elsewhere_are_not_read(tmp_path: Path) -> None:
     page = view_of(only(folder), {})
     assert [len(stage.attempts[0].series) for stage in page.stages] == [0, 0]
     assert "leads out" in page.stages[0].faults[0]
-    assert "no name" in page.stages[1].faults[0]
+    assert "not a name" in page.stages[1].faults[0]
     assert "leads out" in training_page(page)
 
 

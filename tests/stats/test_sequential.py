@@ -131,6 +131,7 @@ def test_a_floor_above_one_fails_before_the_first_answer() -> None:
     assert begin(20, 1.0, strict=True).evidence().decision == "fail"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total_right", [2, 4])
 @pytest.mark.parametrize("control", [(), (1, 1, 0, 0, 1, 0), (0, 0, 1, 1, 1, 1), (1, 1, 1, 1, 0, 0)])
 def test_e_values_average_at_most_one_over_all_orders(monkeypatch, total_right, control) -> None:
@@ -154,6 +155,7 @@ def test_e_values_average_at_most_one_over_all_orders(monkeypatch, total_right, 
             assert (e_values[:, :, side].max(axis=1) >= wanted).mean() <= 1 / wanted + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_wrong_decisions_at_the_boundary_stay_below_alpha(kind) -> None:
     rng = np.random.default_rng(7)
@@ -196,6 +198,7 @@ def test_fractional_scores_are_decided_honestly_and_soon(resolution) -> None:
     assert np.mean(used) < 115  # of 200; right/wrong answers of the same mean take about 140
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "near", "several"])
 def test_intervals_hold_the_mean_at_all_times(kind) -> None:
     rng = np.random.default_rng(11)

@@ -209,6 +209,7 @@ class Killed(Exception):
     """Stands for kill -9: nothing after it runs in the session."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", range(1, 14))
 def test_a_loop_killed_after_any_event_ends_as_if_it_was_not(tmp_path: Path, after: int) -> None:
     def play(folder: Path, kill_after: int | None) -> tuple[list[Event], list[str]]:

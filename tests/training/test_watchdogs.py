@@ -135,6 +135,7 @@ FAULTS: dict[str, tuple[str, bool, Change]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_seen_in_each_of_twenty_runs(name: str) -> None:
     kind, stop, change = FAULTS[name]
