@@ -88,6 +88,7 @@ def test_a_broken_plugin_is_one_line_where_it_is_asked_for_and_a_warning_in_the_
     assert says in warning
 
 
+@pytest.mark.slow
 def test_other_tasks_do_without_a_broken_plugin(tmp_path: Path) -> None:
     _describe(tmp_path / "site", "broken", "mine = there_is_no_such_module")
     assert fails_in_one_line(tmp_path / "site", "medqa") == "medbench: none.jsonl: no such file"
@@ -126,6 +127,7 @@ def test_a_faulty_task_of_a_plugin_is_one_line(site: Path, old: str, new: str, s
     assert says in fails_in_one_line(site, "colours")
 
 
+@pytest.mark.slow
 def test_a_yaml_file_that_cannot_be_parsed_breaks_its_plugin_alone(site: Path) -> None:
     (site / "medbench_toy_task" / "colours" / "colours.yaml").write_text("task: [colours\n")
     assert "colours.yaml: not YAML (" in fails_in_one_line(site, "colours")
@@ -139,6 +141,7 @@ def test_the_toy_package_has_the_current_copy_of_the_include_base() -> None:
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_plugin_does_not_change_the_default_tasks(site: Path) -> None:
     path = site / "medbench_toy_task" / "colours" / "colours.yaml"
     path.write_text(path.read_text().replace("  n: 4\n", "  n: 4\n  core: true\n"))
