@@ -11,11 +11,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from medbench.harness.benchmarks.lm_eval_tasks import draw_examples, foreign_task, seed_lm_eval
+from medbench.harness.benchmarks.lm_eval_tasks import draw_examples, foreign_task, lm_eval_seeds, untested_lm_eval
 from medbench.harness.benchmarks.rows import (
     HUB,
     SAMPLE,
@@ -23,9 +24,9 @@ from medbench.harness.benchmarks.rows import (
     question_of,
     rows_sha256,
 )
-from medbench.harness.benchmarks.task_folders import task_folders
+from medbench.harness.benchmarks.task_folders import FoundTasks, TaskFile, core_tasks, find_tasks
 from medbench.harness.contracts import Data, Examples, MedbenchError, Question, Task
-from medbench.harness.text import did_you_mean
+from medbench.harness.text import did_you_mean, one_line
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -63,15 +64,28 @@ class TaskLoader:
         self._warn = warn
 
     @cached_property
-    def _folders(self) -> list[Path]:
-        return task_folders()
+    def _found(self) -> FoundTasks:
+        return find_tasks()
 
     @cached_property
     def cards(self) -> dict[str, TaskCard]:
-        return {name: _card(entry) for name, entry in self._manager().task_index.items()}
+        """The tasks of medbench and of plugins that can be used."""
+        return {name: _card(task) for name, task in self._found.usable.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """All tasks of medbench and of plugins; loading one that cannot be used says why."""
+        return [*self.cards, *self._found.refused, *self._found.broken]
+
+    @property
+    def faults(self) -> list[str]:
+        """One line for each task or plugin that cannot be used."""
+        return [*self._found.refused.values(), *self._found.broken.values()]
 
     def load(self, name: str, split: str = "test") -> Task:
-        """Raises MedbenchError for an unknown name or faulty data."""
+        """Raises MedbenchError for an unknown name, a task that cannot be used, or faulty data."""
+        if name in self._found.refused:
+            raise MedbenchError(self._found.refused[name])
         if name not in self.cards:
             return self._load_foreign(name)
         card = self.cards[name]
@@ -109,42 +123,54 @@ class TaskLoader:
             return self._load_rows(card, split, SAMPLE), SAMPLE
 
     def _load_rows(self, card: TaskCard, split: str, data: str) -> Any:
-        loaded = self._manager(data).load(card.name)["tasks"][card.name]
+        _quiet()
+        from lm_eval.tasks import TaskManager
+
+        metadata: Any = {"data": data}
+        manager = TaskManager(include_path=Path(card.path).parent, include_defaults=False, metadata=metadata)
+        try:
+            loaded = manager.load(card.name)["tasks"][card.name]
+        except MedbenchError:
+            raise
+        except Exception as error:  # a plugin's rows.py can raise anything
+            if data == HUB:
+                raise
+            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise MedbenchError(f"task {card.name} ({card.path}) cannot be loaded: {reason}") from None
         if split not in loaded.dataset:
             raise MedbenchError(
                 f"{card.name}: no rows of split {split!r} in {data}: add {' and '.join(card.files[split])}"
             )
         return loaded
 
-    def _manager(self, data: str | None = None) -> Any:
-        _quiet()
-        from lm_eval.tasks import TaskManager
-
-        metadata: Any = {"data": data} if data else None
-        return TaskManager(include_path=[*self._folders], include_defaults=False, metadata=metadata)
-
     @cached_property
     def _lm_eval_tasks(self) -> Any:
-        """lm-eval's own index; it takes seconds to build."""
+        """lm-eval's index of its own tasks, which takes seconds to build."""
         _quiet()
         from lm_eval.tasks import TaskManager
 
-        return TaskManager(include_path=[*self._folders])
+        return TaskManager()
 
     def _load_foreign(self, name: str) -> Task:
+        if name in self._found.broken:
+            raise MedbenchError(self._found.broken[name])
+        for line in self._found.broken.values():  # the task may be one of theirs
+            self._warn(line)
         manager = self._lm_eval_tasks
         if name not in manager.all_subtasks:
-            kind = "a group; name its tasks one by one" if name in manager.all_tasks else None
-            known = list({**self.cards, **dict.fromkeys(manager.all_subtasks)})
-            raise MedbenchError(f"task {name!r} is {kind}" if kind else f"unknown task {name!r}; {_near(name, known)}")
-        seed_lm_eval()
+            if name in manager.all_tasks:
+                raise MedbenchError(f"task {name!r} is a group: name its tasks one by one")
+            raise MedbenchError(f"unknown task {name!r}; {_near(name, [*self.cards, *manager.all_subtasks])}")
+        for line in untested_lm_eval(version("lm_eval")):
+            self._warn(line)
         try:
-            return foreign_task(name, manager.load(name)["tasks"][name])
+            with lm_eval_seeds():
+                return foreign_task(name, manager.load(name)["tasks"][name])
         except MedbenchError:
             raise
-        except Exception as error:  # lm-eval's task code and the hub client raise whatever they like
-            reason = " ".join(str(error).split())[:200]
-            raise MedbenchError(f"lm-eval task {name} cannot be loaded: {type(error).__name__}: {reason}") from None
+        except Exception as error:  # lm-eval's task code and the Hub client can raise anything
+            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise MedbenchError(f"lm-eval task {name} cannot be loaded: {reason}") from None
 
 
 def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
@@ -159,8 +185,10 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
         try:
             return draw_examples(loaded, {doc["id"]: doc for doc in loaded.dataset[asked]}, n)
         except (ValueError, AssertionError):  # the samplers' ways of saying that there are too few
-            raise MedbenchError(f"{card.name}: {len(pool)} rows of split {split} are too few for {n} few-shot examples "
-                                f"(a random draw takes one to spare): lower --shots, or {add}") from None  # fmt: skip
+            raise MedbenchError(
+                f"{card.name}: {len(pool)} rows of split {split} are too few for {n} few-shot examples "
+                f"(a random draw takes one to spare): lower --shots, or {add}"
+            ) from None
 
     def draw(id: str, n: int) -> tuple[Question, ...]:
         return tuple(question_of(doc) for doc in drawn(n)[id])
@@ -184,23 +212,21 @@ def hub_answers() -> None:
     socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
 
 
-def _card(entry: Any) -> TaskCard:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    metadata = load_yaml(entry.yaml_path, resolve_func=False)["metadata"]
+def _card(task: TaskFile) -> TaskCard:
+    metadata = task.metadata
     return TaskCard(
-        name=entry.name,
-        version=str(metadata["version"]),
-        label=metadata.get("label", entry.name),
-        core=metadata.get("core", False),
-        about=metadata["about"],
-        n=metadata["n"],
-        chance=metadata["chance"],
-        categories=tuple(metadata["categories"]),
-        files=metadata["files"],
-        sha256=metadata["sha256"],
-        hub=metadata["hub"],
-        path=str(entry.yaml_path),
+        name=task.name,
+        version=str(metadata.version),
+        label=metadata.label or task.name,
+        core=task.name in core_tasks(),
+        about=metadata.about,
+        n=metadata.n,
+        chance=metadata.chance,
+        categories=tuple(metadata.categories),
+        files=metadata.files,
+        sha256=metadata.sha256,
+        hub=metadata.hub.model_dump(exclude_none=True),
+        path=str(task.path),
     )
 
 
@@ -210,9 +236,9 @@ def _keep_categories(question: Question, fields: tuple[str, ...]) -> Question:
 
 def _near(name: str, known: list[str]) -> str:
     hint = did_you_mean(name, known)
-    return (
-        hint if hint.startswith("did you mean") else "run `medbench tasks` for ours, `lm_eval ls tasks` for lm-eval's"
-    )
+    if hint.startswith("did you mean"):
+        return hint
+    return "run `medbench tasks` for medbench's tasks, `lm_eval ls tasks` for lm-eval's"
 
 
 def _quiet() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from medbench.harness.benchmarks.rows import cluster_id, content_id, rows_sha256
 from medbench.harness.contracts import Data, MedbenchError, Message, Question, Task
 
+TESTED = "0.4.13"
+"""The lm-eval version with which lm-eval's own tasks are tested; pyproject.toml allows later ones."""
 SEED = 1234
 """lm-eval's own default: a question gets the same examples as under the lm_eval command."""
 
@@ -83,17 +86,30 @@ class _Foreign:
             best = max(logprobs, key=lambda choice: logprobs[choice])
             values = self.task.process_results(doc, [(logprobs[c], c == best) for c in self.continuations(id) or ()])
             return best.strip(), _metric(self.task, values)
-        extracted: Any = output
         nothing = []
-        for ensemble in self.task._filters[:1]:
-            responses: Any = [[output]]
-            for step in ensemble.filters:
-                applied = step()
-                responses = applied.apply(responses, [doc])
-                nothing += [applied.fallback] if hasattr(applied, "fallback") else []
-            extracted = next(iter(responses))
+        responses: Any = [[output]]
+        for step in _first_filters(self.task):
+            responses = step.apply(responses, [doc])
+            nothing += [step.fallback] if hasattr(step, "fallback") else []
+        extracted: Any = next(iter(responses))
         score = _metric(self.task, self.task.process_results(doc, [extracted]))
         return (None if extracted in nothing else str(extracted)), score
+
+
+def _first_filters(task: Any) -> list[Any]:
+    """The steps of the task's first filter pipeline, new, built from its config as ConfigurableTask builds them.
+
+    lm-eval applies them only to all requests of an evaluation at once, by `task.apply_filters()`; how to score stored
+    replies is asked in https://github.com/EleutherAI/lm-evaluation-harness/issues/2949.
+    """
+    from lm_eval.filters import build_filter_ensemble
+
+    pipelines = task.config.filter_list or [{"name": "none", "filter": [{"function": "take_first"}]}]
+    steps = [
+        (step["function"], {key: value for key, value in step.items() if key != "function"})
+        for step in pipelines[0]["filter"]
+    ]
+    return [make() for make in build_filter_ensemble(pipelines[0]["name"], steps).filters]
 
 
 def draw_examples(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Sequence[Any]]:
@@ -141,9 +157,31 @@ def _foreign_question(index: int, doc: Any, task: Any) -> Question:
     )
 
 
-def seed_lm_eval() -> None:
-    # some tasks shuffle their options as they load (GPQA), with the global generators; the seeds are lm-eval's own
+@contextmanager
+def lm_eval_seeds() -> Iterator[None]:
+    """Python's and numpy's global generators, seeded as lm-eval's evaluator seeds them, and then as they were before.
+
+    Some tasks shuffle their options with them as they load, such as GPQA:
+    https://github.com/EleutherAI/lm-evaluation-harness/blob/v0.4.13/lm_eval/tasks/gpqa/zeroshot/utils.py
+    (no issue was open on 2026-11-26; gpqa/n_shot has a generator of its own).
+    """
     import numpy as np
 
+    before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
+
+
+def untested_lm_eval(installed: str) -> list[str]:
+    """A warning unless `installed` is a version with which lm-eval's own tasks have been tested."""
+    if f"{installed}.".startswith(f"{TESTED}."):
+        return []
+    return [
+        f"lm-eval {installed} is untested, {TESTED} is tested: scores of lm-eval's own tasks may differ from those of "
+        f"the lm_eval command: pip install 'lm-eval=={TESTED}.*'"
+    ]

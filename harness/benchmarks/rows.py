@@ -155,9 +155,12 @@ def _questions(
     if source == HUB:
         return _canonical(_hub_rows(split, keep, metadata), row)
     if source == SAMPLE:
-        folder = Path(metadata["config_source"]).parent.parent
-        names = [name.replace("/", "/sample/") for name in metadata["files"][split]]
-        names = [name for name in names if (folder / name).exists()]
+        folder = Path(metadata["config_source"]).parent / SAMPLE
+        names = [Path(name).name for name in metadata["files"][split]]
+        there = [name for name in names if (folder / name).exists()]
+        if split == "test" and not there:
+            raise MedbenchError(f"{folder}: the task has no built-in sample: add {' or '.join(names)}")
+        names = there
     else:
         folder = Path(source).expanduser()
         names = metadata["files"][split]

@@ -1,36 +1,86 @@
-"""Folders that hold tasks: medbench's own, and those of other packages; labels and core tasks, read without lm_eval.
+"""Which tasks there are: medbench's own and those of plugins, read from their YAML files without importing lm_eval.
 
     [project.entry-points."medbench.tasks"]
     mine = "my_package.tasks"
 
-names a package whose folder holds tasks as medbench's own `tasks/` does: YAML files with a `rows.py` beside them.
+An entry point names a package whose folder holds tasks as medbench's own `tasks/` does: YAML files with a `rows.py`
+beside them. Name the entry point after the task, or after the first of several: asked for under that name, a plugin
+that cannot be imported says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
+from pydantic import Field
 
-from medbench.harness.config import UniqueKeyLoader
+from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import one_line
 
 GROUP = "medbench.tasks"
+IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
+"""The folders that lm-eval ignores too (lm_eval/tasks/_index.py)."""
+
+
+class Hub(Record):
+    """The Hub data set behind a task."""
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    splits: dict[str, str]
+
+
+class TaskMetadata(Record):
+    """`metadata` of a task's lm-eval YAML: what medbench needs beyond lm-eval's own keys."""
+
+    version: int = Field(ge=1)
+    label: str | None = None
+    """How pages show the task; None is by its name."""
+    core: bool = False
+    """Evaluated by default, and part of the leaderboard's mean. Of a plugin's task it is ignored: the default tasks are
+    the same wherever medbench is installed."""
+    about: str
+    chance: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+    categories: list[str]
+    files: dict[str, list[str]]
+    hub: Hub
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFile:
+    """One task and the YAML file that defines it."""
+
+    name: str
+    path: Path
+    metadata: TaskMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTasks:
+    """All tasks of medbench and of plugins; each fault is one line."""
+
+    usable: Mapping[str, TaskFile]
+    refused: Mapping[str, str]
+    """Task -> why it cannot be used: a faulty YAML file, or two packages with a task of this name."""
+    broken: Mapping[str, str]
+    """Entry point -> why none of its tasks can be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskLabel:
-    """What a task's YAML says of how to show it."""
+    """How a task is shown."""
 
     label: str
     core: bool
-    """Asked by default, and part of the leaderboard's mean."""
 
 
 def tasks_folder() -> Path:
@@ -38,63 +88,76 @@ def tasks_folder() -> Path:
     return Path(str(files("medbench.tasks").joinpath("_medbench_yaml"))).parent
 
 
-def task_folders() -> list[Path]:
-    """medbench's own folder and those of plugins. Raises MedbenchError for a plugin that cannot be used."""
-    own = tasks_folder()
-    found = [own]
-    taken = dict.fromkeys(_yaml_tasks(own), "medbench")
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        folder = _folder_of(point)
-        for name in _yaml_tasks(folder):
-            if name in taken:
-                raise MedbenchError(
-                    f"task {name}: {taken[name]} and {point.value} both have a task of this name: uninstall one"
-                )
-            taken[name] = point.value
-        found.append(folder)
-    return found
+def find_tasks() -> FoundTasks:
+    """medbench's own tasks and those of the installed plugins."""
+    usable, refused = _tasks_below(tasks_folder())
+    owners = dict.fromkeys(usable, "medbench")
+    broken: dict[str, str] = {}
+    # by value: a package that is found twice on sys.path is one plugin
+    points = {point.value: point for point in entry_points(group=GROUP)}
+    for value, point in sorted(points.items()):
+        try:
+            tasks, faulty = _tasks_below(_folder_of(point))
+            if not tasks and not faulty:
+                raise MedbenchError(f"tasks {point.name} ({value}): no task YAML in its folder: fix or uninstall it")
+        except MedbenchError as error:
+            broken[point.name] = str(error)
+            continue
+        refused |= faulty
+        for name, task in tasks.items():
+            if name in owners:
+                both = f"{owners[name]} and {value} both have a task of this name"
+                refused[name] = f"task {name}: {both}: uninstall one, or rename its task"
+            owners.setdefault(name, value)
+            usable.setdefault(name, task)
+    return FoundTasks({name: task for name, task in usable.items() if name not in refused}, refused, broken)
 
 
 def core_tasks() -> tuple[str, ...]:
-    """The tasks that are asked by default."""
+    """The tasks that are evaluated by default, in the order in which they are shown."""
     return tuple(name for name, shown in sorted(task_labels().items()) if shown.core)
 
 
 @cache
 def task_labels() -> dict[str, TaskLabel]:
     """Task -> how to show it, for medbench's own tasks; other tasks are shown by their name."""
-    found = {}
-    for name, metadata in _yaml_tasks(tasks_folder()).items():
-        found[name] = TaskLabel(metadata.get("label", name), metadata.get("core", False))
-    return found
+    tasks, _ = _tasks_below(tasks_folder())
+    return {name: TaskLabel(task.metadata.label or name, task.metadata.core) for name, task in tasks.items()}
 
 
-def _yaml_tasks(folder: Path) -> dict[str, dict[str, Any]]:
-    """Task -> its metadata, for each task YAML below `folder`."""
-    contents = [
-        yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader) for path in sorted(folder.rglob("*.yaml"))
-    ]
-    tasks = [one for one in contents if isinstance(one, dict) and isinstance(one.get("task"), str)]
-    return {one["task"]: one.get("metadata") or {} for one in tasks}
+def _tasks_below(folder: Path) -> tuple[dict[str, TaskFile], dict[str, str]]:
+    """(usable tasks, task -> why it cannot be used), sorted by file. Raises MedbenchError for what is not YAML."""
+    tasks: dict[str, TaskFile] = {}
+    faulty: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        if IGNORED_FOLDERS & set(path.relative_to(folder).parts):
+            continue
+        content, faults = parse_yaml(path)
+        if faults:
+            raise MedbenchError(faults[0])
+        name = content.get("task")
+        if not isinstance(name, str):  # a group of lm-eval's, or no task at all
+            continue
+        metadata, faults = check_mapping(content.get("metadata", {}), TaskMetadata, f"{path}: metadata")
+        if name in tasks:
+            faulty[name] = f"task {name}: {tasks[name].path} and {path} both define it: rename one"
+        elif metadata is None:
+            faulty[name] = "; ".join(faults)
+        else:
+            tasks[name] = TaskFile(name, path, metadata)
+    return tasks, faulty
 
 
 def _folder_of(point: EntryPoint) -> Path:
     where = f"tasks {point.name} ({point.value})"
     try:
         module = point.load()
+        package = getattr(module, "__package__", None)
         folder = Path(module.__path__[0] if hasattr(module, "__path__") else module.__file__).resolve()
     except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
         raise MedbenchError(
             f"{where} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}): fix or uninstall it"
         ) from None
-    folder = folder if folder.is_dir() else folder.parent
-    if not _readable_tasks(folder, where):
-        raise MedbenchError(f"{where}: {folder} holds no task YAML: fix or uninstall it")
-    return folder
-
-
-def _readable_tasks(folder: Path, where: str) -> bool:
-    try:
-        return bool(_yaml_tasks(folder))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise MedbenchError(f"{where}: a task YAML cannot be read ({one_line(error)[:200]})") from None
+    if not package:  # its folder would be all of site-packages
+        raise MedbenchError(f"{where} is not a package, nor in one: move the module into a package with its tasks")
+    return folder if folder.is_dir() else folder.parent

@@ -214,6 +214,8 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 
     loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     if name is None:
+        for line in loader.faults:
+            say(f"warning: {line}")
         protocols = [load_protocol(each) for each in built_in_names()]
         content = {"tasks": [card.as_json() for card in loader.cards.values()],
                    "protocols": {each.name: each.about for each in protocols}}  # fmt: skip

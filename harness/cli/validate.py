@@ -8,38 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
+from medbench.harness.benchmarks.task_folders import TaskMetadata
 from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.training.recipe import check_recipe
-
-
-class Hub(Record):
-    """The Hub data set behind a task."""
-
-    path: str
-    name: str | None = None
-    revision: str | None = None
-    splits: dict[str, str]
-
-
-class TaskMetadata(Record):
-    """`metadata` of a task's lm-eval YAML: what medbench needs beyond lm-eval's own keys."""
-
-    version: int = Field(ge=1)
-    label: str | None = None
-    core: bool = False
-    about: str
-    chance: float = Field(ge=0, le=1)
-    n: int = Field(ge=1)
-    categories: list[str]
-    files: dict[str, list[str]]
-    hub: Hub
-    sha256: dict[str, str]
-
 
 MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import random
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.benchmarks.lm_eval_tasks import foreign_task
+from medbench.harness.benchmarks.lm_eval_tasks import _first_filters, foreign_task, untested_lm_eval
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
@@ -477,13 +481,13 @@ def test_an_unknown_task_gives_near_matches(loader: TaskLoader) -> None:
     assert fault(loader, "medqaa").startswith("unknown task 'medqaa'; did you mean medqa or ")
     assert "mmlu_pro_health" in fault(loader, "mmlu_pro_helth")
     assert fault(loader, "medqaa").count(" medqa ") == 1
-    nothing_near = "run `medbench tasks` for ours, `lm_eval ls tasks` for lm-eval's"
+    nothing_near = "run `medbench tasks` for medbench's tasks, `lm_eval ls tasks` for lm-eval's"
     assert fault(loader, "q" * 30) == f"unknown task '{'q' * 30}'; {nothing_near}"
 
 
 @pytest.mark.slow
 def test_a_group_is_refused_by_name(loader: TaskLoader) -> None:
-    assert fault(loader, "mmlu") == "task 'mmlu' is a group; name its tasks one by one"
+    assert fault(loader, "mmlu") == "task 'mmlu' is a group: name its tasks one by one"
 
 
 @pytest.mark.slow
@@ -520,3 +524,86 @@ def test_a_task_that_shuffles_its_options_is_the_same_every_time(
     assert thinking.foreign is not None
     assert thinking.foreign.score(question.id, f"So. The answer is {question.gold}.", None) == (question.gold, 1.0)
     assert thinking.foreign.score(question.id, "I cannot tell.", None) == (None, 0.0)
+
+
+def test_loading_leaves_the_global_generators_as_they_were(loader: TaskLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list(GPQA)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": rows}))
+    random.seed(7)
+    np.random.seed(7)
+    expected = (random.random(), np.random.random())
+    random.seed(7)
+    np.random.seed(7)
+    loader.load("gpqa_main_zeroshot")
+    fault(loader, "hellaswag")  # also where loading fails
+    assert (random.random(), np.random.random()) == expected
+
+
+# what medbench works around in lm-eval: each of these fails where a newer lm-eval makes that needless
+
+
+def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(
+    loader: TaskLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else lm_eval_seeds can go."""
+    import datasets
+
+    rows = datasets.Dataset.from_list(GPQA)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": rows}))
+    name = "gpqa_main_zeroshot"
+    orders = []
+    for seed in (1, 2):
+        random.seed(seed)
+        loaded = loader._lm_eval_tasks.load(name)["tasks"][name]
+        orders.append([doc["choice1"] for doc in loaded.eval_docs])
+    assert orders[0] != orders[1]
+
+
+def test_lm_eval_still_draws_examples_by_the_order_of_documents() -> None:
+    """Else draw_examples need not draw for all documents at once (lm-eval pull request 1724)."""
+    task = lm_eval_task({**GENERATE, "num_fewshot": 2, "fewshot_split": "train"})
+    task.set_fewshot_seed(1234)
+    first, second = (task.fewshot_context(TRIVIA[0], num_fewshot=2) for _ in range(2))
+    assert first != second
+
+
+def test_lm_eval_still_shows_a_question_to_itself_where_the_splits_have_other_names() -> None:
+    """Else _medbench_yaml need not set fewshot_split to test_split (lm-eval issue 4145)."""
+    task = lm_eval_task({**GENERATE, "num_fewshot": 5})
+    task.set_fewshot_seed(1234)
+    prompts = [task.fewshot_context(doc, num_fewshot=5) for doc in TRIVIA]
+    assert any(prompt.count(doc["question"]) > 1 for prompt, doc in zip(prompts, TRIVIA, strict=True))
+
+
+def test_lm_eval_still_applies_filters_only_to_a_whole_evaluation() -> None:
+    """Else lm_eval_tasks need not build a task's filters itself (lm-eval issue 2949)."""
+    assert list(inspect.signature(lm_eval_task(GENERATE).apply_filters).parameters) == []
+
+
+def test_the_filters_built_from_the_config_are_those_that_lm_eval_builds() -> None:
+    task = lm_eval_task(GENERATE)
+    theirs = [(step.func, step.keywords) for step in task._filters[0].filters]
+    ours = _first_filters(task)
+    assert [type(step) for step in ours] == [type(make()) for make in task._filters[0].filters]
+    assert ours[0].regex_pattern == theirs[0][1]["regex_pattern"]
+    (default,) = _first_filters(lm_eval_task({**GENERATE, "filter_list": None}))
+    (their_default,) = lm_eval_task({**GENERATE, "filter_list": None})._filters[0].filters
+    assert type(default) is type(their_default())
+
+
+@pytest.mark.parametrize("installed", ["0.4.13", "0.4.13.1"])
+def test_the_tested_lm_eval_has_no_warning(installed: str) -> None:
+    assert untested_lm_eval(installed) == []
+
+
+@pytest.mark.parametrize("installed", ["0.4.14", "0.4.130", "0.5.0"])
+def test_an_untested_lm_eval_is_a_warning_of_one_line(installed: str) -> None:
+    (line,) = untested_lm_eval(installed)
+    assert line.startswith(f"lm-eval {installed} is untested, 0.4.13 is tested: ")
+    assert "\n" not in line
+
+
+def test_the_installed_lm_eval_is_the_tested_one() -> None:
+    assert untested_lm_eval(version("lm_eval")) == []
