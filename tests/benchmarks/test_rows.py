@@ -289,7 +289,7 @@ def test_a_line_that_is_not_json_is_named_through_benchmark(tmp_path: Path) -> N
 def test_a_duplicate_names_both_places(tmp_path: Path, family: str) -> None:
     path = write_rows(tmp_path / "test.jsonl", GOOD[family], GOOD[family])
     message = fault(family, tmp_path, "test.jsonl")
-    assert message.startswith(f"{path}:2: id ")
+    assert message.startswith(f"{path}:2: duplicate id ")
     assert f"first seen at {path}:1; remove one" in message
 
 
