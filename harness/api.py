@@ -213,8 +213,7 @@ def gate_all(
     )
     names = [_path_of(candidate) for candidate in candidates]
     base = None if baseline is None else Path(_path_of(baseline))
-    where = str(gates) if isinstance(gates, str | Path) else "gates"
-    return gate_candidates(names, rules_of(gates), base, options, log.info, aa=aa, where=where)
+    return gate_candidates(names, rules_of(gates), base, options, log.info, aa=aa)
 
 
 def gate_options(

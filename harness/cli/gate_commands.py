@@ -1,4 +1,4 @@
-"""The commands that judge: gate, watch, compare. cli.py hangs them in.
+"""The commands gate, watch and compare.
 
 medbench gate checkpoints/step-800 --gates gates.yaml --baseline runs/base
 """
@@ -20,10 +20,10 @@ EXIT_NOT_SCORED = 3
 @click.argument("candidates", nargs=-1)
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="Gate file (YAML).")
 @click.option("--init", is_flag=True, help="Write a commented gates.yaml here and stop.")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are measured against it.")
-@click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, a test case a gate.")
-@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; also goes to GITHUB_STEP_SUMMARY.")
-@click.option("--aa", type=click.IntRange(min=1), help="Ask N questions per task twice: the noise floor.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run that margins are relative to.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, one test case per gate.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; GITHUB_STEP_SUMMARY gets it too.")
+@click.option("--aa", type=click.IntRange(min=1), help="Questions per task to ask twice, to measure noise.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
@@ -45,8 +45,9 @@ def gate_command(
 ) -> int:
     """Judge CANDIDATES by a gate file; the exit status is the verdict.
 
-    CANDIDATE: a finished run folder (judged at once), or a model or checkpoint, which is evaluated only as far as
-    the verdict needs; several share one warm engine. Exit: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
+    Each CANDIDATE is the folder of a finished run, which is judged at once, or a model or checkpoint, which is
+    evaluated only as far as the verdict needs. Several candidates share one engine.
+    Exit status: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
     """
     from medbench.harness.gates import rules
 
@@ -76,27 +77,34 @@ def gate_command(
 @click.command("watch")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), required=True, help="Gate file (YAML).")
-@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run; margins are measured against it.")
-@click.option("--idle", type=click.FloatRange(min=0), help="Stop after N seconds without a new checkpoint.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="A finished run that margins are relative to.")
+@click.option("--idle", type=click.FloatRange(min=0), help="Stop after this many seconds without a new checkpoint.")
 @click.option(
     "--settled",
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Seconds without a change after which a checkpoint counts as written.",
+    help="Seconds without a change after which a checkpoint counts as complete.",
 )
 @click.option("--engine", metavar="NAME", help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a checkpoint, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: float | None, settled: float,
-                  as_json: bool, **options: Any) -> int:  # fmt: skip
-    """Gate every checkpoint that appears in FOLDER, in one warm engine; a broken one fails and the watch goes on.
+def watch_command(
+    folder: Path,
+    gates_file: Path,
+    baseline: Path | None,
+    idle: float | None,
+    settled: float,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Judge every checkpoint that appears in FOLDER, in one engine. A broken checkpoint fails; the watch continues.
 
-    Exit with --idle: 1 if any failed, else 3 if any is undecided or none came, else 0. Without it, Ctrl-C ends the
-    watch (4).
+    Exit status with --idle: 1 if any failed, else 3 if any is undecided or none appeared, else 0. Without --idle the
+    watch runs until Ctrl-C (exit status 4).
     """
     from medbench.harness import api
     from medbench.harness.checkpoints.watch_folder import checkpoints_in
@@ -106,7 +114,7 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 
     judged = []
     rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
-    with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say, where=str(gates_file)) as keeper:
+    with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
             one = keeper.judge(str(checkpoint))
             judged.append(one)
@@ -122,10 +130,12 @@ def watch_command(folder: Path, gates_file: Path, baseline: Path | None, idle: f
 @click.command("compare")
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
-@click.option("--incomplete", is_flag=True, help="Also runs that lack replies: on the questions that both answered.")
+@click.option(
+    "--incomplete", is_flag=True, help="Accept runs with missing replies: compare the questions that both answered."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
-    """RUN_B minus RUN_A on the same questions: paired difference, interval, McNemar, flips."""
+    """Compare two runs on the same questions: RUN_B minus RUN_A, with interval, McNemar's test and flips."""
     from medbench.harness import api
     from medbench.harness.cli.verdict_output import comparison_table
 

@@ -1,1 +1,1 @@
-"""Pass or fail, as early as the evidence allows."""
+"""Whether a checkpoint passes its gates, decided as early as the evidence allows."""

@@ -15,19 +15,19 @@ from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
 
 MOST_CONTROLS = 8
-"""Stored runs tried as controls, the newest first."""
+"""Most stored runs used as control variates; the newest come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A stored run on all the questions: the baseline, or a control."""
+    """A stored run used as the baseline or as a control variate."""
 
     name: str
     samples: Mapping[str, Mapping[str, Sample]]
     """task -> question id -> sample."""
 
     def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
-        """The metric for each id; None unless all are known."""
+        """id -> the metric; None unless it is known for all `ids`."""
         found = {}
         for id in ids:
             sample = self.samples.get(task, {}).get(id)
@@ -39,13 +39,16 @@ class Reference:
 
 
 def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
-    """All samples of `tasks` of a finished run."""
+    """A finished run's samples of those of `tasks` that it has."""
     shared = [task for task in tasks if task in record.tasks]
     return Reference(folder.name, {task: {s.id: s for s in read_samples(folder, task)} for task in shared})
 
 
 def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, Collection[str]]) -> Reference | None:
-    """Raises MedbenchError where it is not a run, or not one that can be compared with on `ids`, task by task."""
+    """The baseline run; `ids` holds the candidate's question ids per task.
+
+    Raises MedbenchError for a folder that is not a run, or a run that is not comparable with the candidate.
+    """
     if folder is None:
         return None
     record = read_run(folder)
@@ -53,17 +56,21 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
         if task in record.tasks and record.tasks[task].sha256 != candidate.tasks[task].sha256:
             have = {sample.id for sample in read_samples(folder, task)}
             same = len(have.intersection(wanted))
-            raise MedbenchError(f"baseline {record.run_id} has other questions of {task}: {same} of {len(wanted)} "
-                                f"match; evaluate it on this data")  # fmt: skip
+            raise MedbenchError(
+                f"baseline {record.run_id} has other questions of {task}: {same} of {len(wanted)} match; "
+                f"evaluate it on this data"
+            )
     check_baseline(candidate, record, list(ids))
     return read_reference(record, folder.resolve(), list(ids))
 
 
 def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:
-    """Complete runs in `runs` that asked the same questions the same way; other models' are as good as one's own."""
+    """Complete runs in `runs`, of any model, on the same questions under the same protocol."""
     found: list[tuple[str, Path, RunRecord]] = []
     for folder in sorted(path.parent for path in runs.glob("*/run.json")):
-        if baseline is not None and folder.name == baseline.resolve().name:  # itself, or a copy: names tell them apart
+        if (
+            baseline is not None and folder.name == baseline.resolve().name
+        ):  # the baseline or a copy; names must be unique
             continue
         try:
             record = read_run(folder)
@@ -75,6 +82,6 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
             found.append((record.created, folder, record))
     references = []
     for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
-        with suppress(MedbenchError):  # a damaged run is no control, and no reason to stop
+        with suppress(MedbenchError):  # a damaged run is skipped
             references.append(read_reference(record, folder, tasks))
     return references

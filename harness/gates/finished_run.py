@@ -1,4 +1,4 @@
-"""A finished run gated at once."""
+"""A gate file applied to a finished run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from medbench.harness.runs.run_folder import read_run, read_samples
 
 
 def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> Judged:
-    """Judge what a sealed run holds; starts in well under a second, imports no task and no engine."""
+    """Judge a finished run and write its verdict.json.
+
+    Imports no task and no engine, so it takes well under a second. Raises MedbenchError for a run that is unfinished,
+    or that does not match the rules or the baseline.
+    """
     record = read_run(folder)
     if record.status == "running":
-        raise MedbenchError(f"{folder} is not finished ({record.status}): go on with medbench eval --resume")
+        raise MedbenchError(f"{folder} is not finished ({record.status}): resume it with medbench eval --resume")
     refuse_repeats(record)
     refuse_incomplete(record)
     missing = [task for task in rules.tasks if task not in record.tasks]
@@ -32,8 +36,10 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     if rules.protocol is not None or rules.max_new_tokens is not None:
         asked = protocol_of(rules, None)
         if record.protocol != asked.model_dump(mode="json"):
-            raise MedbenchError(f"{folder} was asked under {record.protocol['name']}, not under the gate file's "
-                                f"{asked.name}: evaluate it again, or correct the gate file")  # fmt: skip
+            raise MedbenchError(
+                f"{folder} was evaluated under protocol {record.protocol['name']}, not the gate file's {asked.name}: "
+                f"evaluate it again, or correct the gate file"
+            )
     samples = {name: {s.id: s for s in read_samples(folder, name)} for name in rules.tasks}
     _refuse_unmeasured(rules, record, samples)
     reference = read_baseline(baseline, record, samples)
@@ -44,13 +50,13 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
         rules, tasks, record.seed, reference, unit=_most_tokens(record), orders=orders, fractional=fractional
     )
     for name in rules.tasks:
-        gate.observe(name, [samples[name][id] for id in orders[name] if id in samples[name]])
-    gate.seconds = record.totals.seconds
+        answered = [samples[name][id] for id in orders[name] if id in samples[name]]
+        gate.observe(name, answered, seconds=record.totals.seconds)
     return written(verdict_of(gate, gate.results(), record), folder)
 
 
 def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:
-    """Raises MedbenchError for a gate on the tokens or seconds of replies that came without either."""
+    """Raises MedbenchError for a gate on tokens or seconds if the run has not measured them."""
     answered = [sample for some in samples.values() for sample in some.values() if sample.score is not None]
     measured = {
         "tokens_per_answer": not answered or any(sample.completion_tokens for sample in answered),
@@ -58,8 +64,10 @@ def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str,
     }
     for gate in rules.gates:
         if not measured.get(gate.metric, True):
-            raise MedbenchError(f"gate '{gate.rule}': {record.run_id} has no count of that, its replies were stored: "
-                                f"leave the gate out, or generate with medbench eval")  # fmt: skip
+            raise MedbenchError(
+                f"gate '{gate.rule}': {record.run_id} was scored from stored replies, which do not have this metric: "
+                f"remove the gate, or generate the replies with medbench eval"
+            )
 
 
 def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
@@ -70,7 +78,7 @@ def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
 
 
 def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseline: Reference | None) -> Task:
-    """As much of the task as its samples tell."""
+    """The task, as far as the samples of the run and of the baseline describe it."""
     described = record.tasks[name]
     known = {**(baseline.samples.get(name, {}) if baseline else {}), **samples}
     questions = tuple(Question(s.id, s.cluster, "", (), (), s.gold, category=s.category) for s in known.values())
@@ -79,9 +87,9 @@ def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseli
 
 
 def _order_of(name: str, record: RunRecord, samples: Mapping[str, Sample], task: Task) -> list[str]:
-    """All ids, the answered ones first: a sealed run holds the first questions of the order, or all.
+    """All ids, the answered ones first: a finished run holds all questions, or the first ones of the order.
 
-    Where nothing names the others they get stand-ins: only their number matters then.
+    Questions that neither run names get placeholder ids: only their number matters.
     """
     total = record.tasks[name].n
     answered = permuted(samples, seed=record.seed, task=name)

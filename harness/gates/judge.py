@@ -1,8 +1,10 @@
-"""One checkpoint asked as far as its verdict needs, in an engine that is kept for the next one.
+"""Checkpoints evaluated only as far as their verdicts need, in one engine that is kept from one to the next.
 
-    judged = judge_checkpoint(options, Asked(rules, tasks, protocol), EngineKeeper(print), print)
+    rules = GateFile(gates=[Gate("medqa", at_least=0.6)])
+    with Gatekeeper(rules, None, EvalOptions(""), print) as keeper:
+        print(keeper.judge("checkpoints/step-800").verdict.why)
 
-`medbench gate`, `medbench watch` and the training loop all judge here.
+Used by `medbench gate`, `medbench watch` and the training loop.
 """
 
 from __future__ import annotations
@@ -33,23 +35,23 @@ from medbench.harness.runs.comparability import refuse_repeats
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a checkpoint is asked, and by which rules it is judged."""
+    """What a checkpoint is asked, and the rules it is judged by."""
 
     rules: GateFile
     tasks: Sequence[Task]
-    """The rules' tasks, with the questions of the rules' partition alone."""
+    """The rules' tasks, with only the questions of the rules' partition."""
     protocol: Protocol
     baseline: Path | None = None
     aa: int = 0
-    """Questions a task that are asked twice, for the noise floor."""
+    """Questions per task that are asked twice, for the noise floor."""
     alpha_fail: float | None = None
-    """Chance of a wrong fail, where that is not the rules' alpha."""
+    """Chance of a wrong fail; None is the rules' alpha."""
 
 
 def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Judged:
-    """Evaluate `options.model` as far as the verdict needs, and judge. What its run holds already is not asked again.
+    """Evaluate `options.model` as far as the verdict needs. Questions that its run has answers to are not asked again.
 
-    A checkpoint folder that is itself broken fails; raises MedbenchError for any other fault.
+    A checkpoint folder whose files are broken fails; raises MedbenchError for any other fault.
     """
     started = time.monotonic()
     rules, tasks, protocol = asked.rules, asked.tasks, asked.protocol
@@ -83,7 +85,7 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
 
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:
-    """Ask `options.model` every question, as a baseline must be; the run's folder."""
+    """Ask `options.model` every question, which a baseline needs, and return the run folder."""
     options = replace(options, tasks=tuple(asked.rules.tasks), partition=asked.rules.partition, limit=None, resume=True)
     notes = example_notes(asked.tasks, asked.protocol)
     return answer_all(plan_evaluation(options, asked.tasks, asked.protocol, say, notes=notes), say, keeper).folder
@@ -97,17 +99,16 @@ def gate_candidates(
     say: Say,
     *,
     aa: int = 0,
-    where: str = "gates",
 ) -> list[Judged]:
-    """A verdict for each candidate, in turn; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
+    """One verdict per candidate, in order; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
     if all((Path(name) / "run.json").exists() for name in candidates):
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
-    with Gatekeeper(rules, baseline, options, say, aa=aa, where=where) as keeper:
+    with Gatekeeper(rules, baseline, options, say, aa=aa) as keeper:
         return [keeper.judge(name) for name in candidates]
 
 
 class Gatekeeper:
-    """Tasks, gate file and one engine, kept for many checkpoints. Use as a context manager."""
+    """Rules, their tasks and one engine, kept for many checkpoints. Use as a context manager."""
 
     def __init__(
         self,
@@ -117,26 +118,25 @@ class Gatekeeper:
         say: Say,
         *,
         aa: int = 0,
-        where: str = "gates",
     ) -> None:
-        """`options` give engine, data, seed and runs folder; model, tasks and partition come from elsewhere.
+        """`options` give engine, data, seed and runs folder; their model, tasks and partition are ignored.
 
-        `aa` questions of each task are asked twice, for the noise floor. `where` opens messages about the rules.
+        `baseline` is a finished run's folder. `aa` questions per task are asked twice, for the noise floor.
+        Raises MedbenchError for a task that is unknown or not available.
         """
         from medbench.harness.benchmarks.catalog import TaskLoader
 
-        self._options, self._aa = options, aa
-        self._rules, self._baseline, self._say = rules, baseline, say
-        loader = TaskLoader(self._options.data, say)
-        refuse_unknown_tasks(rules, where, loader.names)
-        self._tasks = [keep_partition(loader.load(name), self._rules.partition) for name in self._rules.tasks]
-        self._protocol = protocol_of(self._rules, baseline)
+        loader = TaskLoader(options.data, say)
+        refuse_unknown_tasks(rules, loader.names)
+        self._rules, self._baseline, self._options, self._say, self._aa = rules, baseline, options, say, aa
+        self._tasks = [keep_partition(loader.load(name), rules.partition) for name in rules.tasks]
+        self._protocol = protocol_of(rules, baseline)
         self._keeper = EngineKeeper(say)
 
     def judge(self, name: str) -> Judged:
-        """Evaluate `name` as far as the verdict needs, and judge; `medbench eval --resume` can finish the run.
+        """Judge a model or checkpoint, which is evaluated only as far as the verdict needs, or a finished run's folder.
 
-        A checkpoint folder that is itself broken fails; raises MedbenchError for any other fault.
+        A checkpoint folder whose files are broken fails; raises MedbenchError for any other fault.
         """
         if (Path(name) / "run.json").exists():
             return gate_finished_run(Path(name), self._rules, self._baseline)

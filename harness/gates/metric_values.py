@@ -6,7 +6,7 @@ from medbench.harness.contracts import Sample
 
 
 def value_of(sample: Sample, metric: str) -> float | None:
-    """The metric's value for one question; None where a failed request leaves it unknown."""
+    """The metric's value for one question; None where it is unknown because the request failed."""
     if metric == "errors":
         return float(sample.outcome == "error")
     if sample.outcome == "error":

@@ -1,44 +1,69 @@
-"""Gate files: what a checkpoint must reach, as YAML.
+"""The rules of a verdict: what a checkpoint must reach, from a gate file (YAML) or made in Python.
 
-medbench validate gates.yaml
+rules = read_gate_file(Path("gates.yaml"))
+rules = GateFile(gates=[Gate("medqa", margin=0.02), Gate("medqa", metric="unparsed", at_most=0.05)])
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from medbench.harness.config import Record, read_yaml
+from medbench.harness.config import Record, check_mapping, read_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.text import did_you_mean
 
 Metric = Literal["accuracy", "unparsed", "truncated", "errors", "tokens_per_answer", "seconds_per_question"]
 SHARES = ("accuracy", "unparsed", "truncated", "errors")
-"""Metrics that are a mean of values between 0 and 1, one a question."""
+"""Metrics that are the mean of one value between 0 and 1 per question."""
 Kind = Literal["floor", "ceiling", "margin", "superiority"]
 Unit = Literal["share", "difference", "tokens", "seconds"]
 """Of an estimate and its threshold. share: 0 to 1, shown in percent; difference: of two shares, shown in points."""
 MEAN = "mean"
-"""In place of a task: the mean of the accuracies of all tasks that the file names."""
+"""Used as a task: the mean of the accuracies of all tasks that the file names."""
 
 
 class Gate(Record):
-    """One rule. Exactly one of at_least, at_most, margin, better_by."""
+    """One rule. Give exactly one of at_least, at_most, margin and better_by.
+
+    Made from Python (`Gate("medqa", margin=0.02)`) it raises MedbenchError for a faulty rule.
+    """
 
     task: str
     metric: Metric = "accuracy"
     category: dict[str, str] | None = None
     """One breakdown field and its value, e.g. {meta_info: step1}: only those questions count."""
     at_least: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """A floor."""
+    """A floor, in the metric's unit: 0..1 for shares, else tokens or seconds."""
     at_most: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """A ceiling."""
+    """A ceiling, in the same unit."""
     margin: float | None = Field(None, ge=0, le=1)
     """Not worse than the baseline by more than this share (0.02 is two points): non-inferiority."""
     better_by: float | None = Field(None, ge=0, le=1)
     """Better than the baseline by more than this share: superiority."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        metric: Metric = "accuracy",
+        category: dict[str, str] | None = None,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        margin: float | None = None,
+        better_by: float | None = None,
+    ) -> None:
+        bounds = {"at_least": at_least, "at_most": at_most, "margin": margin, "better_by": better_by}
+        fields = {"task": task, "metric": metric, "category": category, **bounds}
+        try:
+            super().__init__(**fields)
+        except ValidationError:
+            raise _faulty(Gate, fields, f"gate on {task}") from None
+
+    # without this mark pydantic would make records of a YAML file by calling __init__ too
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _one_sound_rule(self) -> Gate:
@@ -52,17 +77,35 @@ class Gate(Record):
         if rule in ("margin", "better_by") and self.metric not in SHARES:
             raise ValueError(f"{rule}: {self.metric} has no margin; use at_most")
         if self.task == MEAN and (self.metric != "accuracy" or self.category):
-            raise ValueError("task mean takes accuracy alone, without a category")
+            raise ValueError("a gate on the mean must be on accuracy, without a category")
         if self.category is not None and len(self.category) != 1:
-            raise ValueError("category: one field and its value, e.g. {meta_info: step1}")
+            raise ValueError("category: give one field and its value, e.g. {meta_info: step1}")
         if self.metric == "seconds_per_question" and self.category:
             raise ValueError("category: seconds_per_question is measured over the whole run")
         return self
 
     @property
     def paired(self) -> bool:
-        """Whether it needs a baseline."""
+        """Whether it compares with a baseline."""
         return self.margin is not None or self.better_by is not None
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.at_most is not None or (self.paired and self.metric != "accuracy")
+
+    @property
+    def strict(self) -> bool:
+        """Whether an estimate at the threshold fails."""
+        return self.better_by is not None
+
+    @property
+    def threshold(self) -> float:
+        """Compared with the metric; for a paired gate, with the candidate's value minus the baseline's."""
+        for bound in (self.at_least, self.at_most):
+            if bound is not None:
+                return bound
+        least = self.better_by if self.better_by is not None else -(self.margin or 0.0)
+        return -least if self.less_is_better else least
 
     @property
     def kind(self) -> Kind:
@@ -82,7 +125,7 @@ class Gate(Record):
 
     @property
     def rule(self) -> str:
-        """In words, with the numbers as the file gives them."""
+        """The rule in words, with the numbers as given."""
         category = ", ".join(f"{field} {value}" for field, value in (self.category or {}).items())
         of = f"{self.task} ({category})" if category else self.task
         if self.at_least is not None:
@@ -95,19 +138,33 @@ class Gate(Record):
 
 
 class GateFile(Record):
-    """A verdict passes when every gate passes."""
+    """All rules of a verdict, which passes when every gate passes.
+
+    Made from Python (`GateFile(gates=[...])`) it raises MedbenchError for faulty rules.
+    """
 
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """Chance of a wrong pass, and of a wrong fail, of the whole verdict."""
     decide: Literal["census", "population"] = "census"
-    """census: what the whole benchmark would say of this checkpoint; population: what new questions would say."""
+    """census: about this benchmark's questions; population: about new questions of the same kind."""
     partition: Literal["all", "gate", "report"] = "all"
+    """Which half of the questions: the one for training loops (gate), the other (report), or both."""
     budget: int | None = Field(None, ge=1)
-    """Most questions in all, over the tasks; then what is open stays undecided."""
+    """Most questions asked, over all tasks; gates that are still open then are undecided."""
     protocol: str | None = None
-    """How to ask a checkpoint; None is the baseline's own, else cot-v1."""
+    """Protocol for the candidates; None is the baseline's, or cot-v1 without a baseline."""
     max_new_tokens: int | None = Field(None, ge=1)
+    """Instead of the protocol's own limit."""
     gates: list[Gate] = Field(min_length=1)
+    _path: Path | None = PrivateAttr(None)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError:
+            raise _faulty(GateFile, fields, "gates") from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _mean_has_tasks(self) -> GateFile:
@@ -117,48 +174,60 @@ class GateFile(Record):
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that must be asked, in the file's order."""
+        """The tasks to ask, each once, in the order of the gates."""
         return list(dict.fromkeys(gate.task for gate in self.gates if gate.task != MEAN))
 
 
+def _faulty(model: type[Record], fields: dict[str, Any], where: str) -> MedbenchError:
+    """All faults of `fields` in one line."""
+    return MedbenchError("; ".join(check_mapping(fields, model, where)[1]))
+
+
 def read_gate_file(path: Path) -> GateFile:
-    """Raises MedbenchError for a faulty file."""
-    return read_yaml(path, GateFile)
+    """Raises MedbenchError for a file that cannot be read or has faults, with all of them in one line."""
+    rules = read_yaml(path, GateFile)
+    rules._path = path
+    return rules
 
 
-def refuse_unknown_tasks(gates: GateFile, where: str, known_tasks: list[str]) -> None:
-    """Raises MedbenchError for a task that is not known, naming near ones; `where` is the file."""
-    for index, gate in enumerate(gates.gates):
+def refuse_unknown_tasks(rules: GateFile, known_tasks: list[str], path: Path | None = None) -> None:
+    """Raises MedbenchError for a task that is not known; suggests similar names.
+
+    `path` is the file that the rules are part of, where read_gate_file did not read them.
+    """
+    file = path or rules._path
+    for index, gate in enumerate(rules.gates):
         if gate.task not in (*known_tasks, MEAN):
-            raise MedbenchError(f"{where}: gates.{index}.task: unknown task {gate.task!r}; "
-                                f"{did_you_mean(gate.task, [*known_tasks, MEAN])}")  # fmt: skip
+            where = f"{file}: gates.{index}.task" if file else "gates"
+            hint = did_you_mean(gate.task, [*known_tasks, MEAN])
+            raise MedbenchError(f"{where}: unknown task {gate.task!r}; {hint}")
 
 
 def write_example(path: Path) -> None:
-    """Raises MedbenchError rather than write over a file."""
+    """Write the commented example. Raises MedbenchError if the file exists or cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(EXAMPLE)
     except FileExistsError:
-        raise MedbenchError(f"{path} exists already: edit it, or move it away") from None
+        raise MedbenchError(f"{path} already exists: edit it, or move it away") from None
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 EXAMPLE = """\
-# What a checkpoint must reach before it goes on. Run: medbench gate CHECKPOINT --gates gates.yaml --baseline runs/LAST
-# The verdict passes when every gate passes.
+# What a checkpoint must reach. The verdict passes when every gate passes.
+# medbench gate CHECKPOINT --gates gates.yaml --baseline runs/LAST
 
 alpha: 0.05           # chance of a wrong pass, and of a wrong fail, of the whole verdict
-decide: census        # about this benchmark's questions; population: about new questions of the same kind
-partition: all        # gate: only the half that loops look at; report: only the other half
-# budget: 2000        # most questions in all; what is open then is undecided (exit 3)
-# protocol: cot-v1    # how to ask; without it the baseline's own
+decide: census        # judge on this benchmark's questions; population: on new questions of the same kind
+partition: all        # gate: only the half that training loops use; report: only the other half
+# budget: 2000        # most questions in total; gates still open then are undecided (exit 3)
+# protocol: cot-v1    # default: the baseline's protocol
 
 gates:
-  - {task: medqa, metric: accuracy, at_least: 0.60}                  # a floor
-  - {task: pubmedqa, metric: accuracy, margin: 0.02}                 # not worse than --baseline by more than 2 points
-  - {task: medqa, category: {meta_info: step1}, margin: 0.04}        # the same, for one category
-  - {task: mmlu_pro_medical, metric: unparsed, at_most: 0.05}        # a ceiling
-  # - {task: mean, better_by: 0.01}                                  # better than --baseline by more than 1 point
+  - {task: medqa, metric: accuracy, at_least: 0.60}                  # floor
+  - {task: pubmedqa, metric: accuracy, margin: 0.02}                 # at most 2 points worse than the baseline
+  - {task: medqa, category: {meta_info: step1}, margin: 0.04}        # at most 4 points worse in one category
+  - {task: mmlu_pro_medical, metric: unparsed, at_most: 0.05}        # ceiling
+  # - {task: mean, better_by: 0.01}                                  # more than 1 point better than the baseline
 """

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import write_atomically
-from medbench.harness.gates.rules import GateFile, Kind, Unit
+from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 
 
 class GateResult(BaseModel):
-    """What one gate found."""
+    """One gate's result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,38 +32,39 @@ class GateResult(BaseModel):
     """Of `estimate`, `interval` and `threshold`."""
     status: Status
     estimate: float | None
-    """The metric; for a paired gate the candidate's minus the baseline's."""
+    """The metric; for a paired gate the candidate's minus the baseline's. None if it was not measured."""
     interval: tuple[float, float] | None
+    """None where there is no uncertainty (a census of all questions) or no estimate."""
     threshold: float
-    """What `estimate` is held against."""
+    """Compared with `estimate`."""
     used: int
-    """Questions answered."""
+    """Questions asked so far."""
     total: int
-    """Questions there are."""
+    """Questions of the gate."""
     log_e_pass: float | None = None
     """Log e-value against "it truly fails"; passes at log(1/alpha)."""
     log_e_fail: float | None = None
     p_value: float | None = None
-    """decide: population only; of "it truly fails", one-sided."""
+    """Of "it truly fails", one-sided; only for decide: population."""
     controls: dict[str, float] = {}
-    """Stored run that sharpened the test -> its share in the forecast."""
+    """Stored run used as a control variate -> its share in the prediction."""
     saved: int = 0
-    """Questions that the controls spared, estimated (see sequential.Evidence)."""
+    """Questions saved by the control variates, estimated (see sequential.Evidence)."""
     why: str
 
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, content: Any) -> Any:
-        """Verdicts written before `kind` and `unit` were stored told them by the wording of their rule alone."""
+        """Older verdicts have no `kind` and `unit`: the wording of their rule tells them."""
         if isinstance(content, dict) and "kind" not in content and "unit" not in content:
-            return {**content, **_told_by_rule(str(content.get("rule")), str(content.get("metric")))}
+            return {**content, **_kind_and_unit(str(content.get("rule")), str(content.get("metric")))}
         return content
 
 
 _OLDER_RULE = re.compile(r"(not worse than|better than) the baseline's by more than \S+$| (at most) \S+$")
 
 
-def _told_by_rule(rule: str, metric: str) -> dict[str, str]:
+def _kind_and_unit(rule: str, metric: str) -> dict[str, str]:
     ending = _OLDER_RULE.search(rule)
     paired, ceiling = ending.groups() if ending else (None, None)
     kind = {"not worse than": "margin", "better than": "superiority"}.get(
@@ -71,6 +72,12 @@ def _told_by_rule(rule: str, metric: str) -> dict[str, str]:
     )
     unit = {"seconds_per_question": "seconds", "tokens_per_answer": "tokens"}.get(metric)
     return {"kind": kind, "unit": unit or ("difference" if paired else "share")}
+
+
+def gate_result(gate: Gate, **found: Any) -> GateResult:
+    """The result of `gate`; `found` are the fields that the gate does not determine."""
+    described = {"rule": gate.rule, "task": gate.task, "metric": gate.metric, "kind": gate.kind, "unit": gate.unit}
+    return GateResult(**described, threshold=gate.threshold, **found)
 
 
 class Verdict(BaseModel):
@@ -91,7 +98,7 @@ class Verdict(BaseModel):
     protocol: str
     gates: list[GateResult]
     noise: dict[str, Noise] = {}
-    """task -> what the same checkpoint asked twice disagreed on; empty unless --aa asked for it."""
+    """task -> how far two passes of the same checkpoint disagree; empty without --aa."""
     warnings: list[str] = []
 
     @property
@@ -101,31 +108,32 @@ class Verdict(BaseModel):
 
 
 def overall_of(results: Sequence[GateResult]) -> tuple[Status, str]:
-    """Not gateable outweighs all; any fail fails; all must pass."""
+    """(status, reason) of the verdict: the first of not gateable, fail and undecided that any gate has, else pass."""
     for status in ("not gateable", "fail", "undecided"):
         found = [result for result in results if result.status == status]
         if found:
             return status, "; ".join(f"{result.rule}: {result.why}" for result in found)
-    return "pass", f"all {len(results)} gates pass"
+    return "pass", f"all {len(results)} gates pass" if len(results) > 1 else "the gate passes"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One candidate's verdict and where it was written."""
+    """One candidate's verdict, and the run that it was written to."""
 
     verdict: Verdict
     folder: Path | None
     """The run folder; None for a checkpoint that could not be loaded."""
     seconds: float = 0.0
-    """From the start of work on this candidate to its verdict."""
+    """From the start of work on this candidate to its verdict; 0 for a finished run."""
 
     def as_json(self) -> dict[str, Any]:
+        """verdict.json with "run" and "seconds"."""
         folder = str(self.folder) if self.folder else None
         return {**self.verdict.model_dump(mode="json"), "run": folder, "seconds": round(self.seconds, 3)}
 
 
 def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
-    """The failing verdict of a checkpoint that is itself broken."""
+    """The verdict "fail" on a checkpoint whose files are broken."""
     result = GateResult(
         rule="invalid checkpoint",
         task="-",
@@ -157,13 +165,14 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
 
 
 def written(verdict: Verdict, folder: Path) -> Judged:
+    """Write verdict.json into the run folder."""
     content = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False)
     write_atomically(folder / "verdict.json", content.encode("utf-8", "replace") + b"\n")
     return Judged(verdict, folder)
 
 
 def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
-    """A line for each margin that is smaller than what the engine's own noise moves."""
+    """One line for each margin below the noise floor; `noise` is per task."""
     lines = []
     for gate in rules.gates:
         found = noise.get(gate.task)
@@ -173,7 +182,7 @@ def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
         assert margin is not None
         if margin < found.floor:
             lines.append(
-                f"{gate.rule}: the margin is smaller than the noise floor ({100 * found.floor:.1f} points of "
-                f"{found.asked} questions change when asked again): widen it"
+                f"{gate.rule}: the margin is below the noise floor (when {found.asked} questions were asked twice, "
+                f"{100 * found.floor:.1f} % changed from right to wrong or back): use a larger margin"
             )
     return lines

@@ -62,7 +62,7 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     data = options.data or os.environ.get(DATA_FOLDER) or recipe.data
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
-        refuse_unknown_tasks(stage.gates, str(options.recipe), loader.names)
+        refuse_unknown_tasks(stage.gates, loader.names, options.recipe)
     gated = [name for stage in recipe.stages for name in stage.gates.tasks]
     tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
     for stage in recipe.stages:

@@ -248,7 +248,7 @@ def test_stored_runs_are_controls_and_named(bench: Bench) -> None:
     assert set(gate["controls"]) <= {"base", "other"}
     assert gate["controls"]
     assert gate["saved"] > 0
-    assert f"controls spared about {gate['saved']} questions" in gate["why"]
+    assert f"about {gate['saved']} questions saved by control variates" in gate["why"]
 
 
 def test_a_control_of_the_baselines_name_does_no_harm(bench: Bench) -> None:
@@ -304,7 +304,7 @@ def test_a_finished_run_of_another_protocol_than_the_files_is_refused(bench: Ben
     assert bench.gate(folder, write_gates(bench.folder / "same.yaml", floor, protocol="cot-v1"))[0] == 0
     for name, settings in (("direct", {"protocol": "direct-v1"}), ("short", {"max_new_tokens": 16})):
         assert bench.gate(folder, write_gates(bench.folder / f"{name}.yaml", floor, **settings))[0] == 2
-        assert "was asked under cot-v1, not under" in bench.err
+        assert "was evaluated under protocol cot-v1, not the gate file's" in bench.err
 
 
 def test_a_limit_in_the_config_is_not_a_budget(bench: Bench) -> None:

@@ -37,7 +37,7 @@ def test_the_example_is_sound_and_written_once(
     Path("gates.yaml").write_text("mine\n")
     assert run(["gate", "--init"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "exists already" in line
+    assert "already exists" in line
     assert Path("gates.yaml").read_text() == "mine\n"
 
 
@@ -74,7 +74,7 @@ def test_what_is_commented_out_in_the_example_is_sound_too(tmp_path: Path) -> No
         ("{task: medqa, category: {a: x, b: y}, at_least: 0.6}", "gates.0", "one field and its value"),
         ("{task: medqa, category: step1, at_least: 0.6}", "gates.0.category", "dictionary"),
         ("{task: medqa, metric: seconds_per_question, category: {a: x}, at_most: 2}", "gates.0", "whole run"),
-        ("{task: mean, metric: unparsed, at_most: 0.1}", "gates.0", "accuracy alone"),
+        ("{task: mean, metric: unparsed, at_most: 0.1}", "gates.0", "must be on accuracy"),
         ("medqa", "gates.0", "valid dictionary"),
     ],
 )

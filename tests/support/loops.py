@@ -89,7 +89,7 @@ class MadeUpJudge:
             protocol="cot-v1",
             gates=results,
         )
-        asked = {id: samples[id] for id in gate._lines["medqa"].order[: gate.used]}
+        asked = {id: samples[id] for id in gate.asked["medqa"]}
         self.runs[name] = asked
         return Ruling(verdict, self.folder / "runs" / name, 0.0, gate.used, {"medqa": list(asked.values())})
 

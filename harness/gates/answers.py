@@ -1,0 +1,143 @@
+"""The answers that one gate is about, as shares from 0 to 1 of which more is always better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.rules import Gate
+from medbench.harness.gates.verdict import GateResult, Status, gate_result
+
+MOST_ERRORS = 0.05
+"""With a larger share of failed requests a gate is not gateable; fewer count as wrong for a pass, right for a fail."""
+UNCOUNTED = 32
+"""Answers without a single token count after which none is expected to come with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From a metric's own values to the shares that are tested, and back."""
+
+    unit: float = 1.0
+    """The value that becomes 1: the token limit for tokens, else 1."""
+    mirrored: bool = False
+    """Whether less of the metric is better; then the share is 1 minus it, and a ceiling becomes a floor."""
+
+    def share(self, value: float) -> float:
+        """Within 0..1 unless the value is above the unit."""
+        share = value / self.unit
+        return 1.0 - share if self.mirrored else share
+
+    def value(self, share: float) -> float:
+        return (1.0 - share if self.mirrored else share) * self.unit
+
+    def difference(self, of_shares: float) -> float:
+        """The difference of two values from the difference of their shares."""
+        return (-of_shares if self.mirrored else of_shares) * self.unit
+
+
+@dataclass(slots=True)
+class Answers:
+    """One gate's answers so far, in the fixed order of its questions."""
+
+    gate: Gate
+    order: Sequence[str]
+    """Ids of all the gate's questions."""
+    unit: float = 1.0
+    """See Scale."""
+    baseline: Mapping[str, float] | None = None
+    """The metric's value for each id of `order`; for a paired gate only."""
+    samples: list[Sample] = field(default_factory=list)
+    shares: list[float | None] = field(default_factory=list)
+    """For each sample; None for a failed request."""
+    scale: Scale = field(init=False)
+    baseline_mean: float = field(init=False)
+    """Mean share of the baseline over `order`; 0 for a gate that is not paired."""
+
+    def __post_init__(self) -> None:
+        if not self.order:
+            raise MedbenchError(f"{self.gate.rule}: no question of this kind")
+        self.scale = Scale(self.unit, self.gate.less_is_better)
+        self.baseline_mean = math.fsum(map(self.baseline_share, self.order)) / len(self.order)
+
+    def observe(self, task: str, samples: Sequence[Sample]) -> None:
+        """Take the next answers of any task; those that the gate is not about are ignored."""
+        if task != self.gate.task:
+            return
+        category = self.gate.category or {}
+        for sample in samples:
+            if all(sample.category.get(key) == value for key, value in category.items()):
+                value = value_of(sample, self.gate.metric)
+                self.samples.append(sample)
+                self.shares.append(None if value is None else self.scale.share(value))
+
+    @property
+    def used(self) -> int:
+        return len(self.samples)
+
+    @property
+    def failed(self) -> int:
+        return self.shares.count(None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every question of the gate has an answer."""
+        return self.used == len(self.order) and not self.failed
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the gate will not become gateable, whatever else is answered."""
+        return self.failed > MOST_ERRORS * len(self.order) or (self._uncounted and self.used >= UNCOUNTED)
+
+    @property
+    def goal(self) -> float:
+        """What the mean share must reach; for a paired gate, the mean difference of the shares to the baseline's."""
+        if not self.gate.paired:
+            return self.scale.share(self.gate.threshold)
+        return self.gate.better_by if self.gate.better_by is not None else -(self.gate.margin or 0.0)
+
+    def baseline_share(self, id: str) -> float:
+        return self.scale.share(self.baseline[id]) if self.gate.paired and self.baseline is not None else 0.0
+
+    def reported(self, mean: float) -> float:
+        """The metric, or for a paired gate its difference to the baseline's, where the mean share is `mean`."""
+        return self.scale.difference(mean - self.baseline_mean) if self.gate.paired else self.scale.value(mean)
+
+    def unjudged(self) -> GateResult | None:
+        """The result where nothing can be said of the answers; None where there is something to test."""
+        if not self.samples:
+            ends = sorted((self.reported(0.0), self.reported(1.0)))
+            return self.result("undecided", None, "no question asked yet", interval=(ends[0], ends[1]))
+        why = self._fault()
+        return self.result("not gateable", None, why) if why else None
+
+    def _fault(self) -> str:
+        if self.failed == self.used:
+            return f"none of {self.used} questions got an answer"
+        if self.failed > MOST_ERRORS * self.used:
+            return f"{self.failed} of {self.used} requests failed"
+        if any(share is not None and math.isnan(share) for share in self.shares):
+            return "a score is not a number"
+        return "no answer has a token count" if self._uncounted else ""
+
+    @property
+    def _uncounted(self) -> bool:
+        counted = self.gate.metric == "tokens_per_answer"
+        return counted and self.used > self.failed and not any(sample.completion_tokens for sample in self.samples)
+
+    def result(
+        self,
+        status: Status,
+        estimate: float | None,
+        why: str,
+        *,
+        interval: tuple[float, float] | None = None,
+        **evidence: Any,
+    ) -> GateResult:
+        """`estimate` and `interval` in the metric's own unit; `evidence` are further fields of GateResult."""
+        found = {"status": status, "estimate": estimate, "interval": interval, "why": why, **evidence}
+        return gate_result(self.gate, used=self.used, total=len(self.order), **found)

@@ -1,0 +1,104 @@
+"""From the rules of a gate file to their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medbench.harness.contracts import MedbenchError, Task
+from medbench.harness.gates.answers import Answers
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.census import CensusTest
+from medbench.harness.gates.gate_test import GateTest
+from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.pace import PaceTest
+from medbench.harness.gates.population import PopulationTest
+from medbench.harness.gates.rules import MEAN, Gate, GateFile
+from medbench.harness.gates.task_mean import MeanTest
+from medbench.harness.stats.sequential import Control
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """What the tests of one gate file are made from."""
+
+    rules: GateFile
+    tasks: Mapping[str, Task]
+    orders: Mapping[str, Sequence[str]]
+    """task -> all its question ids in the order in which they are asked."""
+    baseline: Reference | None
+    controls: Sequence[Reference]
+    token_limit: float
+    alpha_fail: float
+    fractional: bool
+    """Whether scores may lie between 0 and 1."""
+
+    def tests(self) -> list[GateTest]:
+        """One per gate, in the file's order. Raises MedbenchError for a gate that has no questions or no baseline."""
+        return [self._test(gate) for gate in self.rules.gates]
+
+    def _test(self, gate: Gate) -> GateTest:
+        if gate.metric == "seconds_per_question":
+            return PaceTest(gate, sum(map(len, self.orders.values())))
+        if gate.task != MEAN:
+            return self._test_of_answers(gate, 1)
+        names = self.rules.tasks
+        alone = {name: gate.model_copy(update={"task": name}) for name in names}
+        return MeanTest(gate, {name: self._test_of_answers(alone[name], len(names)) for name in names})
+
+    def _test_of_answers(self, gate: Gate, parts: int) -> GateTest:
+        """The test of a gate, or of one of its `parts` that all must hold at once."""
+        order = self._order(gate)
+        unit = self.token_limit if gate.metric == "tokens_per_answer" else 1.0
+        answers = Answers(gate, order, unit, self._baseline_values(gate, order))
+        alpha_pass = self.rules.alpha / parts
+        alpha_fail = self.alpha_fail / parts / len(self.rules.gates)
+        if self.rules.decide == "population":
+            return PopulationTest(answers, alpha_pass, alpha_fail)
+        lattice = gate.metric != "tokens_per_answer" and not self.fractional
+        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), lattice)
+
+    def _order(self, gate: Gate) -> list[str]:
+        """The ids of the gate's questions."""
+        task, order = self.tasks[gate.task], list(self.orders[gate.task])
+        if not gate.category:
+            return order
+        by_id = {question.id: question for question in task.questions}
+        if len(by_id) < len(order):
+            raise MedbenchError(
+                f"gate '{gate.rule}': the number of questions in this category is known only when all of {gate.task} "
+                f"is answered: finish the run with medbench eval --resume"
+            )
+        ((key, value),) = gate.category.items()
+        known = sorted({key for question in task.questions for key in question.category})
+        if key not in known:
+            raise MedbenchError(f"gate on {gate.task}: no category {key!r}; it has {', '.join(known) or 'none'}")
+        found = [id for id in order if id in by_id and by_id[id].category.get(key) == value]
+        if not found:
+            raise MedbenchError(f"gate on {gate.task}: no question with {gate.category}")
+        return found
+
+    def _baseline_values(self, gate: Gate, order: Sequence[str]) -> dict[str, float] | None:
+        if not gate.paired:
+            return None
+        if self.baseline is None:
+            raise MedbenchError(f"gate '{gate.rule}' needs --baseline RUN")
+        values = self.baseline.values(gate.task, order, gate.metric)
+        if values is None:
+            have = self.baseline.samples.get(gate.task, {})
+            match = sum(id in have and value_of(have[id], gate.metric) is not None for id in order)
+            raise MedbenchError(
+                f"baseline {self.baseline.name} answers {match} of the {len(order)} questions of {gate.task}: "
+                f"finish it with medbench eval --resume"
+            )
+        return values
+
+    def _controls(self, answers: Answers) -> list[Control]:
+        """The baseline and other runs that have a value for every question, as control variates."""
+        gate, found = answers.gate, []
+        for run in (*([self.baseline] if self.baseline else []), *self.controls):
+            values = run.values(gate.task, answers.order, gate.metric)
+            if values is not None:
+                shares = {id: answers.scale.share(min(answers.unit, value)) for id, value in values.items()}
+                found.append(Control(run.name, shares))
+        return found
