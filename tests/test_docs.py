@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -86,3 +88,13 @@ def test_the_python_example_runs(
     printed = capsys.readouterr().out
     assert printed.startswith("1.0 pass ")
     assert printed.count(" A A\n") == 32
+
+
+def test_what_docstrings_import_exists() -> None:
+    missing = []
+    for path in (path for top in ("harness", "tasks", "trainers", "reports") for path in (ROOT / top).rglob("*.py")):
+        head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for module, names in re.findall(r"from (medbench[\w.]*) import ([\w, ]+)", head):
+            found = importlib.import_module(module)
+            missing += [f"{path}: {module}.{name}" for name in names.split(", ") if not hasattr(found, name.strip())]
+    assert missing == []

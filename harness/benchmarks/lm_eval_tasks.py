@@ -21,8 +21,10 @@ SEED = 1234
 def foreign_task(name: str, loaded: Any) -> Task:
     """One of lm-eval's own tasks as a Task. Raises MedbenchError if it is not scored question by question."""
     if loaded.OUTPUT_TYPE not in ("multiple_choice", "generate_until") or loaded.multiple_input:
-        raise MedbenchError(f"lm-eval task {name} is of type {loaded.OUTPUT_TYPE}: only generate_until and "
-                            f"multiple_choice with one context can be evaluated")  # fmt: skip
+        raise MedbenchError(
+            f"lm-eval task {name} is of type {loaded.OUTPUT_TYPE}: only generate_until and "
+            f"multiple_choice with one context can be evaluated"
+        )
     docs = list(loaded.eval_docs)
     questions = tuple(_foreign_question(index, doc, loaded) for index, doc in enumerate(docs))
     source = f"hub:{loaded.DATASET_PATH}@main" if loaded.DATASET_PATH else "lm-eval"

@@ -70,8 +70,10 @@ def _header(path: Path) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             raise MedbenchError(f"{path}: its safetensors header is damaged: copy the checkpoint again") from None
     if end != size - 8 - length:
-        raise MedbenchError(f"{path}: {size - 8 - length} bytes of tensors where its header says {end}: the file is "
-                            f"truncated, copy the checkpoint again")  # fmt: skip
+        raise MedbenchError(
+            f"{path}: {size - 8 - length} bytes of tensors where its header says {end}: the file is "
+            f"truncated, copy the checkpoint again"
+        )
     return header  # type: ignore[no-any-return]
 
 

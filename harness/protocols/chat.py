@@ -45,9 +45,11 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
     try:
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
     except TemplateError as error:  # a template may refuse, e.g. Gemma's any system turn
-        raise MedbenchError(f"{tokenizer.name_or_path}: its chat template refuses the turns "
-                            f"{', '.join(message.role for message in messages)} ({error}): "
-                            f"change the protocol's turns or the template") from None  # fmt: skip
+        raise MedbenchError(
+            f"{tokenizer.name_or_path}: its chat template refuses the turns "
+            f"{', '.join(message.role for message in messages)} ({error}): "
+            f"change the protocol's turns or the template"
+        ) from None
     return str(prompt)
 
 

@@ -16,8 +16,13 @@ SETTINGS = "dtype=float32,enforce_eager=True,max_model_len=8192,enable_prefix_ca
 
 def cpu_environment() -> dict[str, str]:
     """This process's environment with what vLLM needs to be fast on a CPU."""
-    return {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_KVCACHE_SPACE": "4", "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # fmt: skip
+    return {
+        **os.environ,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    }
 
 
 def timed_lm_eval(model: str, root: Path, arguments: list[str], **environment: str) -> tuple[float, str]:
@@ -29,8 +34,8 @@ def timed_lm_eval(model: str, root: Path, arguments: list[str], **environment: s
         "_version = m.version\n"
         "m.version = lambda name: _version('vllm-cpu') + '+cpu' if name == 'vllm' else _version(name)\n"
     )
-    program = [sys.executable, "-m", "lm_eval", "run", "--model", "vllm", "--model_args",
-               f"pretrained={model},{SETTINGS}", "--batch_size", "auto", *arguments]  # fmt: skip
+    words = f"-m lm_eval run --model vllm --model_args pretrained={model},{SETTINGS} --batch_size auto"
+    program = [sys.executable, *words.split(), *arguments]
     started = time.perf_counter()
     done = subprocess.run(
         program, env={**cpu_environment(), "PYTHONPATH": str(root), **environment}, capture_output=True, text=True

@@ -306,8 +306,10 @@ def test_without_orders_there_is_nothing_to_say() -> None:
 
 def test_the_own_order_need_not_be_written() -> None:
     written = asked(lambda shown: shown.gold if shown.id != "q3" else "C")
-    bare = [reply(question(4, int(one.id[1:]) % 4, one.id), None, 0, one.extracted) if one.repeat == 0 else one
-            for one in written]  # fmt: skip
+    bare = [
+        reply(question(4, int(one.id[1:]) % 4, one.id), None, 0, one.extracted) if one.repeat == 0 else one
+        for one in written
+    ]
     assert summary(bare) == summary(written)
 
 
@@ -318,8 +320,17 @@ def test_questions_asked_in_their_own_order_alone_are_left_out() -> None:
 
 def test_duplicate_questions_are_worth_one() -> None:
     apart = asked(lambda shown: "A" if shown.id < "q2" else shown.gold)
-    copies = [reply(question(4, id=f"{one.id}-copy", cluster=one.cluster), one.order, one.repeat,
-                    one.extracted, gold=one.gold, score=one.score) for one in apart]  # fmt: skip
+    copies = [
+        reply(
+            question(4, id=f"{one.id}-copy", cluster=one.cluster),
+            one.order,
+            one.repeat,
+            one.extracted,
+            gold=one.gold,
+            score=one.score,
+        )
+        for one in apart
+    ]
     once, twice = summary(apart), summary([*apart, *copies])
     assert twice.n == 2 * once.n
     assert twice.follows_letter_interval == pytest.approx(once.follows_letter_interval)

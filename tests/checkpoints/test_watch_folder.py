@@ -53,9 +53,8 @@ def test_what_is_being_written_is_left_alone_until_it_settles(tmp_path: Path) ->
     clock = Clock()
     make(tmp_path / "step-1", clock.now - 3)
     seen_at = [
-        clock.now - 1_000_000.0
-        for _ in checkpoints_in(tmp_path, idle_seconds=30, clock=clock, sleep=clock.sleep)
-    ]  # fmt: skip
+        clock.now - 1_000_000.0 for _ in checkpoints_in(tmp_path, idle_seconds=30, clock=clock, sleep=clock.sleep)
+    ]
     assert len(seen_at) == 1
     assert seen_at[0] >= 7
 

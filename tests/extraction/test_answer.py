@@ -71,9 +71,15 @@ def test_a_thought_that_the_prompt_opened_must_be_closed() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["The answer is A or B.", "The answer is (A) and (C).", "Answer: A/B", "**Answer: B. Aspirin** or **C. Heparin**",
-     "The answer is a combination of (A, B, D).", "Both A and C are correct."],
-)  # fmt: skip
+    [
+        "The answer is A or B.",
+        "The answer is (A) and (C).",
+        "Answer: A/B",
+        "**Answer: B. Aspirin** or **C. Heparin**",
+        "The answer is a combination of (A, B, D).",
+        "Both A and C are correct.",
+    ],
+)
 def test_naming_several_is_no_answer(text: str) -> None:
     found = extract(text, labels=FOUR, options=("Iron", "Aspirin", "Heparin", "Zinc"))
     assert (found.answer, found.outcome) == (None, "ambiguous")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from medbench.harness.extraction.thinking import cut_at_stop, opens_thought, split_thought
 
 
-@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("<thinking>", "</thinking>"),
-                                  ("<|begin_of_thought|>", "<|end_of_thought|>")])  # fmt: skip
+@pytest.mark.parametrize(
+    "tags", [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>")]
+)
 def test_text_after_the_closing_tag_is_the_answer(tags: tuple[str, str]) -> None:
     text = f"{tags[0]}first A{tags[1]} then B"
     parts = split_thought(text)

@@ -74,13 +74,32 @@ def reply_to(question: Question, form: str) -> tuple[str, str]:
         "empty answer after a thought": (f"<think>The answer is ({right}).</think>", "stop"),
         "goes on to the next question": (f"The answer is ({right}).\n{STOP} Next?\nThe answer is ({wrong}).", "stop"),
         "restates the question": (f"Well.{STOP} Which is it?\nThe answer is ({right}).", "stop"),
-    }[form]  # fmt: skip
+    }[form]
 
 
-FORMS = ("right", "wrong", "right in bold", "wrong in a box", "label alone", "text of the option", "corrected",
-         "ambiguous", "no label", "unparsed", "refused", "empty", "blank", "cut off before the answer",
-         "cut off behind the answer", "closed thought", "thought without its opening", "unfinished thought",
-         "empty answer after a thought", "goes on to the next question", "restates the question")  # fmt: skip
+FORMS = (
+    "right",
+    "wrong",
+    "right in bold",
+    "wrong in a box",
+    "label alone",
+    "text of the option",
+    "corrected",
+    "ambiguous",
+    "no label",
+    "unparsed",
+    "refused",
+    "empty",
+    "blank",
+    "cut off before the answer",
+    "cut off behind the answer",
+    "closed thought",
+    "thought without its opening",
+    "unfinished thought",
+    "empty answer after a thought",
+    "goes on to the next question",
+    "restates the question",
+)
 CUT_BY_LM_EVAL = {"goes on to the next question", "restates the question"}
 """Under a chat template lm-eval still cuts at the YAML's stop string; medbench lets the model end its turn."""
 
@@ -214,8 +233,12 @@ def first_questions(data: str) -> list[Task]:
 def with_other_splits(folder: Path) -> str:
     """A data folder with a training or validation split for all that may have one, cut out of the sample."""
     rows = {path: [row for _, row in read_jsonl(path)] for path in tasks_folder().glob("*/sample/*.jsonl")}
-    others = {"medqa/test": "train", "pubmedqa/test": "train", "mmlu_pro_medical/health": "health_validation",
-              "mmlu_pro_medical/biology": "biology_validation"}  # fmt: skip
+    others = {
+        "medqa/test": "train",
+        "pubmedqa/test": "train",
+        "mmlu_pro_medical/health": "health_validation",
+        "mmlu_pro_medical/biology": "biology_validation",
+    }
     for path, docs in rows.items():
         family = path.parent.parent.name
         target = folder / family
@@ -295,9 +318,15 @@ def test_direct_prompts_and_continuations_are_lm_eval_s(data: str, tokenizer: An
 
     protocol = load_protocol("direct-v1", shots=5)
     cards = TaskLoader(data).cards
-    choosing = {"output_type": "multiple_choice", "doc_to_text": lambda doc: protocol.text(question_of(doc)),
-                "doc_to_target": "gold", "doc_to_choice": "labels", "process_results": None, "generation_kwargs": None,
-                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}  # fmt: skip
+    choosing = {
+        "output_type": "multiple_choice",
+        "doc_to_text": lambda doc: protocol.text(question_of(doc)),
+        "doc_to_target": "gold",
+        "doc_to_choice": "labels",
+        "process_results": None,
+        "generation_kwargs": None,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
     asked = []
     for name in TASKS:
         config = load_yaml(cards[name].path)
@@ -329,15 +358,26 @@ def lm_eval_s_own_mmlu_pro(rows: Sequence[dict[str, Any]]) -> Task:
     config = load_yaml(folder / "mmlu_pro_health.yaml")
     table = datasets.Dataset.from_list(list(rows))
     splits = datasets.DatasetDict({"test": table, "validation": table})
-    return foreign_task("mmlu_pro_health", ConfigurableTask(
-        config={**config, "dataset_path": None, "custom_dataset": lambda **_: splits, "num_fewshot": 0}
-    ))  # fmt: skip
+    return foreign_task(
+        "mmlu_pro_health",
+        ConfigurableTask(
+            config={**config, "dataset_path": None, "custom_dataset": lambda **_: splits, "num_fewshot": 0}
+        ),
+    )
 
 
 @cache
 def own_mmlu_pro() -> Task:
-    row = {"question_id": 1, "question": "Where is iron stored?", "options": ["Transferrin", "Ferritin"],
-           "answer": "B", "answer_index": 1, "category": "health", "src": "", "cot_content": "A: ..."}  # fmt: skip
+    row = {
+        "question_id": 1,
+        "question": "Where is iron stored?",
+        "options": ["Transferrin", "Ferritin"],
+        "answer": "B",
+        "answer_index": 1,
+        "category": "health",
+        "src": "",
+        "cot_content": "A: ...",
+    }
     return lm_eval_s_own_mmlu_pro([row])
 
 
