@@ -1,12 +1,13 @@
-"""The documents: links lead somewhere, commands exist, the Python example runs."""
+"""The documents: links have targets, commands exist, examples are valid and run."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
 import pytest
-import yaml
 from support.gate_runs import write_gates, write_medqa, write_replies
 
 import medbench
@@ -17,40 +18,66 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_targets(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_options_exist(document: Path) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-    for line in re.findall(r"^medbench .*$", "\n".join(blocks), re.MULTILINE):
+    for line in re.findall(r"^medbench .*$", "\n".join(blocks("sh", document)), re.MULTILINE):
         words = line.partition("#")[0].split()[1:]
         assert words[0] in cli.commands, line
         known = {option for parameter in cli.commands[words[0]].params for option in parameter.opts}
         assert [word for word in words if word.startswith("--") and word not in known] == [], line
 
 
-def test_every_recipe_and_gate_file_shown_is_valid(tmp_path: Path) -> None:
-    shown = [block for path in DOCUMENTS for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)]
-    rules = [block for block in shown if "gates" in yaml.safe_load(block)]
-    assert len(rules) >= 1
-    for number, block in enumerate(rules):
-        file = tmp_path / f"gates-{number}.yaml"
-        file.write_text(block)
-        assert run(["validate", str(file)]) == 0, block
+def blocks(language: str, *documents: Path) -> list[str]:
+    found = rf"```{language}\n(.*?)```"
+    return [block for path in documents for block in re.findall(found, path.read_text(encoding="utf-8"), re.DOTALL)]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "document"),
+    [
+        ("gates", "gate file", "README.md"),
+        ("gates", "gate file", "docs/gates.md"),
+        ("stages", "recipe", "docs/training.md"),
+        ("prompt", "protocol", "docs/extending.md"),
+    ],
+)
+def test_the_yaml_shown_is_valid(
+    key: str, kind: str, document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [block for block in blocks("yaml", ROOT / document) if re.search(rf"^{key}:", block, re.MULTILINE)]
+    assert len(shown) == 1
+    (tmp_path / "shown.yaml").write_text(shown[0])
+    assert run(["validate", str(tmp_path / "shown.yaml")]) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out == f"{tmp_path / 'shown.yaml'}: valid {kind}\n"
+
+
+def test_the_plugins_shown_are_the_tested_ones() -> None:
+    extending = ROOT / "docs" / "extending.md"
+    tested = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "tests" / "plugins").rglob("*"))
+        if path.suffix in (".py", ".toml", ".yaml")
+    )
+    shown = [*blocks("python", extending), *blocks("toml", extending), *blocks("yaml", extending)]
+    shown = [block for block in shown if not re.search("^prompt:", block, re.MULTILINE)]
+    assert len(shown) == 7
+    assert [block for block in shown if block not in tested] == []
 
 
 def test_the_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """As it is printed, with stored replies in place of the two models and a made-up medqa in place of the hub."""
+    """As printed, but with stored replies instead of the two models and an invented medqa instead of the Hub's."""
     monkeypatch.chdir(tmp_path)
     ids = write_medqa(tmp_path / "data", 32)
     replies = write_replies(tmp_path / "replies.jsonl", dict.fromkeys(ids, True))
     write_gates(tmp_path / "gates.yaml", "{task: medqa, margin: 0.02}")
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = blocks("python", ROOT / "README.md")
     evaluate, gate = medbench.evaluate, medbench.gate
     stored = {"replies": replies, "data": tmp_path / "data", "quiet": True}
     monkeypatch.setattr(
@@ -61,3 +88,13 @@ def test_the_python_example_runs(
     printed = capsys.readouterr().out
     assert printed.startswith("1.0 pass ")
     assert printed.count(" A A\n") == 32
+
+
+def test_what_docstrings_import_exists() -> None:
+    missing = []
+    for path in (path for top in ("harness", "tasks", "trainers", "reports") for path in (ROOT / top).rglob("*.py")):
+        head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for module, names in re.findall(r"from (medbench[\w.]*) import ([\w, ]+)", head):
+            found = importlib.import_module(module)
+            missing += [f"{path}: {module}.{name}" for name in names.split(", ") if not hasattr(found, name.strip())]
+    assert missing == []

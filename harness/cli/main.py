@@ -217,8 +217,10 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
         for line in loader.faults:
             say(f"warning: {line}")
         protocols = [load_protocol(each) for each in built_in_names()]
-        content = {"tasks": [card.as_json() for card in loader.cards.values()],
-                   "protocols": {each.name: each.about for each in protocols}}  # fmt: skip
+        content = {
+            "tasks": [card.as_json() for card in loader.cards.values()],
+            "protocols": {each.name: each.about for each in protocols},
+        }
         click.echo(json.dumps(content) if as_json else task_table(list(loader.cards.values()), protocols), nl=as_json)
         return
     task, asked = loader.load(name), load_protocol(protocol)
@@ -249,8 +251,14 @@ def validate_command(paths: tuple[Path, ...]) -> int:
 @click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def doctor_command(data: str | None, model: str | None, engine: str | None, questions: int | None,
-                   config_file: Path | None, as_json: bool) -> None:  # fmt: skip
+def doctor_command(
+    data: str | None,
+    model: str | None,
+    engine: str | None,
+    questions: int | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
     """Show device, memory, versions and data, what will be slow, and the setting that fixes it.
 
     --determinism asks MODEL the same questions in batches of several sizes and orders, and shows what changes.

@@ -105,8 +105,17 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison]) -> s
         rows += [(f"  {field} {value}", d) for field, values in one.categories.items() for value, d in values.items()]
         for name, d in rows:
             interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
-            table.add_row(shown(name), str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval,
-                          f"{d.p_value:.4f}", str(d.lost), str(d.gained))  # fmt: skip
+            table.add_row(
+                shown(name),
+                str(d.n),
+                percent(d.a),
+                percent(d.b),
+                f"{100 * d.difference:+.1f}",
+                interval,
+                f"{d.p_value:.4f}",
+                str(d.lost),
+                str(d.gained),
+            )
     return rendered(table)
 
 

@@ -96,7 +96,7 @@ class Evidence:
     controls: Mapping[str, float]
     """Control -> its share in the present forecast; what is missing to 1 goes to no control."""
     saved: int
-    """Questions that the controls spared so far, estimated from how much of the scores' variance they foretold."""
+    """Questions saved by control variates so far, estimated from how much of the scores' variance they explain."""
 
 
 class SequentialTest:
@@ -252,7 +252,7 @@ class Forecaster:
         return float(self._squares[1] / self._squares[0])
 
     def fit(self, seen: Array) -> None:
-        """Forecast anew from the scores consumed so far."""
+        """Recompute the forecast from the scores consumed so far."""
         self._settle(seen)
         fits = [np.full(len(self.chances), (seen.sum() + 0.5) / (len(seen) + 1))]
         if self._priors:

@@ -87,8 +87,9 @@ class _Bare(msgspec.Struct, gc=False):
     category: dict[str, str]
 
     def sample(self) -> Sample:
-        return Sample(self.id, self.cluster, "", "", "stop", None, "answered", None, "", self.score, None, 0, 0,
-                      self.category)  # fmt: skip
+        return Sample(
+            self.id, self.cluster, "", "", "stop", None, "answered", None, "", self.score, None, 0, 0, self.category
+        )
 
 
 class _Id(msgspec.Struct, gc=False):

@@ -1,7 +1,5 @@
 """Lines of samples/<task>.jsonl, fast: three million in half a minute, where checking each with pydantic takes ten.
 
-    python -c "from medbench.reports.read.lines import decode; help(decode)"
-
 msgspec checks types and decodes in one step of C; what it refuses and the store accepts (NaN, half a surrogate pair)
 takes the slow way round.
 """

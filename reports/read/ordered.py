@@ -1,7 +1,5 @@
 """A task's samples in the order in which they are shown, whatever order they were answered in and however many.
 
-    python -c "from medbench.reports.read.ordered import OrderedSamples; help(OrderedSamples)"
-
 Of a large file the first pass keeps where each line stands, and the second reads the lines in order: memory grows with
 the number of questions and not with the length of the replies.
 """

@@ -1,7 +1,4 @@
-"""Two runs and their paired differences -> what the compare page shows.
-
-python -c "from medbench.reports.views.compare import view_of; help(view_of)"
-"""
+"""Two runs and their paired differences -> what the compare page shows."""
 
 from __future__ import annotations
 

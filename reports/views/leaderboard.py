@@ -49,8 +49,11 @@ class Column:
 
     @property
     def about(self) -> str:
-        source = "built-in sample" if self.record.source == SAMPLE else (
-            "official rows" if self.record.official else "unofficial rows")  # fmt: skip
+        source = (
+            "built-in sample"
+            if self.record.source == SAMPLE
+            else ("official rows" if self.record.official else "unofficial rows")
+        )
         return f"version {self.record.version}, {self.record.split}, {self.record.n:,} questions, {source}"
 
 
@@ -114,8 +117,9 @@ def tables_of(runs: Sequence[RunView]) -> list[Table]:
     """Official data first, then the tables with most runs."""
     groups = [group for some in _by_protocol(runs).values() for group in _by_data(some)]
     tables = [_table(group, tasks) for group, tasks in groups]
-    tables.sort(key=lambda table: (not all(c.record.official for c in table.columns), -len(table.rows), table.label,
-                                   table.key))  # fmt: skip
+    tables.sort(
+        key=lambda table: (not all(c.record.official for c in table.columns), -len(table.rows), table.label, table.key)
+    )
     return _with_distinct_labels(tables)
 
 
@@ -266,8 +270,10 @@ def size_class(size: float | None) -> SizeClass:
 
 def _newest_weights(runs: Sequence[RunView]) -> dict[str, str]:
     """Model name -> fingerprint of the run that was made last."""
-    return {run.record.model.name: run.record.model.fingerprint
-            for run in sorted(runs, key=lambda run: (run.record.created, run.id))}  # fmt: skip
+    return {
+        run.record.model.name: run.record.model.fingerprint
+        for run in sorted(runs, key=lambda run: (run.record.created, run.id))
+    }
 
 
 def _stale(run: RunView, newest: Mapping[str, str]) -> list[str]:
@@ -295,8 +301,12 @@ def _chance(runs: Sequence[RunView], task: str) -> float | None:
 
 def _key(run: RunView, columns: Sequence[Column]) -> str:
     record = run.record
-    what = [record.protocol, record.partition, record.shuffle_options,
-            [[c.task, c.record.version, c.record.split, c.record.sha256] for c in columns]]  # fmt: skip
+    what = [
+        record.protocol,
+        record.partition,
+        record.shuffle_options,
+        [[c.task, c.record.version, c.record.split, c.record.sha256] for c in columns],
+    ]
     return "t" + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -316,5 +326,7 @@ def _label(run: RunView, columns: Sequence[Column]) -> str:
 def _with_distinct_labels(tables: list[Table]) -> list[Table]:
     """Tables of the same label get their key behind it: they differ in a prompt, a version or the data."""
     labels = [table.label for table in tables]
-    return [replace(table, label=f"{table.label} · {table.key[1:]}") if labels.count(table.label) > 1 else table
-            for table in tables]  # fmt: skip
+    return [
+        replace(table, label=f"{table.label} · {table.key[1:]}") if labels.count(table.label) > 1 else table
+        for table in tables
+    ]

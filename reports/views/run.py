@@ -1,7 +1,4 @@
-"""One run -> what its page shows: scores by task, category and length, failures, gates, settings, how to repeat it.
-
-python -c "from medbench.reports.views.run import view_of; help(view_of)"
-"""
+"""One run -> what its page shows: scores by task, category and length, failures, gates, settings, how to repeat it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """One training -> what its page shows: how it went, every judged checkpoint, what the judging cost.
 
-    python -c "from medbench.reports.views.trajectory import view_of; help(view_of)"
-
 The charts are drawn by the browser from trajectory_charts; the tables here say the same without it.
 """
 

@@ -1,7 +1,4 @@
-"""One training -> the whole of its page, and its row on the first page.
-
-python -c "from medbench.reports.views.trajectory_page import view_of; help(view_of)"
-"""
+"""One training -> the whole of its page, and its row on the first page."""
 
 from __future__ import annotations
 

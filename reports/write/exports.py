@@ -30,9 +30,29 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the start of a formula."""
 LONGEST = 120
 """Characters of a foreign name in a table or badge."""
-COLUMNS = ("run", "model", "protocol", "partition", "created", "state", "verdict", "task", "version", "split", "source",
-           "official", "n", "errors", "unparsed", "truncated", "accuracy", "low", "high", "chance",
-           "tokens_per_answer")  # fmt: skip
+COLUMNS = (
+    "run",
+    "model",
+    "protocol",
+    "partition",
+    "created",
+    "state",
+    "verdict",
+    "task",
+    "version",
+    "split",
+    "source",
+    "official",
+    "n",
+    "errors",
+    "unparsed",
+    "truncated",
+    "accuracy",
+    "low",
+    "high",
+    "chance",
+    "tokens_per_answer",
+)
 """Of leaderboard.csv; from "version" on those of `_figures`."""
 COLOURS = {"pass": "#1b6e32", "fail": "#b3261e", "undecided": "#7a5b00", "not gateable": "#5f6368"}
 
@@ -140,8 +160,13 @@ def _table(runs: Sequence[RunView]) -> str:
     ]
     for run in sorted(runs, key=lambda run: (-(mean_accuracy(run) or -1.0), run.id)):
         verdict = run.verdict.overall if run.verdict else ""
-        cells = [_cell(run.record.model.name), *(_score(run.results.get(task)) for task in tasks),
-                 percent(mean_accuracy(run)), verdict, _cell(state_of(run))]  # fmt: skip
+        cells = [
+            _cell(run.record.model.name),
+            *(_score(run.results.get(task)) for task in tasks),
+            percent(mean_accuracy(run)),
+            verdict,
+            _cell(state_of(run)),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

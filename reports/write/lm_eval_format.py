@@ -132,15 +132,19 @@ def _task(run: RunView, task: str, rows: list[dict[str, Any]]) -> dict[str, Any]
                 {"metric": metric, "aggregation": "mean", "higher_is_better": metric == "accuracy"}
                 for metric in METRICS
             ],
-            "metadata": {"version": record.version, "protocol": run.protocol, "source": record.source,
-                         "sha256": record.sha256},
+            "metadata": {
+                "version": record.version,
+                "protocol": run.protocol,
+                "source": record.source,
+                "sha256": record.sha256,
+            },
         },
         "versions": record.version,
         "n-shot": int(run.record.protocol.get("shots") or 0),
         "higher_is_better": {metric: metric == "accuracy" for metric in METRICS},
         "n-samples": {"original": record.n, "effective": len(rows)},
         "task_hashes": _sha("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)),
-    }  # fmt: skip
+    }
 
 
 def _results(run: RunView, tasks: dict[str, dict[str, Any]], date: float) -> dict[str, Any]:

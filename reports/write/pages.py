@@ -70,8 +70,9 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
     tasks = [(task, leaderboard.label_of(task)) for task in names]
     reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
     trainings = list(map(trajectory_page.index_row, collection.trainings))
-    return _render("index.html.j2", tables=tables, trainings=trainings, broken=collection.broken, references=reported,
-                   tasks=tasks)  # fmt: skip
+    return _render(
+        "index.html.j2", tables=tables, trainings=trainings, broken=collection.broken, references=reported, tasks=tasks
+    )
 
 
 def run_page(collection: Collection, run: RunView) -> str:
@@ -132,8 +133,21 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("percent", "rate", "interval", "points", "points_interval", "number", "significant", "p_value",
-                 "parameters", "url", "duration", "published", "logged"):  # fmt: skip
+    for name in (
+        "percent",
+        "rate",
+        "interval",
+        "points",
+        "points_interval",
+        "number",
+        "significant",
+        "p_value",
+        "parameters",
+        "url",
+        "duration",
+        "published",
+        "logged",
+    ):
         environment.filters[name] = getattr(formats, name)
     environment.filters["size_class"] = leaderboard.size_class
     environment.globals["winner"] = compare.winner

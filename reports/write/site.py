@@ -262,9 +262,11 @@ class _Written:
 def code(*modules: str) -> str:
     """Hash of these modules of reports; without any, of all that the pages are made by."""
     own = sorted(PACKAGE / name for name in modules) or sorted(
-        path for folder in (PACKAGE, PACKAGE.parent / "harness") for path in folder.rglob("*")
+        path
+        for folder in (PACKAGE, PACKAGE.parent / "harness")
+        for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".pyc"
-    )  # fmt: skip
+    )
     parts = (part for path in own for part in (path.name.encode(), path.read_bytes()))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 

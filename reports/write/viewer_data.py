@@ -1,7 +1,5 @@
 r"""A run's samples -> files that a page opened from disk can load, where fetch() is blocked: scripts with JSON in them.
 
-    python -c "from medbench.reports.write.viewer_data import write_task; help(write_task)"
-
 Everything lies in runs/<run id>/data/<task slug>/. Each file is one call with JSON arguments alone, no markup as to
 HTML ("<" is escaped, U+2028 and U+2029 too), and loaded with <script src>. Define the two functions on
 `window` before adding scripts.

@@ -1,7 +1,4 @@
-"""Other processes for a large build, none for a small one.
-
-python -c "from medbench.reports.write.workers import Workers; help(Workers)"
-"""
+"""Other processes for a large build, none for a small one."""
 
 from __future__ import annotations
 

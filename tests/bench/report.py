@@ -120,7 +120,7 @@ def a_gate(result: TaskResult) -> GateResult:
     status = "pass" if result.accuracy >= 0.6 else "fail"
     return GateResult(
         rule=f"{result.task}: accuracy at least 0.6", task=result.task, metric="accuracy", status=status,
-        estimate=result.accuracy, interval=result.interval, threshold=0.6, used=400, total=1000, why="surely",
+        estimate=result.accuracy, interval=result.interval, threshold=0.6, used=400, total=1000, why="shown",
     )  # fmt: skip
 
 

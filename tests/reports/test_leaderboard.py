@@ -191,7 +191,7 @@ def test_ranks_are_counts_of_better_runs(patterns: list[list[float | None]]) -> 
     assert min(found) == 1
     assert max(found) <= len(found)
     means = [_result(one).accuracy or 0.0 for one in stored]
-    # no more: a run on more questions can be surely worse than the best where a lower score on fewer is not
+    # no more: a run on more questions can be shown to be worse than the best where a lower score on fewer is not
     assert all(rank == 1 for rank, mean in zip(found, means, strict=True) if mean == max(means))
     assert all(rank <= 1 + sum(other > mean for other in means) for rank, mean in zip(found, means, strict=True))
 

@@ -47,7 +47,7 @@ def gate(**changes: Any) -> GateResult:
     values: dict[str, Any] = {
         "rule": "medqa: accuracy at least 0.6", "task": "medqa", "metric": "accuracy", "status": "pass",
         "estimate": 0.7,
-        "interval": (0.65, 0.75), "threshold": 0.6, "used": 5, "total": 5, "why": "surely",
+        "interval": (0.65, 0.75), "threshold": 0.6, "used": 5, "total": 5, "why": "shown",
     }  # fmt: skip
     return GateResult(**(values | changes))
 

@@ -49,7 +49,7 @@ GATE = GateResult(
     used=10,
     total=20,
     log_e_pass=3.1,
-    why="surely",
+    why="shown",
 )
 VERDICT = Verdict(
     overall="pass",
