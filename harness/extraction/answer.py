@@ -1,10 +1,10 @@
-"""What a reply answers, and why if to nothing. One reader serves evaluation, re-scoring, lm-eval and rewards.
+"""The answer that a completion gives, or why it gives none. Evaluation, re-scoring, lm-eval and rewards all use it.
 
     python -c "from medbench.harness.extraction.answer import extract; print(extract('Answer: B', labels=('A', 'B')))"
 
-Only what stands after the thought is read. Statements are looked for in order of strength, each kind read from the end
-backwards, because a later statement corrects an earlier one. A statement that names several labels is ambiguous, one
-that names a letter outside the labels is no answer; neither falls back to a weaker kind.
+Only the text after the reasoning is read. Statements are looked for by kind, the strongest kind first, and within a
+kind from the end backwards, because a later statement corrects an earlier one. A statement that names several labels is
+ambiguous; one that names a letter that is not a label is no answer. Neither falls back to a weaker kind.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from medbench.harness.extraction.patterns import (
 from medbench.harness.extraction.thinking import split_thought
 
 READ_CHARACTERS = 100_000
-"""Only this much of a reply's end is read: eight times what 4,096 tokens of prose come to."""
+"""Only this much of a completion is read, from its end: eight times the length of 4,096 tokens of prose."""
 STATEMENTS = 200
-"""At most this many statements of a kind are tried, from the end."""
+"""At most this many statements of one kind are tried, counted from the end."""
 OBJECT_CHARACTERS = 400
-"""How far behind "the answer is" the answer itself may reach."""
+"""How many characters after "the answer is" are searched for the answer."""
 
 
 _HEADS = re.compile("|".join(HEADS), re.IGNORECASE)
@@ -63,16 +63,33 @@ _WORD_JOIN = re.compile(r"[\s*_`\"']{0,4}(,\s*(?:and|or)\b|,|and\b|or\b|/)[\s*_`
 _LINE = re.compile(
     rf"[-–•→\s]{{0,6}}{MARKS}(?:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![^\W_]|['’]\w)[*_`\"'’”)\]}}$.:,!\s-]{{0,12}}"
 )
-_EDGE = "".join((" \t\r\n*_`$\"'“”‘’«»()[]{}<>#|~.:;,!-–—",))
+_EDGE = " \t\r\n*_`$\"'“”‘’«»()[]{}<>#|~.:;,!-–—"
+"""Characters around an answer that stands alone on its line."""
+_CLOSING = re.compile(r"(?<![)\],/])\s[*_]{0,3}\((?:(?:[Oo]ption|[Cc]hoice)\s+)?([A-Z])\)[\s*_`.!]{0,9}$")
+"""A letter in brackets that ends the text: "... (B).", "... (option B)"."""
+_OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][).]\s")
+_LOWER_LINE = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)[^\n]{0,200}")
+_CLOSED = re.compile(r"\s*(?:[)\]*.:,!;\"”]|$|\n)")
+_JOINED_BEFORE = re.compile(
+    rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$"
+)
+_MARKS = re.compile(MARKS)
+_GAP = re.compile(r"[\s*_).:\]-]{1,6}")
+_OTHERS_NAMED = re.compile(r"(?<![^\W_])(?<!['’-])[B-HJ-Z](?![^\W_]|['’-]\w)|\b(?:not|wrong|incorrect|while|whereas)\b")
+_LOWER_WORD = re.compile(r"\s+[a-z]")
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A statement that was understood: the labels it names (none for a letter outside) and where."""
+    """A statement that was understood: the labels that it names (none if it names another letter), and its span."""
 
     labels: tuple[str, ...]
     start: int
     end: int
+
+
+_COPIED = _Found((), 0, 0)
+"""Stands for a labelled line in the middle of a text, which may be an option copied from the question."""
 
 
 def extract(
@@ -83,29 +100,30 @@ def extract(
     finish_reason: str = "stop",
     opened: bool = False,
 ) -> Extraction:
-    """The one of `labels` that `text` answers, or None and the reason.
+    """The one of `labels` that the completion `text` gives as its answer, or None and the reason.
 
-    `options` are the labels' texts, so that "The answer is aspirin" can be read. Time is linear in the reply's length.
+    `options` are the labels' texts, so that "The answer is aspirin" is understood. `opened` says that the prompt has
+    opened the reasoning. Takes time linear in the length of `text`.
     """
     parts = split_thought(text, opened=opened)
     cut_off = finish_reason == "length"
     if not parts.closed:
         return Extraction(None, "truncated" if cut_off else "unparsed")
-    reader = _Reader(text, max(parts.offset, len(text) - READ_CHARACTERS), labels, options)
-    if not reader.text.strip():
+    extractor = _Extractor(text, max(parts.offset, len(text) - READ_CHARACTERS), labels, options)
+    if not extractor.text.strip():
         return Extraction(None, "truncated" if cut_off and parts.thought else "empty")
-    found = next(reader.statements(), None)
+    found = next(extractor.statements(), None)
     if found is None:
-        if REFUSAL.search(reader.text):
+        if REFUSAL.search(extractor.text):
             return Extraction(None, "refused")
         return Extraction(None, "truncated" if cut_off else "unparsed")
     if len(found.labels) == 1:
-        return Extraction(found.labels[0], "answered", reader.span(found))
-    return Extraction(None, "ambiguous" if found.labels else "unparsed", reader.span(found))
+        return Extraction(found.labels[0], "answered", extractor.span(found))
+    return Extraction(None, "ambiguous" if found.labels else "unparsed", extractor.span(found))
 
 
-class _Reader:
-    """One reply's answer part, compatibility characters folded and invisible ones dropped, offsets kept."""
+class _Extractor:
+    """The answer part of one completion: compatibility characters folded, invisible ones dropped, offsets kept."""
 
     def __init__(self, text: str, start: int, labels: tuple[str, ...], options: tuple[str, ...]) -> None:
         raw = text[start:]
@@ -137,7 +155,7 @@ class _Reader:
         return self._origin[min(found.start, last)], self._origin[last] + 1
 
     def statements(self) -> Iterator[_Found]:
-        """Statements, the deciding one first."""
+        """All statements, the decisive one first."""
         yield from self._after(_HEADS)
         if self._letters:
             yield from self._praised()
@@ -166,21 +184,21 @@ class _Reader:
                 yield found
 
     def _object(self, at: int, *, weak: bool, strong: bool) -> _Found | None:
-        """What is named at `at`, or None if nothing is."""
+        """The answer named at `at`, or None if none is."""
         text = self.text[at : at + OBJECT_CHARACTERS]
-        denied = _DENIED.match(text, _LEAD.match(text).end())  # type: ignore[union-attr]
+        bare, lead = _end_of(_MARKS, text), _end_of(_LEAD, text)
+        denied = _DENIED.match(text, lead)
         if denied and not (not self._letters and denied.group().lower() == "no"):
             but = _BUT.match(text, denied.end())
             return self._object(at + but.end(), weak=weak, strong=strong) if but else None
-        bare = re.match(MARKS, text).end()  # type: ignore[union-attr]
-        for position in dict.fromkeys((bare, _LEAD.match(text).end())):  # type: ignore[union-attr]
+        for position in dict.fromkeys((bare, lead)):
             option = self._option_at(text, position)
             if option is not None:
                 label, end = option
                 return _Found((label,), at + position, at + end)
         if not self._letters:
-            return None if weak else self._word(text, at, _LEAD.match(text).end())  # type: ignore[union-attr]
-        for position in dict.fromkeys((bare, _LEAD.match(text).end())):  # type: ignore[union-attr]
+            return None if weak else self._word(text, at, lead)
+        for position in dict.fromkeys((bare, lead)):
             found = self._letter(text, at, position, weak=weak, strong=strong)
             if found is not None:
                 return found
@@ -201,29 +219,30 @@ class _Reader:
             return None  # "A patient ...", "I think ..."
         if _REJECTED.match(text, end) or (weak and not _CLOSED.match(text, end)):
             return None
-        named, last = [letter], self._behind_text(text, end)
+        named, last = [letter], self._after_option(text, end)
         while (joined := _JOINED.match(text, last)) and (more := _LETTER.match(text, joined.end())):
             if _SINGULAR.match(text, more.end(1)) or (more.group(1) in "AI" and _ARTICLE.match(text, more.end(1))):
                 break  # "B, A is wrong": a new sentence, not a list
             named.append(more.group(1))
-            last = self._behind_text(text, more.end(1))
+            last = self._after_option(text, more.end(1))
         known = tuple(dict.fromkeys(name for name in named if name in self._labels))
         if len(known) < 2 and not strong and letter not in self._labels:
             return None
         return _Found(known if letter in self._labels else known[:0], at + first.start(1), at + end)
 
-    def _behind_text(self, text: str, end: int) -> int:
-        """Behind the option's text, where that follows its letter: "B. Aspirin and D. Heparin"."""
-        gap = re.compile(r"[\s*_).:\]-]{1,6}").match(text, end)
+    def _after_option(self, text: str, end: int) -> int:
+        """The end of the option's text, if that follows its letter: "B. Aspirin and D. Heparin"; otherwise `end`."""
+        gap = _GAP.match(text, end)
         option = self._option_at(text, gap.end()) if gap else None
         return option[1] if option else end
 
     def _word(self, text: str, at: int, position: int) -> _Found | None:
-        first = self._words.match(text, position) if self._words else None
-        if first is None or _WORD_TAIL.match(text, first.end()):
+        words = self._words
+        first = words.match(text, position) if words else None
+        if words is None or first is None or _WORD_TAIL.match(text, first.end()):
             return None
         named, end = [first.group(1).lower()], first.end()
-        while (joined := _WORD_JOIN.match(text, end)) and (more := self._words.match(text, joined.end())):  # type: ignore[union-attr]
+        while (joined := _WORD_JOIN.match(text, end)) and (more := words.match(text, joined.end())):
             if joined.group(1) == "," and _WORD_TAIL.match(text, more.end()):
                 break  # "yes, no patient died"
             named.append(more.group(1).lower())
@@ -231,7 +250,7 @@ class _Reader:
         return _Found(tuple(dict.fromkeys(named)), at + first.start(1), at + end)
 
     def _option_at(self, text: str, position: int) -> tuple[str, int] | None:
-        """(label, end) of the longest option whose whole text stands at `position`."""
+        """(label, end) of the longest option whose whole text is at `position`; None if two labels have that text."""
         for label, option in self._options:
             end = _match_compact(text, position, option)
             if end is not None:
@@ -243,10 +262,8 @@ class _Reader:
         """ "Option C is correct", "(C) aspirin is the best choice"."""
         for match in reversed(list(_PRAISED_LETTER.finditer(self.text))[-STATEMENTS:]):
             letter, between = match.groups()
-            others = re.search(
-                r"(?<![^\W_])(?<!['’-])[B-HJ-Z](?![^\W_]|['’-]\w)|\b(?:not|wrong|incorrect|while|whereas)\b", between
-            )
-            article = letter in "AI" and re.match(r"\s+[a-z]", between)
+            others = _OTHERS_NAMED.search(between)
+            article = letter in "AI" and _LOWER_WORD.match(between)
             if letter in self._labels and not others and not article:
                 before = _JOINED_BEFORE.search(self.text, max(0, match.start() - 24), match.start())
                 if before and before.group(1) in self._labels:
@@ -254,7 +271,7 @@ class _Reader:
                 yield _Found((letter,), match.start(1), match.end(1))
 
     def _lines(self) -> Iterator[_Found]:
-        """A reply or a line that is only a label, a labelled option or an option's text."""
+        """A line, or the whole text, that is only a label, a labelled option or an option's text."""
         lines = list(_lines_of(self.text))
         if not self._letters:
             yield from self._word_lines(lines)
@@ -279,42 +296,36 @@ class _Reader:
                 continue
             found = _Found((match.group(1),), start + match.start(1), start + match.end(1))
             if _OTHER_OPTION.search(line, match.end()):
-                return  # the options copied in one line
+                return  # the options, copied in one line
             if match.end() == len(line):
                 alone.append(found)
             elif line[match.end(1) : match.end()].strip(" *_`") and not _REJECTED.match(line, match.end(1)):
-                labelled[match.group(1)] = found if start in edges else labelled.get(match.group(1), _NOWHERE)
+                labelled[match.group(1)] = found if start in edges else labelled.get(match.group(1), _COPIED)
         yield from reversed(alone)
-        # several labelled lines are the options copied, or discussed one by one
-        if len(labelled) == 1 and (found := next(iter(labelled.values()))) is not _NOWHERE:
+        # several labelled lines are the options, copied or discussed one by one
+        if len(labelled) == 1 and (found := next(iter(labelled.values()))) is not _COPIED:
             yield found
 
     def _word_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
         """ "Yes, ..." at the start; a line that is only "maybe"."""
-        assert self._words is not None
         for start, line in reversed(lines[-STATEMENTS:]):
             if line.strip(_EDGE).lower() in self._labels:
                 at = len(line) - len(line.lstrip(_EDGE))
                 yield _Found((line.strip(_EDGE).lower(),), start + at, start + at + len(line.strip(_EDGE)))
         start, line = lines[0]
-        found = self._word(line, start, re.match(MARKS, line).end())  # type: ignore[union-attr]
+        found = self._word(line, start, _end_of(_MARKS, line))
         if found is not None:
             yield found
 
 
-# the reply ends in "(B)." or "(option B)."
-_CLOSING = re.compile(r"(?<![)\],/])\s[*_]{0,3}\((?:(?:[Oo]ption|[Cc]hoice)\s+)?([A-Z])\)[\s*_`.!]{0,9}$")
-_OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][).]\s")
-_LOWER_LINE = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)[^\n]{0,200}")
-_NOWHERE = _Found((), 0, 0)
-_CLOSED = re.compile(r"\s*(?:[)\]*.:,!;\"”]|$|\n)")
-_JOINED_BEFORE = re.compile(
-    rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$"
-)
+def _end_of(pattern: re.Pattern[str], text: str) -> int:
+    """Where a match of `pattern` at the start of `text` ends; 0 if there is none."""
+    match = pattern.match(text)
+    return match.end() if match else 0
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """(offset, line) of the lines that say anything."""
+    """(offset, line) of each line that is not blank."""
     at = 0
     for line in text.splitlines(keepends=True):
         if line.strip():
@@ -323,12 +334,12 @@ def _lines_of(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _compact(text: str) -> str:
-    """Letters and digits alone, folded: two texts that differ only in case, spacing and punctuation are the same."""
+    """Only the letters and digits, folded: equal for texts that differ only in case, spacing and punctuation."""
     return "".join(character for character in unicodedata.normalize("NFKC", text).casefold() if character.isalnum())
 
 
 def _match_compact(text: str, position: int, option: str) -> int | None:
-    """The end of the stretch from `position` whose compact form is `option`, if it ends at a word's end."""
+    """The end of the text from `position` whose compact form is `option`, if a word ends there; otherwise None."""
     at, matched = position, 0
     while at < len(text) and matched < len(option):
         character = text[at].casefold()
