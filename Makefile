@@ -55,9 +55,9 @@ test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
 	@$(BIN)/python -m pytest
 
-# What to run while working: no engine, no browser, no kill tests
+# What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)
-	@$(BIN)/python -m pytest -n auto -m "not engine and not browser and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not engine and not browser and not slow"
 
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
