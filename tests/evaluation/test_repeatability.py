@@ -55,4 +55,4 @@ def test_a_margin_below_the_noise_floor_gives_a_warning() -> None:
     rules = GateFile.model_validate({"gates": [{"task": "toy", "margin": 0.02}, {"task": "toy", "at_least": 0.5}]})
     assert warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=1)}, rules) == []
     (line,) = warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=4)}, rules)
-    assert "4.0 points" in line
+    assert "4.0 %" in line

@@ -169,7 +169,7 @@ def test_metrics_that_were_not_measured_cannot_be_gated(
     write_replies(tmp_path / "mine.jsonl", dict.fromkeys(ids, True))
     assert score("mine.jsonl", "--name", "r") == 0
     assert run(["gate", "runs/r", "--gates", str(write_gates(tmp_path / "gates.yaml", gate))]) == 2
-    assert "replies were stored" in capfd.readouterr().err
+    assert "which do not have this metric" in capfd.readouterr().err
 
 
 def test_several_replies_per_question(ids: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

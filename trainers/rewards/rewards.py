@@ -104,6 +104,7 @@ def rewards_of(
 ) -> Rewards:
     """All components of one reply of `tokens` tokens. Raises MedbenchError for a question without a labelled gold."""
     _check_question(question)
+    reply = reply.rstrip()  # blanks at the end say nothing, and must not push an answer out of a pattern's reach
     read = read_reply(reply, question, finish_reason=finish_reason, opened=opened)
     thought = None
     if not read.faults and read.answer.answer is not None:
