@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Extraction
 from medbench.harness.extraction.answer import extract
-from medbench.harness.extraction.published import GUESS_CHARACTERS, LETTERS, READERS, huatuo_o1_output
+from medbench.harness.extraction.published import EXTRACTORS, GUESS_CHARACTERS, LETTERS, huatuo_o1_output
 
 FOUR = tuple("ABCD")
 TEN = tuple("ABCDEFGHIJ")
 DRUGS = ("Aspirin", "Low-dose heparin", "Warfarin", "Zinc")
 WORDS = ("yes", "no", "maybe")
-PUBLISHED = sorted(set(READERS) - {"medbench"})
+PUBLISHED = sorted(set(EXTRACTORS) - {"medbench"})
 # fmt: off
 PIECES = [
     "answer is ", "answer is (", "nswer:", "Answer: ", "answer:\t", "Answer", "the ", "is ", " ", "\n", "\r", "\u2028",
@@ -37,7 +37,7 @@ texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 def read(
     reader: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS, **given: str
 ) -> Extraction:
-    return READERS[reader](text, labels=labels, options=options, **given)  # type: ignore[arg-type]
+    return EXTRACTORS[reader](text, labels=labels, options=options, **given)  # type: ignore[arg-type]
 
 
 def answer(reader: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS) -> str | None:
@@ -45,7 +45,7 @@ def answer(reader: str, text: str, labels: tuple[str, ...] = FOUR, options: tupl
 
 
 def test_medbench_is_the_extraction_of_everything_else() -> None:
-    assert READERS["medbench"] is extract
+    assert EXTRACTORS["medbench"] is extract
 
 
 # MMLU-Pro
@@ -265,7 +265,7 @@ def test_any_text_gives_a_label_or_a_letter_beyond_them_or_a_reason(
     reader: str, text: str, asked: tuple[tuple[str, ...], tuple[str, ...]], reason: str, opened: bool
 ) -> None:
     labels, options = asked
-    found = READERS[reader](text, labels=labels, options=options, finish_reason=reason, opened=opened)
+    found = EXTRACTORS[reader](text, labels=labels, options=options, finish_reason=reason, opened=opened)
     assert (found.outcome == "answered") == (found.answer is not None)
     assert found.answer is None or found.answer in labels or found.answer in LETTERS[len(labels) :]
     if found.answer is None:
