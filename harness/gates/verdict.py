@@ -55,10 +55,16 @@ class GateResult(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, content: Any) -> Any:
-        """Older verdicts have no `kind` and `unit`: the wording of their rule tells them."""
-        if isinstance(content, dict) and "kind" not in content and "unit" not in content:
-            return {**content, **_kind_and_unit(str(content.get("rule")), str(content.get("metric")))}
-        return content
+        """Older verdicts have no `kind` and `unit`, which the wording of their rule tells.
+
+        A census over all questions had an interval of width zero, which said nothing.
+        """
+        if not isinstance(content, dict) or "kind" in content or "unit" in content:
+            return content
+        told = _kind_and_unit(str(content.get("rule")), str(content.get("metric")))
+        interval = content.get("interval")
+        empty = isinstance(interval, list | tuple) and len(set(map(str, interval))) == 1
+        return {**content, **told, "interval": None if empty else interval}
 
 
 _OLDER_RULE = re.compile(r"(not worse than|better than) the baseline's by more than \S+$| (at most) \S+$")
