@@ -1,6 +1,6 @@
 """Splits a completion into its reasoning and its answer; stop strings count only outside the reasoning.
 
-python -c "from medbench.harness.extraction.thinking import split_reasoning as s; print(s('<think>a</think>B'))"
+python -c "import medbench.harness.extraction.thinking as t; print(t.split_reasoning('<think>a</think>B'))"
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a thought ends, and stop strings around it."""
+"""Where reasoning ends, and stop strings around it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_reply_without_tags_is_all_answer() -> None:
     assert split_reasoning("B").answer == "B"
 
 
-def test_an_open_thought_has_no_answer() -> None:
+def test_open_reasoning_has_no_answer() -> None:
     assert not split_reasoning("<think>B").closed
     assert not split_reasoning("B", opened=True).closed
     assert not split_reasoning("<think>A</think>B<think>").closed
@@ -33,7 +33,7 @@ def test_the_last_closing_tag_counts() -> None:
     assert split_reasoning("<think>A</think>B</think>C").answer == "C"
 
 
-def test_stop_strings_never_fire_inside_a_thought() -> None:
+def test_stop_strings_never_cut_inside_reasoning() -> None:
     text = "<think>one\nQuestion: two</think>three\nQuestion: four"
     assert cut_at_stop(text, ("\nQuestion:",)) == "<think>one\nQuestion: two</think>three"
     assert cut_at_stop("<think>one\nQuestion: two", ("\nQuestion:",)) == "<think>one\nQuestion: two"
@@ -44,7 +44,7 @@ def test_the_first_of_several_stop_strings_cuts() -> None:
     assert cut_at_stop("abc", ("#",)) == "abc"
 
 
-def test_a_template_that_opens_the_thought_is_seen() -> None:
+def test_a_template_that_opens_the_reasoning_is_recognised() -> None:
     assert opens_reasoning("<|im_start|>assistant\n<think>\n")
     assert not opens_reasoning("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
