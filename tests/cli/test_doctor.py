@@ -123,8 +123,18 @@ def test_a_fault_in_several_tasks_is_reported_once() -> None:
 def test_report_shows_every_finding_as_text() -> None:
     hostile = HEALTHY | {"cpu": "[red]not a colour[/red]", "advice": ["fix [bold]this[/bold]"]}
     text = report(hostile | {"data": {"source": "folder", "tasks": [row("pinned", rows=1273)]}})
-    for shown in ("3.11.7", "[red]not a colour[/red], 4 cores", "32.0 GB", "100.0 GB free at runs", "torch 2.13.0+cpu",
-                  "0.31.0 (CPU build)", "smollm2-135m converted", "1273", "pinned", "[bold]this[/bold]"):  # fmt: skip
+    for shown in (
+        "3.11.7",
+        "[red]not a colour[/red], 4 cores",
+        "32.0 GB",
+        "100.0 GB free at runs",
+        "torch 2.13.0+cpu",
+        "0.31.0 (CPU build)",
+        "smollm2-135m converted",
+        "1273",
+        "pinned",
+        "[bold]this[/bold]",
+    ):
         assert shown in text
     assert text.endswith("\n")
     assert "NVIDIA H100, 81559 MiB, driver 570.86.10" in report(ON_GPU | {"advice": []})

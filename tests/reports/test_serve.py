@@ -173,7 +173,7 @@ def test_broken_runs_are_named_on_standard_error(
         (["runs", "-o", "runs"], "holds other files"),
         (["runs"], "Missing option"),
         (["-o", "site"], "Missing argument"),
-        (["runs", "-o", "site", "--format", "lm-eval", "--serve"], "writes files alone"),
+        (["runs", "-o", "site", "--format", "lm-eval", "--serve"], "writes only files"),
         (["runs", "-o", "site", "--format", "pdf"], "not one of"),
         (["runs", "-o", "site", "--references", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -226,7 +226,7 @@ def test_serving_ends_with_ctrl_c_and_status_0(
     shutil.rmtree(runs / "a")  # a training that has only begun
     assert run(["report", str(runs), "-o", str(tmp_path / "site"), "--serve", "--port", "0", "--json"]) == 0
     assert seen == [200]
-    assert "no longer serving" in capsys.readouterr().err
+    assert "stopped serving" in capsys.readouterr().err
 
 
 def test_a_new_run_is_seen_while_serving(runs: Path, tmp_path: Path) -> None:
