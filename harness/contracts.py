@@ -141,7 +141,7 @@ class Request:
     thinking: bool | None = None
     """Passed to the chat template as `enable_thinking`; None leaves it out."""
     extraction: str = "medbench"
-    """Which extractor reads the completion: a key of extraction.published.READERS."""
+    """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     repeat: int = 0
     """Which of several repeats of the same question, from 0."""
 

@@ -1,4 +1,4 @@
-"""Tasks by name, through lm-eval's TaskManager; the only file that imports lm_eval.
+"""Loads tasks by name, through lm-eval's TaskManager.
 
 medbench tasks medqa
 """
@@ -33,13 +33,13 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 @dataclass(frozen=True, slots=True)
 class TaskCard:
-    """What a task's YAML says of it, known without loading a row."""
+    """What a task's YAML says, known without loading a row."""
 
     name: str
     version: str
     label: str
     core: bool
-    """Asked by default."""
+    """Evaluated by default."""
     about: str
     n: int
     chance: float
@@ -54,9 +54,9 @@ class TaskCard:
 
 
 class TaskLoader:
-    """medbench's tasks and those of plugins (see task_folders.py) and, by any other name, lm-eval's own.
+    """Loads medbench's tasks and those of plugins (see task_folders.py) and, under any other name, lm-eval's own.
 
-    `data` is a folder, "sample", "hub", or None: MEDBENCH_DATA, else the hub, else the sample with a warning.
+    `data` is a folder, "sample", "hub", or None for MEDBENCH_DATA, or else the Hub, or else the sample with a warning.
     """
 
     def __init__(self, data: str | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
@@ -105,7 +105,7 @@ class TaskLoader:
         return Task(name, card.version, split, round(chance, 4), questions, data, examples=examples)
 
     def _loaded(self, card: TaskCard, split: str) -> tuple[Any, str]:
-        """(lm-eval's task with rows of `split`, where they are from)."""
+        """(lm-eval's task with rows of `split`, the source of the rows)."""
         if self._data not in (None, HUB):
             source = SAMPLE if self._data == SAMPLE else "local"
             return self._load_rows(card, split, str(self._data)), source
@@ -115,7 +115,7 @@ class TaskLoader:
             return self._load_rows(card, split, HUB), f"hub:{card.hub['path']}@{revision}"
         except MedbenchError:
             raise
-        except Exception as error:  # whatever the hub client and the network can throw
+        except Exception as error:  # the Hub client and the network can raise anything
             reason = f"{card.hub['path']} could not be downloaded from the hub ({type(error).__name__})"
             if self._data == HUB:
                 raise MedbenchError(f"{card.name}: {reason}: name a folder with --data or MEDBENCH_DATA") from None
@@ -174,7 +174,7 @@ class TaskLoader:
 
 
 def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
-    """Few-shot examples for the questions of the split `asked`, drawn when the first is wanted."""
+    """Few-shot examples for the questions of the split `asked`, drawn when the first is needed."""
     split = example_split(loaded.dataset)
     pool = loaded.dataset[split]
     absent = [file for other, files in card.files.items() if other not in loaded.dataset for file in files]
@@ -184,7 +184,7 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
     def drawn(n: int) -> dict[str, Sequence[Any]]:
         try:
             return draw_examples(loaded, {doc["id"]: doc for doc in loaded.dataset[asked]}, n)
-        except (ValueError, AssertionError):  # the samplers' ways of saying that there are too few
+        except (ValueError, AssertionError):  # the samplers raise these where there are too few rows
             raise MedbenchError(
                 f"{card.name}: {len(pool)} rows of split {split} are too few for {n} few-shot examples "
                 f"(a random draw takes one to spare): lower --shots, or {add}"
@@ -202,9 +202,9 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
 
 
 def hub_answers() -> None:
-    """Raises OSError at once where the hub cannot be reached, which its client would find out in half a minute.
+    """Raises OSError at once if the Hub cannot be reached; its own client takes half a minute to find out.
 
-    Not asked behind a proxy, nor when HF_HUB_OFFLINE says that the client's cache is to be used.
+    Does nothing behind a proxy, or if HF_HUB_OFFLINE tells the client to use its cache.
     """
     if os.environ.get("HF_HUB_OFFLINE") or any(os.environ.get(name) for name in PROXIES):
         return
@@ -242,6 +242,6 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _quiet() -> None:
-    # lm-eval warns at each load about what we set on purpose (a custom data set, overridden names)
+    # lm-eval warns at each load about what medbench does on purpose (a custom data set, overridden names)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""lm-eval's own tasks, asked and scored as lm-eval does."""
+"""lm-eval's own tasks, with the prompts and scores of lm-eval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medbench.harness.contracts import Data, MedbenchError, Message, Question, T
 TESTED = "0.4.13"
 """The lm-eval version with which lm-eval's own tasks are tested; pyproject.toml allows later ones."""
 SEED = 1234
-"""lm-eval's own default: a question gets the same examples as under the lm_eval command."""
+"""lm-eval's default seed, so that a question gets the same few-shot examples as with the lm_eval command."""
 
 
 def foreign_task(name: str, loaded: Any) -> Task:
@@ -46,7 +46,7 @@ class _Foreign:
     def text(self, id: str, chat: Callable[[Sequence[Message]], str] | None) -> str:
         def template(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             assert chat is not None
-            # a reply that the task begins itself (gen_prefix) comes as a last turn, to be gone on with, not ended
+            # a reply that the task begins (gen_prefix) is the last turn, which the model continues
             asked, begun = (turns, "") if add_generation_prompt else (turns[:-1], turns[-1]["content"])
             return chat([Message(turn["role"], turn["content"]) for turn in asked]) + begun  # type: ignore[arg-type]
 
@@ -115,9 +115,11 @@ def _first_filters(task: Any) -> list[Any]:
 
 
 def draw_examples(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Sequence[Any]]:
-    """The n few-shot examples before each of `docs`: as lm-eval does, document by document from one generator.
+    """The n few-shot examples for each of `docs`, drawn as lm-eval draws them: in document order from one generator.
 
-    Drawn when a question is asked, they would change with the order of questions and with every resumption.
+    If they were drawn when a question is asked, they would change with the order of questions and when a run resumes.
+    A seed for each document was proposed upstream, and closed:
+    https://github.com/EleutherAI/lm-evaluation-harness/pull/1724.
     """
     task.set_fewshot_seed(SEED)
     own_split = task.fewshot_cfg.split == task.config.test_split
@@ -125,7 +127,7 @@ def draw_examples(task: Any, docs: Mapping[str, Any], n: int) -> dict[str, Seque
 
 
 class _Drawn:
-    """An lm-eval sampler of examples that are drawn already."""
+    """An lm-eval sampler that returns examples drawn earlier."""
 
     def __init__(self, examples: Sequence[Any]) -> None:
         self._examples = examples
@@ -151,7 +153,7 @@ def _foreign_question(index: int, doc: Any, task: Any) -> Question:
     text = str(task.doc_to_text(doc))
     return Question(
         id=f"{index}-{content_id(text)}",
-        cluster=cluster_id(text, labels),  # some tasks put all of a question into its choices
+        cluster=cluster_id(text, labels),  # in some tasks the choices hold the whole question
         question=text,
         options=labels,
         labels=labels,

@@ -1,4 +1,4 @@
-"""Orders of the options in which a question is asked."""
+"""Orders in which the options of a question are shown."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _POINTS = re.compile(
     r"(\W*(only|alone|(are|is) .*))?\W*$",
     re.IGNORECASE,
 )
-"""An option that speaks of other options by their place: "None of the above", "Both A and C"."""
+"""An option that refers to others by their position: "None of the above", "Both A and C"."""
 
 
 def can_shuffle(question: Question) -> bool:
     """Whether the options mean the same in any order.
 
-    They do not where the labels are the options (yes/no/maybe), nor where an option points at others by their place.
+    They do not if the labels are the options (yes/no/maybe), or if an option refers to others by their position.
     """
     size = len(question.options)
     lettered = size > 1 and question.labels == tuple(LETTERS[:size]) and question.labels != question.options
@@ -30,9 +30,9 @@ def can_shuffle(question: Question) -> bool:
 
 
 def shuffled(question: Question, repeat: int, seed: int) -> tuple[Question, tuple[int, ...]]:
-    """(the question with its options in the order of that repeat, place -> index in the question's own order).
+    """(the question with its options in the order of `repeat`, position -> index in the original order).
 
-    Labels stay where they are, options and gold move. Raises ValueError unless `can_shuffle`.
+    Labels keep their positions; options and gold answer move. Raises ValueError unless `can_shuffle`.
     """
     if not can_shuffle(question):
         raise ValueError(f"question {question.id}: its options cannot be shuffled")
@@ -43,13 +43,16 @@ def shuffled(question: Question, repeat: int, seed: int) -> tuple[Question, tupl
 
 
 def permutation(size: int, repeat: int, seed: int, id: str) -> tuple[int, ...]:
-    """Place -> index; repeat 0 is the own order. A function of its arguments alone, by sha256, on every machine.
+    """Position -> index in the original order, which is the order of repeat 0.
 
-    Any `size` repeats from a multiple of `size` on are a Latin square: each option stands once at each place. So the
-    gold letter is spread as evenly as can be, and any two orders of a square have each letter on different texts,
-    which is what tells following the letter from following the text. Within a square, a seeded cycle through all
-    options moves each one on; plain rotations would leave all neighbours together. Each further square starts from
-    another arrangement of the options behind the first. All `size`! orders come before one comes again.
+    Depends only on the arguments (through sha256), so it is the same on every machine.
+
+    Any `size` repeats that start at a multiple of `size` form a Latin square: each option is once at each position. The
+    gold letter is therefore spread as evenly as possible, and any two orders of a square have different texts at each
+    letter, which tells a model that follows the letter from one that follows the text. Within a square, each option
+    moves along a seeded cycle through all options; plain rotations would keep all neighbours together. Each further
+    square starts from another arrangement of the options after the first. All `size`! orders occur before one is
+    repeated.
     """
     square, row = divmod(repeat, size)
     cycle = sorted(range(size), key=lambda index: _hash("cycle", seed, id, index))
@@ -64,7 +67,7 @@ def _hash(*parts: object) -> int:
 
 
 def _scattered(number: int, count: int, seed: int, id: str) -> int:
-    """`number` sent one to one to 0..count-1 in seeded strides, 0 to 0."""
+    """A seeded permutation of 0..count-1, applied to `number`; 0 stays 0."""
     stride = _hash("stride", seed, id) % count
     while math.gcd(stride, count) != 1:
         stride += 1

@@ -1,4 +1,4 @@
-"""The gate half and the report half of a task, told by the id of a question alone."""
+"""The gate half and the report half of a task, which follow from a question's cluster alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from medbench.harness.contracts import Task
 
 
 def partition_of(cluster: str) -> Literal["gate", "report"]:
-    """The half that a question belongs to; duplicates stay together. Loops look at `gate`, results are on `report`."""
+    """The half that a question belongs to; duplicates are in the same half.
+
+    Training loops judge checkpoints on `gate` and confirm them on `report`.
+    """
     return "gate" if hashlib.sha256(f"partition\0{cluster}".encode()).digest()[0] % 2 else "report"
 
 

@@ -1,9 +1,7 @@
-"""Rows of a benchmark, from a local folder, the hub or the built-in sample, checked and in canonical form.
+"""Rows of a benchmark from a local folder, the Hub or the built-in sample, checked and in canonical form.
 
-A task's YAML names `custom_dataset: !function rows.dataset`, made by `benchmark()` here, so that lm-eval's own
-command and medbench read the same rows:
-
-    python -c "from medbench.harness.benchmarks.rows import read_jsonl; print(next(read_jsonl('rows.jsonl')))"
+A task's YAML has `custom_dataset: !function rows.dataset`, which `benchmark()` makes, so that the lm_eval command and
+medbench read the same rows.
 """
 
 from __future__ import annotations
@@ -25,23 +23,23 @@ HUB = "hub"
 ROWS = "rows"
 """The table of a task's rows of all splits (see `benchmark`)."""
 EXAMPLE_SPLITS = ("train", "validation", "test")
-"""Few-shot examples are drawn from the first of these that has rows."""
+"""Few-shot examples are drawn from the first of these splits that has rows."""
 
 
 class Row(Protocol):
-    """A pydantic record with the hub's columns that knows its canonical form."""
+    """A pydantic record with the columns of the Hub data set, which can be turned into a Question."""
 
     def canonical(self) -> Question:
-        """Raises ValueError, in one line, for a gold answer outside the options and the like."""
+        """Raises ValueError with one line, e.g. for a gold answer that is not an option."""
         ...
 
 
 def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], bool] | None = None) -> Callable[..., Any]:
     """The `custom_dataset` function of a task whose rows have the schema `row`.
 
-    `keep(split, raw_row)` picks a split's rows out of a hub data set that has fewer splits than the benchmark.
-    Beside the splits it gives ROWS, one table of them all: lm-eval leaves a question out of its own few-shot examples
-    only where both come from a split of the same name, and which splits there are is known only here.
+    `keep(split, raw_row)` selects a split's rows where the Hub data set has fewer splits than the benchmark.
+    Besides the splits it returns ROWS, one table of them all: lm-eval leaves a question out of its own few-shot
+    examples only if both come from a split of the same name, and only this function knows which splits there are.
     """
 
     def dataset(**metadata: Any) -> Any:
@@ -62,12 +60,12 @@ def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], boo
 
 
 def asked_rows(rows: Any) -> Any:
-    """`process_docs` of our lm-eval YAML: what is asked."""
+    """`process_docs` of medbench's lm-eval YAML: the questions to evaluate."""
     return _of_split(rows, "test")
 
 
 def example_rows(rows: Any) -> list[ExampleRow]:
-    """`fewshot_config.process_docs` of our lm-eval YAML: what few-shot examples are drawn from."""
+    """`fewshot_config.process_docs` of medbench's lm-eval YAML: the rows that few-shot examples are drawn from."""
     return [ExampleRow(doc) for doc in _of_split(rows, example_split(rows["split"][:]))]
 
 
@@ -77,19 +75,19 @@ def example_split(there: Iterable[str]) -> str:
 
 
 class ExampleRow(dict[str, Any]):
-    """A row equal to every row of its cluster: lm-eval's samplers leave out what equals the question."""
+    """A row that equals every row of its cluster: lm-eval's samplers leave out rows equal to the question."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and self["cluster"] == other["cluster"]
 
-    def __ne__(self, other: object) -> bool:  # dict has one of its own, so it does not follow from __eq__
+    def __ne__(self, other: object) -> bool:  # dict defines its own, so Python does not derive it from __eq__
         return not self == other
 
     __hash__ = None
 
 
 def question_of(doc: Mapping[str, Any]) -> Question:
-    """The Question behind a data set row made by `benchmark`."""
+    """The Question in a data set row made by `benchmark`."""
     return Question(
         id=doc["id"],
         cluster=doc["cluster"],
@@ -109,7 +107,7 @@ def rows_sha256(questions: Iterable[Question]) -> str:
 
 
 def content_id(*parts: str) -> str:
-    """A short id for a row that has none of its own."""
+    """A short id for a row that has none: the first 12 hex digits of a sha256."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
 
 
@@ -141,7 +139,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_split(rows: Any, split: str) -> Any:
-    # the slice reads the column at once; its own iterator goes row by row
+    # slicing reads the whole column at once; iterating over the column would read it row by row
     return rows.select([at for at, name in enumerate(rows["split"][:]) if name == split])
 
 
@@ -205,7 +203,7 @@ def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseMode
         try:
             record: Any = row.model_validate(raw)
             question = record.canonical()
-            # half of a surrogate pair ("\ud83d") is sound JSON, and no UTF-8: arrow and every file after it fail on it
+            # half of a surrogate pair ("\ud83d") is valid JSON but not UTF-8: arrow and every later file would fail
             json.dumps(_as_doc(question), ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text; remove it") from None
@@ -223,5 +221,5 @@ def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseMode
 
 
 def _as_doc(question: Question) -> dict[str, Any]:
-    # category as JSON text: rows with different keys would otherwise be padded with None by arrow
+    # category as JSON text: arrow would pad rows with different keys with None
     return {**asdict(question), "category": json.dumps(dict(question.category))}

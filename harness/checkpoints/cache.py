@@ -12,6 +12,7 @@ from medbench.harness.contracts import MedbenchError
 
 
 def link_or_copy(file: str | Path, target: str | Path) -> None:
+    """A hard link where the file system allows one, else a copy."""
     try:
         os.link(Path(file).resolve(), target)  # weights are large
     except OSError:  # another disk, or one without links
@@ -23,23 +24,26 @@ def cache_dir() -> Path:
 
 
 def install(target: Path, fill: Callable[[Path], Any]) -> None:
-    """Fill a folder aside and rename it into place, so that a half-made one is never found."""
+    """Let `fill` write into a temporary folder, then rename that to `target`, so that it is never found half-written.
+
+    Raises MedbenchError if it cannot be written.
+    """
     from safetensors import SafetensorError
 
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     make_cache_dir()
     try:
-        aside.mkdir(parents=True)
-        fill(aside)
+        temporary.mkdir(parents=True)
+        fill(temporary)
         if not target.exists():
-            aside.rename(target)
+            temporary.rename(target)
     except (OSError, SafetensorError) as error:
-        if not target.exists():  # else another process was faster, with the same content
+        if not target.exists():  # otherwise another process has written the same content
             reason = " ".join(str(error).split())
             raise MedbenchError(f"{target}: cannot be written ({reason}): make room, or set MEDBENCH_CACHE") from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_cache_dir() -> None:

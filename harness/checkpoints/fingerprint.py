@@ -1,4 +1,4 @@
-"""sha256 over weights and over tokenizer files, remembered by file stat."""
+"""sha256 of weights and of tokenizer files; the hashes of weight files are cached by file stat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK = 1 << 22
 
 
 def fingerprint(files: list[Path]) -> str:
-    """sha256 over names and contents; each file's hash is remembered by path, size, mtime and inode."""
+    """sha256 over names and contents; each file's hash is cached by path, size, mtime and inode."""
     memory = cache_dir() / "fingerprints.json"
     try:
         known = json.loads(memory.read_text())
@@ -47,6 +47,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def sha256_of_tokenizer(folder: Path) -> str:
+    """sha256 over names and contents of the tokenizer files. Raises MedbenchError if there are none."""
     files = tokenizer_files(folder)
     if not files:
         raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")

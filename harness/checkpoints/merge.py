@@ -1,4 +1,4 @@
-"""PEFT adapters merged into their base in float32, checked on a fixed probe."""
+"""Merges PEFT adapters into their base model in float32, and measures on a fixed probe what that changed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ MERGE_PROBE_TOKENS = 64
 
 
 def forget_merge(checkpoint: Checkpoint) -> None:
-    """Remove an adapter's merged form, a whole model, from the cache; it is made again when it is needed."""
+    """Remove an adapter's merged model from the cache; it is merged again when it is needed."""
     if checkpoint.kind == "adapter":
         shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
 def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
-    # in float32: merging DoRA or LoRA in bfloat16 drifts (PEFT issues 1388, 2502)
+    """Write the merged model, in the base's dtype and with the files of `tokenizer`, to the folder `target`.
+
+    Merges in float32, because merging DoRA or LoRA in bfloat16 loses precision (PEFT issues 1388, 2502). Raises
+    MedbenchError for an adapter that does not fit its base.
+    """
     with needed(f"adapter {adapter}: it cannot be merged", extra="'medbench[train]'"):
         import peft
     import torch
@@ -34,7 +38,7 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter))
-        # peft only warns of layers that it has no weights for, and says nothing of weights that it has no layer for
+        # peft only warns about layers without weights, and says nothing about weights without a layer
         taken = {key for key in peft.get_peft_model_state_dict(adapted, save_embedding_layers=False) if "lora_" in key}
         saved = {key for key in check_safetensors(adapter / ADAPTER_WEIGHTS) if "lora_" in key}
         if taken != saved:
@@ -46,7 +50,9 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
         reason = " ".join(str(error).split())[:200]
         raise MedbenchError(f"adapter {adapter} does not fit its base {base}: {reason}") from None
     config = read_json_file(base / "config.json")
-    own_type = config.get("dtype") or config.get("torch_dtype") or "float32"  # the older transformers' name
+    own_type = (
+        config.get("dtype") or config.get("torch_dtype") or "float32"
+    )  # its name in older versions of transformers
     model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
 
     deviation = float((_log_probabilities(model) - unmerged).abs().max())
@@ -55,13 +61,16 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
         model.save_pretrained(folder)
         (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
         for path in tokenizer_files(tokenizer):
-            shutil.copy(path, folder)  # as they are: saved again they would count as another tokenizer
+            shutil.copy(path, folder)  # copied: saved again, they would count as another tokenizer
 
     install(target, fill)
 
 
 def _log_probabilities(model: Any) -> Any:
-    """Of every token after each of some fixed ones, in float32: what a merge and the cast after it may not move."""
+    """Log-probabilities on a fixed probe of 64 tokens, float32 [1, 64, vocab], in nats.
+
+    Merging, and the cast to the base's dtype after it, should not change them.
+    """
     import torch
 
     tokens = torch.arange(MERGE_PROBE_TOKENS)[None] * 7 % model.config.vocab_size

@@ -16,7 +16,7 @@ STACKS = "'medbench[vllm]' (GPU) or 'medbench[cpu]'"
 
 @contextmanager
 def needed(what: str, *packages: str, extra: str = STACKS) -> Iterator[None]:
-    """Around code that imports `packages` and more. Raises MedbenchError, `what` and its reason, if an import fails."""
+    """For code that imports `packages` and more. Raises MedbenchError with `what` and the reason if an import fails."""
     try:
         for name in packages:
             import_module(name)

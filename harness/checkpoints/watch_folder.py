@@ -1,4 +1,4 @@
-"""Gate every checkpoint that appears in a folder, whoever writes it.
+"""Finds every checkpoint that appears in a folder, whatever program writes it.
 
 medbench watch checkpoints/ --gates gates.yaml --baseline runs/base
 """
@@ -13,7 +13,7 @@ from medbench.harness.contracts import MedbenchError
 
 POLL_SECONDS = 2.0
 SETTLED_SECONDS = 10.0
-"""A checkpoint that is written in place counts as finished when nothing in it has changed for so long."""
+"""A checkpoint that is written in place counts as finished when nothing in it has changed for this long."""
 MARKS = ("config.json", "adapter_config.json")
 
 
@@ -25,10 +25,10 @@ def checkpoints_in(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Path]:
-    """Each checkpoint folder below `folder` once, oldest first, when it has settled; hidden ones are being written.
+    """Each checkpoint folder in `folder` once, oldest first, after `settled_seconds` without a change.
 
-    Ends when nothing new has appeared for `idle_seconds`; None waits for ever. Raises MedbenchError if there is no
-    folder.
+    Hidden folders are skipped: they are still being written. Ends when nothing new has appeared for `idle_seconds`;
+    None waits forever. Raises MedbenchError if `folder` is not a folder.
     """
     if not folder.is_dir():
         raise MedbenchError(f"{folder}: no such folder to watch")
@@ -54,7 +54,7 @@ def _candidates(folder: Path) -> set[Path]:
 
 
 def _changed(folder: Path) -> float:
-    """When anything in it was last written."""
+    """When anything in the folder was last written, in seconds since the epoch."""
     times = [folder.stat().st_mtime]
     for path in folder.iterdir():
         try:

@@ -1,4 +1,4 @@
-"""Weight files: safetensors headers, shards, finite values, parameter counts."""
+"""Checks of weight files: safetensors headers, shards, finite values, parameter counts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
 
 
 def count_parameters(folder: Path) -> int:
+    """The number of values in all tensors of a full checkpoint."""
     headers = [check_safetensors(file) for file in weight_files(folder)]
     return sum(math.prod(one["shape"]) for header in headers for key, one in header.items() if key != "__metadata__")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a full checkpoint, checked to be whole. Raises MedbenchError."""
+    """The safetensors files of a full checkpoint, sorted. Raises MedbenchError if one is missing or damaged."""
     if not folder.is_dir():
         raise MedbenchError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
     if not any(folder.iterdir()):
@@ -44,12 +45,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_safetensors(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, after checking that every tensor it names is inside the file."""
+    """The header of a safetensors file: tensor -> {"dtype", "shape", "data_offsets"}.
+
+    Raises MedbenchError unless the file holds exactly the tensors that its header names.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         header = _header(path)
-        with safe_open(path, framework="np"):  # types, shapes and gaps: what the engine's own loader looks at
+        with safe_open(path, framework="np"):  # types, shapes and gaps, which the engine's loader checks too
             return header
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror}): copy the checkpoint again") from None
@@ -98,6 +102,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
+    """Raises MedbenchError unless the file holds a JSON object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice
-from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
+from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 8
@@ -169,7 +169,7 @@ class HFEngine:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         # Cut afterwards: a stopping criterion would fire inside reasoning too, and would save tokens only where every
         # row of the batch stops early.
-        kept = cut_at_stop(text, prompt.request.stop, opened=opens_thought(prompt.request.prompt))
+        kept = cut_at_stop(text, prompt.request.stop, opened=opens_reasoning(prompt.request.prompt))
         ended = end is not None or len(kept) < len(text)
         return Completion(prompt.request.id, kept, "stop" if ended else "length", len(prompt.ids), len(tokens))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
-from medbench.harness.extraction.thinking import opens_thought, split_thought
+from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
 
 WINDOW = 2
@@ -328,7 +328,7 @@ class VLLMEngine:
         return Completion(request.id, "", "stop", prompt_tokens=pending.prompt_tokens, logprobs=logprobs)
 
     def _in_reasoning(self, request: Request, text: str) -> bool:
-        return not split_thought(text, opened=opens_thought(request.prompt)).closed
+        return not split_reasoning(text, opened=opens_reasoning(request.prompt)).closed
 
     def _continue(self, pending: _Pending) -> Completion | None:
         """A stop string fired inside open reasoning: continue after it, using the prefix cache."""

@@ -11,7 +11,7 @@ from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Completion, Engine, Request, Sample, Task
 from medbench.harness.evaluation.requests import Instance, build_request, instances_of
-from medbench.harness.extraction.thinking import opens_thought, split_thought
+from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
 from medbench.harness.runs.run_folder import Run, read_samples
@@ -128,8 +128,8 @@ def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine)
 
 def _reasoning_closed(request: Request, completion: Completion) -> bool:
     """Whether the completion got past its reasoning; one without any tags counts as reasoning."""
-    parts = split_thought(completion.text, opened=opens_thought(request.prompt))
-    return parts.closed and bool(parts.thought)
+    parts = split_reasoning(completion.text, opened=opens_reasoning(request.prompt))
+    return parts.closed and bool(parts.reasoning)
 
 
 @contextmanager

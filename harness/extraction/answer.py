@@ -31,7 +31,7 @@ from medbench.harness.extraction.patterns import (
     REFUSAL,
     REJECTED,
 )
-from medbench.harness.extraction.thinking import split_thought
+from medbench.harness.extraction.thinking import split_reasoning
 
 READ_CHARACTERS = 100_000
 """Only this much of a completion is read, from its end: eight times the length of 4,096 tokens of prose."""
@@ -105,13 +105,13 @@ def extract(
     `options` are the labels' texts, so that "The answer is aspirin" is understood. `opened` says that the prompt has
     opened the reasoning. Takes time linear in the length of `text`.
     """
-    parts = split_thought(text, opened=opened)
+    parts = split_reasoning(text, opened=opened)
     cut_off = finish_reason == "length"
     if not parts.closed:
         return Extraction(None, "truncated" if cut_off else "unparsed")
     extractor = _Extractor(text, max(parts.offset, len(text) - READ_CHARACTERS), labels, options)
     if not extractor.text.strip():
-        return Extraction(None, "truncated" if cut_off and parts.thought else "empty")
+        return Extraction(None, "truncated" if cut_off and parts.reasoning else "empty")
     found = next(extractor.statements(), None)
     if found is None:
         if REFUSAL.search(extractor.text):

@@ -1,15 +1,15 @@
-"""The words and marks by which replies state an answer, deny one or refuse one."""
+"""The words and marks with which completions state an answer, reject one, or refuse to give one."""
 
 from __future__ import annotations
 
 import re
 
-# Marks that stand around an answer and mean nothing: Markdown, quotes, brackets, LaTeX wrappers.
+# Marks around an answer that mean nothing: Markdown, quotes, brackets, LaTeX wrappers.
 MARK = r"(?:\\(?:text|textbf|mathbf|mathrm|mathsf|bf|boxed|fbox)\b\s*\{?|[\s*_`$\"'“”‘’«»「『（(\[{<#>|~]|\\[(\[])"
 MARKS = rf"{MARK}{{0,40}}"
 CLOSERS = r"[\s*_`$\"'”’)\]}.]{0,8}"
 ADVERB = r"(?:therefore|thus|hence|then|so|most|likely|probably|clearly|definitely|indeed|actually|simply|still|now)"
-WORD = r"(?<![^\W_])"  # a word begins, also behind an underscore
+WORD = r"(?<![^\W_])"  # a word begins here, also after an underscore
 BE = r"(?:is|are|was|be|would|should|must|will|has|have|to|seems?|appears?|remains?|becomes?|equals?)"
 FILLER = (
     r"(?:(?:the|(?-i:an?)|combination\s+of|option|choice|letter|answer|statement|number|indeed|likely|most|probably|clearly|"

@@ -1,9 +1,10 @@
-"""Who reads a reply: medbench's own reader, and those of published scorers, each as its source reads.
+"""All extractors by name: medbench's own, and those of published scorers, each reproducing its source.
 
-A published reader looks for letters and takes them by place: the first label is A, also where the labels are words
-(HuatuoGPT-o1, m1 and MedHELM ask PubMedQA as A. yes, B. no, C. maybe). A letter beyond the labels is an answer too, and
-a wrong one, as it is to the sources: only there is `answer` none of `labels`. None of these readers looks for the end
-of a thought. All take linear time, but for likeness, which has a bound.
+A published extractor looks for letters and takes them by position: the first label is A, also where the labels are
+words (HuatuoGPT-o1, m1 and MedHELM ask PubMedQA as A. yes, B. no, C. maybe). A letter beyond the labels is a wrong
+answer, not a missing one, as in the sources; it is the only case where `answer` is not one of `labels`. None of these
+extractors looks for the end of the reasoning. All take linear time, except the search for the most similar option,
+which is limited to GUESS_CHARACTERS.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from medbench.harness.extraction.answer import extract
 HUATUO_LETTERS = 14
 """HuatuoGPT-o1's scorer knows the letters A to N."""
 GUESS_CHARACTERS = 50_000
-"""A longer reply is not compared with the options letter by letter, which takes quadratic time."""
+"""A longer completion is not compared with the options for similarity, which takes quadratic time."""
 CHINESE = "\u4e00-\u9fff"
 
 
-class Reader(TypingProtocol):
-    """What a reply answers, and why if to nothing; arguments as of `extraction.extract`."""
+class Extractor(TypingProtocol):
+    """The answer of a completion, or why it has none; arguments as for `answer.extract`."""
 
     def __call__(
         self,
@@ -43,15 +44,15 @@ class Reader(TypingProtocol):
 
 
 class _Found(NamedTuple):
-    """What a source takes for the answer, and where it stands if it stands anywhere."""
+    """The answer that a source finds, and its place if it has one."""
 
     key: str
-    """A letter; of m1 also what stands before the first ". " of an option's further lines."""
+    """A letter; for m1 also the text before the first ". " in a later line of an option."""
     span: tuple[int, int] | None
 
 
-def _published(find: Callable[[str, tuple[str, ...]], _Found | None]) -> Reader:
-    """The Reader over `find(reply, options)`."""
+def _published(find: Callable[[str, tuple[str, ...]], _Found | None]) -> Extractor:
+    """An Extractor around `find(reply, options)`."""
 
     def read(
         reply: str,
@@ -80,12 +81,12 @@ _LONE_LETTER = re.compile(r"\b([A-J])\b")
 
 
 def _mmlu_pro(reply: str, options: tuple[str, ...]) -> _Found | None:
-    """Its three expressions in turn: the first "answer is (X)", "Answer: X", the last letter that stands alone."""
+    """Its three patterns in turn: the first "answer is (X)", then "Answer: X", then the last letter on its own."""
     return _group(_ANSWER_IS.search(reply) or _answer_colon(reply) or _last(_LONE_LETTER, reply))
 
 
 def _answer_colon(reply: str) -> re.Match[str] | None:
-    r"""What `.*[aA]nswer:\s*([A-J])` finds: the last one of the first line that has any."""
+    r"""The match of `.*[aA]nswer:\s*([A-J])`: the last one in the first line that has any."""
     found, line_end = None, len(reply)
     for match in _ANSWER_COLON.finditer(reply):
         if match.start() > line_end:
@@ -97,7 +98,7 @@ def _answer_colon(reply: str) -> re.Match[str] | None:
 
 
 def _lm_eval_first(reply: str, options: tuple[str, ...]) -> _Found | None:
-    """Its one expression, the first match, also inside a thought that was never closed."""
+    """The first match of its only pattern, also inside reasoning that was never closed."""
     return _group(_ANSWER_IS.search(reply))
 
 
@@ -106,7 +107,7 @@ _FIRST_WORD = re.compile(r"\s*(\w+)")
 
 
 def _medhelm_letter(reply: str, options: tuple[str, ...]) -> _Found | None:
-    """A completion of one token, which must be an option's letter; of a longer reply the first word."""
+    """The first word, which must be an option's letter. The source generates one token only."""
     word = _group(_FIRST_WORD.match(reply))
     return word if word and word.key in LETTERS[: len(options)] else None
 
@@ -117,7 +118,7 @@ _STRICT = re.compile(r"answer is\s*?([A-N])")
 
 
 def huatuo_o1_output(reply: str) -> str:
-    """The reply as HuatuoGPT-o1's eval.py stores it; "" is dropped there, and in no denominator."""
+    """The completion as HuatuoGPT-o1's eval.py stores it; an empty one is dropped there, from the denominator too."""
     return reply.replace("</s>", "").removeprefix(" ")
 
 
@@ -142,7 +143,7 @@ def _huatuo_o1_last(reply: str, options: tuple[str, ...]) -> _Found | None:
 
 
 def _match_choice(text: str, options: Mapping[str, str]) -> tuple[_Found, _Found] | None:
-    """(first, last) choice of what stands behind the header, or of all if there is none."""
+    """(first, last) choice in the text after the header, or in all of it if there is no header."""
     _, header, answer = text.rpartition(_HUATUO_HEADER)
     choices = _choices(answer, options) if options else None
     if choices is None or not header:
@@ -152,7 +153,7 @@ def _match_choice(text: str, options: Mapping[str, str]) -> tuple[_Found, _Found
 
 
 def _choices(text: str, options: Mapping[str, str]) -> tuple[_Found, _Found] | None:
-    """(first, last) of "answer is B", else of letters alone, else of options' texts, else the most similar option."""
+    """(first, last) "answer is B", or letter on its own, or option's text, or else the most similar option."""
     for pattern in (_STRICT, _free_letter(len(options))):
         first, last = _group(pattern.search(text)), _group(_last(pattern, text))
         if first and last:
@@ -160,10 +161,10 @@ def _choices(text: str, options: Mapping[str, str]) -> tuple[_Found, _Found] | N
     lower = text.lower()
     named = {key: option.lower() for key, option in options.items() if option.lower() in lower}
     if named:
-        # for the first the source takes that option whose own first place comes last
+        # as its first choice, the source takes the option whose first occurrence comes last
         first_at, first_key = max(((lower.index(option), key) for key, option in named.items()), key=lambda at: at[0])
         last_at, last_key = max(((lower.rindex(option), key) for key, option in named.items()), key=lambda at: at[0])
-        spans = len(lower) == len(text)  # lower case may be longer
+        spans = len(lower) == len(text)  # lower-casing can lengthen a text
         return (
             _Found(first_key, (first_at, first_at + len(named[first_key])) if spans else None),
             _Found(last_key, (last_at, last_at + len(named[last_key])) if spans else None),
@@ -174,18 +175,18 @@ def _choices(text: str, options: Mapping[str, str]) -> tuple[_Found, _Found] | N
 
 @cache
 def _free_letter(count: int) -> re.Pattern[str]:
-    """The source's expression, less those of its alternatives that others hold already."""
+    """The source's pattern, without the alternatives that its others include."""
     letters = LETTERS[: min(count, HUATUO_LETTERS)]
     return re.compile(rf"(?:^|[\W{CHINESE}])(?![aA] )([{letters}])(?:\W|[{CHINESE}]|$)")
 
 
 def _most_similar(text: str, options: Mapping[str, str]) -> str:
-    """The option most like `text`, the last of equals."""
-    likeness = SequenceMatcher(None, "", text)
+    """The option most similar to `text`; among equals the last."""
+    similarity = SequenceMatcher(None, "", text)
     best, best_key = 0.0, ""
     for key, option in options.items():
-        likeness.set_seq1(option.lower())
-        if (ratio := likeness.ratio()) >= best:
+        similarity.set_seq1(option.lower())
+        if (ratio := similarity.ratio()) >= best:
             best, best_key = ratio, key
     return best_key
 
@@ -196,7 +197,7 @@ _BRACE = re.compile(r"[{}]")
 
 
 def _m1(reply: str, options: tuple[str, ...]) -> _Found | None:
-    r"""The last \boxed{}, else the whole answer: an option's text or letter, or else HuatuoGPT-o1's last match."""
+    r"""An option's text or letter in the last \boxed{} (or all of the answer), or else HuatuoGPT-o1's last match."""
     start, end = max(reply.rfind(_M1_ANSWER), 0), len(reply)
     for command in ("\\boxed", "\\text"):
         start, end = _unwrapped(reply, *_last_boxed(reply, start, end), command)
@@ -209,7 +210,7 @@ def _m1(reply: str, options: tuple[str, ...]) -> _Found | None:
 
 
 def _last_boxed(text: str, start: int, end: int) -> tuple[int, int]:
-    r"""Where the last \boxed{...} (without any, \fbox{...}) of text[start:end] stands; all of it if there is none."""
+    r"""The span of the last \boxed{...} in text[start:end], or of the last \fbox{...}, or else (start, end)."""
     at = text.rfind("\\boxed", start, end)
     at = at if at >= 0 else text.rfind("\\fbox", start, end)
     depth = 0
@@ -221,7 +222,7 @@ def _last_boxed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _unwrapped(text: str, start: int, end: int, command: str) -> tuple[int, int]:
-    """Where the inside of `command{...}` stands, of an equation its right side; text[start:end] if it is no such."""
+    """The span inside `command{...}`, of an equation its right side; (start, end) if the text is not of that form."""
     if not text.startswith(command + "{", start, end) or not text.endswith("}", start, end):
         return start, end
     start, end = start + len(command) + 1, end - 1
@@ -232,7 +233,7 @@ def _unwrapped(text: str, start: int, end: int, command: str) -> tuple[int, int]
 
 
 def _listed(options: tuple[str, ...]) -> dict[str, str]:
-    """The options as m1 reads them back from its prompt, line by line: of a text of several lines only the first."""
+    """The options as m1 parses them from its prompt, line by line: of an option with several lines, only the first."""
     prompt = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     lines = (line.strip().partition(". ") for line in prompt.split("\n"))
     return {key: text for key, dot, text in lines if dot}
@@ -250,13 +251,13 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _moved(found: _Found, by: int | None) -> _Found:
-    """`found` in a text that begins `by` characters earlier; None when its places cannot be told."""
+    """`found` in a text that begins `by` characters earlier; without a span where `by` is None."""
     if found.span is None or by is None:
         return _Found(found.key, None)
     return _Found(found.key, (found.span[0] + by, found.span[1] + by))
 
 
-READERS: Mapping[str, Reader] = MappingProxyType(
+EXTRACTORS: Mapping[str, Extractor] = MappingProxyType(
     {
         "medbench": extract,
         "mmlu-pro": _published(_mmlu_pro),

@@ -1,8 +1,6 @@
-"""From chat turns to the tokens that a local model sees.
+"""Turns chat messages into the tokens that a local model sees.
 
-    python -c "from medbench.harness.protocols.chat import load_tokenizer; print(load_tokenizer('checkpoints/mine'))"
-
-The vLLM and the transformers engine share every step, so that they cannot ask different things.
+The vLLM and the transformers engine share every step, so that their prompts cannot differ.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ Tokenizer = Any
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of the checkpoint in `path`; code that lies beside it is never run."""
+    """The tokenizer of the checkpoint in `path`; code in that folder is never run."""
     from transformers import AutoTokenizer
 
     try:
@@ -34,9 +32,9 @@ def has_template(tokenizer: Tokenizer) -> bool:
 
 
 def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool | None) -> str:
-    """The prompt of a chat: by the checkpoint's own template, else the turns' texts joined by blank lines.
+    """The prompt of a chat, by the checkpoint's own template or, without one, by `plain_text`.
 
-    `thinking` reaches the template as `enable_thinking`; None leaves it out, so that the template's own default holds.
+    `thinking` is passed to the template as `enable_thinking`; None leaves it out, so the template's default applies.
     """
     if not has_template(tokenizer):
         return plain_text(messages)
@@ -44,7 +42,7 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
-    except TemplateError as error:  # a template may refuse, e.g. Gemma's any system turn
+    except TemplateError as error:  # a template may refuse turns; Gemma's refuses a system turn
         raise MedbenchError(
             f"{tokenizer.name_or_path}: its chat template refuses the turns "
             f"{', '.join(message.role for message in messages)} ({error}): "
@@ -54,7 +52,7 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
 
 
 def plain_text(messages: Sequence[Message]) -> str:
-    """The turns without any template, joined as lm-eval joins them: a reply stands behind its question in one line."""
+    """The turns without a template, joined as lm-eval joins them: a reply follows its question on the same line."""
     text = messages[0].content
     for message in messages[1:]:
         text += (" " if message.role == "assistant" else "\n\n") + message.content
@@ -62,7 +60,7 @@ def plain_text(messages: Sequence[Message]) -> str:
 
 
 def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:
-    """Token ids. A template writes special tokens such as BOS itself; a second one would lower scores silently."""
+    """Token ids. A template writes special tokens such as BOS itself; a second BOS would silently lower scores."""
     begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     if templated or begun:
         return list(tokenizer.encode(prompt, add_special_tokens=False))
@@ -72,8 +70,9 @@ def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:
 def split_choice(tokenizer: Tokenizer, prompt: str, choice: str, templated: bool) -> tuple[list[int], list[int]]:
     """(context ids, continuation ids) of `prompt` + `choice`, split as lm-eval splits them (TemplateLM._encode_pair).
 
-    The continuation is what the whole text has beyond as many tokens as the prompt alone has; white space at the
-    prompt's end counts to it. It is empty where choice and prompt melt into one token: nothing can be scored then.
+    If the prompt alone has n tokens, the continuation is the tokens of the whole text after the first n. White space at
+    the end of the prompt belongs to it. It is empty where choice and prompt merge into one token: such a choice cannot
+    be scored.
     """
     context = prompt.rstrip()
     if not context:
@@ -84,7 +83,7 @@ def split_choice(tokenizer: Tokenizer, prompt: str, choice: str, templated: bool
 
 
 def _after_nothing(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """A text without context is scored after BOS, or EOS where the model has no BOS."""
+    """A text without context is scored after BOS, or after EOS if the model has no BOS."""
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or ids[:1] == [first]:

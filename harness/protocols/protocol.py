@@ -1,4 +1,4 @@
-"""How a question is asked and a reply read: protocols are data (YAML), and named in every result.
+"""How a question is asked and its completion read. Protocols are data (YAML) and are named in every result.
 
 python -c "from medbench.harness.protocols.protocol import load_protocol; print(load_protocol('cot-v1').prompt)"
 """
@@ -17,12 +17,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
-from medbench.harness.extraction.published import READERS
+from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.text import did_you_mean
 
 DEFAULT = "cot-v1"
 FOREIGN = "lm-eval"
-"""The protocol under which lm-eval's own tasks run: everything as the task's YAML says."""
+"""The protocol of lm-eval's own tasks: everything as the task's YAML says."""
 
 BUILT_IN = Path(str(files("medbench.harness") / "protocols"))
 
@@ -39,29 +39,29 @@ class Decoding(Record):
 
 
 class Continuation(Record):
-    """What is done with a reply that the token limit cut off inside its thought (m1's budget forcing)."""
+    """How a completion that the token limit cut off inside its reasoning is continued (m1's budget forcing)."""
 
     cue: str
-    """Appended to the cut-off reply; the model goes on behind it."""
+    """Appended to the truncated completion; the model continues after it."""
     max_new_tokens: int = Field(ge=1)
-    """For what comes after the cue."""
+    """Of the text after the cue."""
 
 
 class Protocol(Record):
-    """One way to ask and to score. Results under different names are not comparable."""
+    """One way to ask and to score. Results of protocols with different names are not comparable."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.+=_-]*$")
     about: str
-    """One line for people."""
+    """One line of description."""
     method: Literal["generate", "loglikelihood"]
     chat: Literal["auto", "never"] = "auto"
-    """auto: the model's own chat template where it has one."""
+    """auto: the model's own chat template, if it has one."""
     system: str | None = None
-    """Jinja as `prompt`; white space at its ends stays."""
+    """Jinja as `prompt`; white space at its ends is kept."""
     prompt: str
     """Jinja over context, question, options, labels, choices ([label, option] pairs), letters (bool), category."""
     stop: list[str] = Field(default_factory=list)
-    """Cut the reply here; only used where there is no chat template to end a turn, never inside a thought."""
+    """Cut the completion here, but not inside reasoning; only used where no chat template ends the turn."""
     decoding: Decoding = Decoding()
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the template."""
@@ -70,14 +70,14 @@ class Protocol(Record):
     example_reply: str = "{{ gold }}"
     """The reply that a few-shot example shows; Jinja over gold and all that `prompt` has."""
     extraction: str = "medbench"
-    """Who reads the reply: a name of readers.READERS."""
+    """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     continuation: Continuation | None = None
     denominator: str = "every question asked; a reply without an answer is wrong"
-    """What the accuracy is a share of, in words."""
+    """In words, which questions the accuracy is a share of."""
     sources: list[str] = Field(default_factory=list)
-    """Where the protocol is laid down."""
+    """Papers and code that define the protocol."""
     quirks: list[str] = Field(default_factory=list)
-    """What a reader would not expect, a line each."""
+    """What one would not expect, one line each."""
 
     @field_validator("system", "prompt", "example_reply")
     @classmethod
@@ -89,15 +89,15 @@ class Protocol(Record):
             try:
                 more = {"gold": question.gold} if info.field_name == "example_reply" else {}
                 _render(template or "", question, **more)
-            except Exception as error:  # a template can raise anything
+            except Exception as error:  # templates can raise anything
                 raise ValueError(f"does not render: {type(error).__name__}: {' '.join(str(error).split())}") from None
         return template
 
     @field_validator("extraction")
     @classmethod
-    def _is_a_reader(cls, name: str) -> str:
-        if name not in READERS:
-            raise ValueError(f"no such extraction; {did_you_mean(name, list(READERS))}")
+    def _is_an_extractor(cls, name: str) -> str:
+        if name not in EXTRACTORS:
+            raise ValueError(f"no such extraction; {did_you_mean(name, list(EXTRACTORS))}")
         return name
 
     def text(self, question: Question) -> str:
@@ -127,7 +127,7 @@ def load_protocol(
     temperature: float | None = None,
     shots: int | None = None,
 ) -> Protocol:
-    """The built-in protocol `name`, or the YAML file at that path, with overrides named in its name.
+    """The built-in protocol `name`, or the YAML file at that path; overrides become part of its name.
 
     Raises MedbenchError for an unknown name or a faulty file.
     """
@@ -160,14 +160,14 @@ def built_in_names() -> list[str]:
 
 
 def lm_eval_text(doc: Mapping[str, Any]) -> str:
-    """`doc_to_text` of our lm-eval YAML: the default protocol's user turn, so that both tools ask the same."""
+    """`doc_to_text` of medbench's lm-eval YAML: the default protocol's user turn, so that both tools ask the same."""
     from medbench.harness.benchmarks.rows import question_of
 
     return _default().text(question_of(doc))
 
 
 def lm_eval_target(doc: Mapping[str, Any]) -> str:
-    """`doc_to_target` of our lm-eval YAML: the reply that a few-shot example shows. Scoring does not look at it."""
+    """`doc_to_target` of medbench's lm-eval YAML: the reply in a few-shot example. Scoring does not use it."""
     from medbench.harness.benchmarks.rows import question_of
 
     return _default().reply(question_of(doc))

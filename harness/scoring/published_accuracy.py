@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Question, Sample
-from medbench.harness.extraction.published import READERS, huatuo_o1_output
+from medbench.harness.extraction.published import EXTRACTORS, huatuo_o1_output
 
 
 class Published(BaseModel):
@@ -71,4 +71,4 @@ def _huatuo_o1(scored: Iterable[tuple[Sample, Question]]) -> Published | None:
 
 
 def _answer(reader: str, sample: Sample, question: Question) -> str | None:
-    return READERS[reader](sample.output, labels=question.labels, options=question.options).answer
+    return EXTRACTORS[reader](sample.output, labels=question.labels, options=question.options).answer

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
-from medbench.harness.extraction.published import READERS
-from medbench.harness.extraction.thinking import cut_at_stop, opens_thought
+from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 
 
 def score_completion(
@@ -44,7 +44,7 @@ def score_completion(
 
 def _judge(task: Task, question: Question, request: Request, completion: Completion) -> tuple[Extraction, float]:
     if task.foreign is not None:
-        text = cut_at_stop(completion.text, request.stop, opened=opens_thought(request.prompt))
+        text = cut_at_stop(completion.text, request.stop, opened=opens_reasoning(request.prompt))
         extracted, score = task.foreign.score(question.id, text, completion.logprobs)
         return Extraction(extracted, "answered" if extracted is not None else "unparsed"), score
     if completion.logprobs is not None:
@@ -56,7 +56,7 @@ def _judge(task: Task, question: Question, request: Request, completion: Complet
         question.options,
         question.gold,
         finish_reason=completion.finish_reason,
-        opened=opens_thought(request.prompt),
+        opened=opens_reasoning(request.prompt),
         stop=request.stop,
         extraction=request.extraction,
     )
@@ -77,7 +77,7 @@ def score_reply(
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply
     if len(read) < len(reply):
         finish_reason = "stop"  # the text before the cut is complete
-    answer = READERS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
+    answer = EXTRACTORS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
     return answer, float(answer.answer == gold)
 
 

@@ -18,12 +18,12 @@ class Row(BaseModel):
     def canonical(self) -> Question:
         labels = tuple(sorted(self.options))
         if labels != tuple(LETTERS[: len(labels)]) or len(labels) < 2:
-            raise ValueError(f"options: keys must be A, B, ... in turn, found {', '.join(labels) or 'none'}")
+            raise ValueError(f"options: keys must be A, B, ... in order, found {', '.join(labels) or 'none'}")
         if self.answer_idx not in labels:
-            raise ValueError(f"answer_idx: {self.answer_idx!r} is none of the options {', '.join(labels)}")
+            raise ValueError(f"answer_idx: {self.answer_idx!r} is not one of the options {', '.join(labels)}")
         options = tuple(self.options[label] for label in labels)
         return Question(
-            id=content_id(self.question, *options),  # the data set has no ids of its own
+            id=content_id(self.question, *options),  # the data set has no ids
             cluster=cluster_id(self.question, options),
             question=self.question,
             options=options,

@@ -21,9 +21,9 @@ class Row(BaseModel):
     def canonical(self) -> Question:
         labels = tuple(LETTERS[: len(self.options)])
         if self.answer not in labels:
-            raise ValueError(f"answer: {self.answer!r} is none of the options {labels[0]} to {labels[-1]}")
+            raise ValueError(f"answer: {self.answer!r} is not one of the options {labels[0]} to {labels[-1]}")
         if labels.index(self.answer) != self.answer_index:
-            raise ValueError(f"answer_index: {self.answer_index} does not point at answer {self.answer!r}")
+            raise ValueError(f"answer_index: {self.answer_index} is not the index of answer {self.answer!r}")
         return Question(
             id=str(self.question_id),
             cluster=cluster_id(self.question, self.options),

@@ -28,7 +28,7 @@ class Row(BaseModel):
 
     def canonical(self) -> Question:
         if self.final_decision not in LABELS:
-            raise ValueError(f"final_decision: {self.final_decision!r} is none of yes, no, maybe")
+            raise ValueError(f"final_decision: {self.final_decision!r} is not yes, no or maybe")
         context = "\n".join(self.context.contexts)
         return Question(
             id=str(self.pubid),

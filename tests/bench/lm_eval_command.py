@@ -1,4 +1,4 @@
-"""The lm_eval command with vLLM and its best settings on a CPU, timed; the other benchmarks run beside it.
+"""Times the lm_eval command with vLLM and its best settings on a CPU; other benchmarks compare themselves with it.
 
 from lm_eval_command import timed_lm_eval; seconds, shown = timed_lm_eval(model, root, ["--tasks", "medqa"])
 """
@@ -26,9 +26,9 @@ def cpu_environment() -> dict[str, str]:
 
 
 def timed_lm_eval(model: str, root: Path, arguments: list[str], **environment: str) -> tuple[float, str]:
-    """(seconds of the whole command, its standard output); exits with lm_eval's own words when it fails."""
-    # lm-eval's vLLM class asks for the distribution `vllm`, which a CPU build is not called: without this it fails.
-    # vLLM itself looks for "cpu" in that version to know its platform.
+    """(seconds of the whole command, its standard output); if it fails, exits with the end of its error output."""
+    # lm-eval's vLLM class needs a distribution named `vllm`, but the CPU build has another name: without this it fails.
+    # vLLM itself looks for "cpu" in that version to find its platform.
     (root / "sitecustomize.py").write_text(
         "import importlib.metadata as m\n"
         "_version = m.version\n"

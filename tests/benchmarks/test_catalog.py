@@ -1,4 +1,4 @@
-"""Tasks by name, ours and lm-eval's own; lm-eval's evaluator is the judge of how the latter are asked and scored."""
+"""Tasks by name, medbench's and lm-eval's own; for the latter, lm-eval's evaluator is the reference."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def lm_eval_task(config: Mapping[str, Any], docs: list[dict[str, Any]] | None = 
 
 
 def reply_to(prompt: str) -> str:
-    """What the tests' model says: right, wrong or nothing that can be read, fixed by the prompt."""
+    """The reply of the tests' model, fixed by the prompt: right, wrong, or without an answer."""
     question = prompt.rsplit("What is ", 1)[1]
     a, b = (int(word) for word in question.split("?")[0].split(" times "))
     return [f"The answer is {a * b}.", f"The answer is {a + b}.", "No idea.", f"{a * b}"][(a + b) // 2 % 4]
@@ -96,7 +96,7 @@ def lm_eval_s_verdict(task: Any) -> dict[str, Any]:
             return [(likelihood(*request.args), False) for request in requests]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-            raise AssertionError("not asked for")
+            raise AssertionError("must not be called")
 
     none = TaskManager(include_defaults=False)  # the default one indexes lm-eval's own tasks, for seconds
     found = lm_eval.simple_evaluate(model=Scripted(), tasks=[task], bootstrap_iters=0, task_manager=none)
@@ -127,7 +127,7 @@ def fault(loader: TaskLoader, name: str, split: str = "test") -> str:
     return str(caught.value)
 
 
-# ours
+# medbench's tasks
 
 
 def test_an_unknown_split_names_those_there_are(loader: TaskLoader) -> None:
@@ -172,7 +172,7 @@ def test_one_changed_row_makes_the_real_rows_unofficial(tmp_path: Path, data_dir
     assert (len(task.questions), task.data.official, len(warnings)) == (1273, False, 1)
     turned = tmp_path / "medqa" / "test.jsonl"
     turned.write_text("\n".join(reversed(lines)))
-    assert TaskLoader(str(tmp_path)).load("medqa").data.official, "the order of rows means nothing"
+    assert TaskLoader(str(tmp_path)).load("medqa").data.official, "the order of rows does not matter"
 
 
 def test_a_faulty_row_is_named_through_lm_eval(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_categories_are_only_those_the_task_breaks_down_by(loader: TaskLoader) -
 def test_without_data_and_hub_the_sample_is_used_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, setting: str | None
 ) -> None:
-    """conftest.py sets HF_HUB_OFFLINE; an empty MEDBENCH_DATA is what CI leaves where a variable is not defined."""
+    """conftest.py sets HF_HUB_OFFLINE; in CI, a variable that is not defined leaves MEDBENCH_DATA empty."""
     if setting is None:
         monkeypatch.delenv("MEDBENCH_DATA", raising=False)
     else:
@@ -206,17 +206,17 @@ def test_without_data_and_hub_the_sample_is_used_with_a_warning(
     assert "the built-in sample" in warnings[-1]
 
 
-def test_a_hub_that_was_asked_for_and_is_not_there_is_a_fault() -> None:
+def test_a_hub_that_is_named_and_cannot_be_reached_is_an_error() -> None:
     said = fault(TaskLoader("hub"), "medqa")
     assert "GBaker/MedQA-USMLE-4-options could not be downloaded from the hub" in said
     assert "name a folder with --data or MEDBENCH_DATA" in said
 
 
-# few-shot examples of ours; tests/protocols/test_parity.py holds them against lm-eval's own evaluator
+# few-shot examples of medbench's tasks; tests/protocols/test_parity.py compares them with those of lm-eval
 
 
 def with_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> TaskLoader:
-    """The sample with one file more, or another."""
+    """The sample with one file added or replaced."""
     copy_sample(folder)
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return TaskLoader(str(folder))
@@ -233,7 +233,7 @@ OTHER_EXAMPLES = {
     "mmlu_pro_medical": "; add mmlu_pro_medical/health_validation.jsonl and "
     "mmlu_pro_medical/biology_validation.jsonl for others",
     "pubmedqa": "; add pubmedqa/train.jsonl for others",
-    "pubmedqa_1k": "never the question or a duplicate of it",  # the benchmark is all there is
+    "pubmedqa_1k": "never the question or a duplicate of it",  # it has no other rows
 }
 
 
@@ -246,7 +246,7 @@ def test_without_another_split_examples_come_from_the_questions_but_never_the_qu
     assert task.examples.note.endswith(OTHER_EXAMPLES[name])
     drawn = examples_of(task)
     assert all(len(set(ids)) == 5 and id not in ids for id, ids in drawn.items())
-    # whatever is asked, in whatever order: as after --limit, --resume, or in half of the questions
+    # for any questions in any order: as with --limit, --resume, or half of the questions
     again = TaskLoader(SAMPLE).load(name).examples
     assert again is not None
     last = task.questions[-1].id
@@ -254,9 +254,9 @@ def test_without_another_split_examples_come_from_the_questions_but_never_the_qu
     assert again.draw(last, 5) == again.draw(last, 5)
 
 
-def test_duplicates_of_a_question_are_no_examples_of_it(tmp_path: Path) -> None:
+def test_duplicates_of_a_question_are_not_its_examples(tmp_path: Path) -> None:
     row = {"options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "B"}
-    # each question twelve times in other spacing: most draws of six would hold one of its own
+    # each question twelve times with different spacing: most draws of six would include one of its copies
     rows = [row | {"question": f"Which{' ' * copy}is {which}?"} for which in range(3) for copy in range(1, 13)]
     task = with_rows(tmp_path, "medqa/test.jsonl", rows).load("medqa")
     cluster = {question.id: question.cluster for question in task.questions}
@@ -277,18 +277,18 @@ def test_examples_come_from_the_training_split_where_its_file_is_there(tmp_path:
     drawn = examples_of(asked)
     assert {id for ids in drawn.values() for id in ids} == {question.id for question in trained.questions}
     assert len({tuple(ids) for ids in drawn.values()}) > 10, "each question has its own draw"
-    # asked themselves, the training questions do not get themselves
+    # a training question that is evaluated is not its own example
     assert all(id not in ids for id, ids in examples_of(trained).items())
 
 
-def test_mmlu_pro_health_shows_the_validation_rows_in_turn(tmp_path: Path) -> None:
+def test_mmlu_pro_health_shows_the_validation_rows_in_order(tmp_path: Path) -> None:
     row = {"options": ["a", "b"], "answer": "B", "answer_index": 1, "category": "health"}
     rows = [row | {"question": f"Which is {which}?", "question_id": which} for which in range(5)]
     task = with_rows(tmp_path, "mmlu_pro_medical/health_validation.jsonl", rows).load("mmlu_pro_health")
     assert task.examples is not None
     assert task.examples.split == "validation"
     assert set(map(tuple, examples_of(task).values())) == {("0", "1", "2", "3", "4")}
-    # half of the files is no split
+    # a split needs all of its files
     both = TaskLoader(str(tmp_path)).load("mmlu_pro_medical").examples
     assert both is not None
     assert both.split == "test"
@@ -317,17 +317,17 @@ def test_too_few_questions_for_the_examples_name_the_file_of_another_split() -> 
         task.examples.draw(task.questions[0].id, 30)
 
 
-# lm-eval's own, from inline configs
+# lm-eval's own tasks, from inline configs
 
 
 @pytest.mark.slow
-def test_a_choosing_task_is_asked_and_scored_as_lm_eval_does() -> None:
+def test_a_multiple_choice_task_has_the_prompts_and_scores_of_lm_eval() -> None:
     theirs = lm_eval_s_verdict(lm_eval_task(CHOICE))
     task = foreign_task("trivia", lm_eval_task(CHOICE))
     ours = [our_verdict(task, question) for question in task.questions]
     assert [prompt for prompt, _, _ in ours] == [one["arguments"][0][0] for one in theirs["samples"]]
     assert [score for _, _, score in ours] == [one["acc"] for one in theirs["samples"]]
-    assert {0.0, 1.0} == {score for _, _, score in ours}, "the scripted model must be right now and then"
+    assert {0.0, 1.0} == {score for _, _, score in ours}, "the scripted model must be right sometimes"
     assert sum(score for _, _, score in ours) / len(ours) == pytest.approx(theirs["results"]["acc,none"])
     for question, one in zip(task.questions, theirs["samples"], strict=True):
         assert task.foreign is not None
@@ -335,13 +335,13 @@ def test_a_choosing_task_is_asked_and_scored_as_lm_eval_does() -> None:
 
 
 @pytest.mark.slow
-def test_a_generating_task_is_asked_and_scored_as_lm_eval_does() -> None:
+def test_a_generating_task_has_the_prompts_and_scores_of_lm_eval() -> None:
     theirs = lm_eval_s_verdict(lm_eval_task(GENERATE))
     task = foreign_task("trivia", lm_eval_task(GENERATE))
     ours = [our_verdict(task, question) for question in task.questions]
     assert [prompt for prompt, _, _ in ours] == [one["arguments"][0][0] for one in theirs["samples"]]
     assert [score for _, _, score in ours] == [one["exact_match"] for one in theirs["samples"]]
-    assert {0.0, 1.0} == {score for _, _, score in ours}, "the scripted model must be right now and then"
+    assert {0.0, 1.0} == {score for _, _, score in ours}, "the scripted model must be right sometimes"
     read = [one["filtered_resps"][0] for one in theirs["samples"]]
     assert [extracted for _, extracted, _ in ours] == [None if each == "[invalid]" else each for each in read]
     assert None in [extracted for _, extracted, _ in ours]
@@ -350,9 +350,7 @@ def test_a_generating_task_is_asked_and_scored_as_lm_eval_does() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [CHOICE, GENERATE], ids=["choice", "generate"])
 @pytest.mark.parametrize("sampler", ["default", "first_n"])
-def test_worked_examples_are_lm_eval_s_in_whatever_order_questions_are_asked(
-    config: Mapping[str, Any], sampler: str
-) -> None:
+def test_few_shot_examples_are_lm_eval_s_in_any_order_of_questions(config: Mapping[str, Any], sampler: str) -> None:
     shots = {**config, "num_fewshot": 2, "fewshot_split": "train", "fewshot_config": {"sampler": sampler}}
     theirs = [one["arguments"][0][0] for one in lm_eval_s_verdict(lm_eval_task(shots))["samples"]]
     assert theirs[0].count("Question:") == 3
@@ -366,7 +364,7 @@ def test_worked_examples_are_lm_eval_s_in_whatever_order_questions_are_asked(
     assert resumed.text(task.questions[-1].id, None) == theirs[-1]
 
 
-def test_examples_from_the_questions_own_split_never_hold_the_question() -> None:
+def test_examples_from_the_split_of_the_questions_never_include_the_question() -> None:
     shots = {**GENERATE, "num_fewshot": 3, "fewshot_split": "test"}
     theirs = [one["arguments"][0][0] for one in lm_eval_s_verdict(lm_eval_task(shots))["samples"]]
     task = foreign_task("trivia", lm_eval_task(shots))
@@ -392,7 +390,7 @@ def test_a_begun_reply_is_part_of_the_prompt() -> None:
     assert prompt.endswith("</user><assistant>Answer: the")
 
 
-def test_chat_turns_of_worked_examples() -> None:
+def test_chat_turns_of_few_shot_examples() -> None:
     shots = {**GENERATE, "description": "Reckon.", "num_fewshot": 1, "fewshot_config": {"sampler": "first_n"}}
     task = foreign_task("trivia", lm_eval_task({**shots, "fewshot_split": "train"}))
     seen: list[Message] = []
@@ -408,7 +406,7 @@ def test_chat_turns_of_worked_examples() -> None:
     assert "4 times 5" in seen[3].content
 
 
-def test_worked_examples_of_a_foreign_task_are_its_yaml_s_alone() -> None:
+def test_only_the_yaml_of_a_foreign_task_sets_its_few_shot_examples() -> None:
     task = foreign_task("trivia", lm_eval_task(GENERATE))
     with pytest.raises(MedbenchError, match=r"^--shots: lm-eval's own tasks use the few-shot .*: leave it out$"):
         protocol_for([task], EvalOptions("m", tasks=("trivia",), shots=2))
@@ -466,14 +464,14 @@ def test_a_task_that_is_not_answered_question_by_question_is_refused(kind: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_metric_that_is_no_number_for_one_question_is_refused() -> None:
+def test_a_metric_that_is_not_a_number_for_one_question_is_refused() -> None:
     config = {**CHOICE, "metric_list": [{"metric": "f1", "aggregation": "f1", "higher_is_better": True}]}
     task = foreign_task("trivia", lm_eval_task(config))
     with pytest.raises(MedbenchError, match="lm-eval task trivia: none of its metrics is a number for one question"):
         our_verdict(task, task.questions[0])
 
 
-# lm-eval's own, by name: its index takes seconds
+# lm-eval's own tasks, by name: its index takes seconds
 
 
 @pytest.mark.slow
@@ -491,7 +489,7 @@ def test_a_group_is_refused_by_name(loader: TaskLoader) -> None:
 
 
 @pytest.mark.slow
-def test_a_task_whose_data_cannot_be_had_is_one_line(loader: TaskLoader) -> None:
+def test_a_task_whose_data_cannot_be_downloaded_is_one_line(loader: TaskLoader) -> None:
     assert fault(loader, "hellaswag").startswith("lm-eval task hellaswag cannot be loaded: ConnectionError: ")
 
 
@@ -508,7 +506,7 @@ GPQA = [
 def test_a_task_that_shuffles_its_options_is_the_same_every_time(
     loader: TaskLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GPQA shuffles with the global generator as it loads. Only the hub is replaced: all else is lm-eval's."""
+    """GPQA shuffles with the global generator as it loads. Only the Hub is replaced: everything else is lm-eval's."""
     import datasets
 
     rows = datasets.Dataset.from_list(GPQA)
@@ -547,7 +545,7 @@ def test_loading_leaves_the_global_generators_as_they_were(loader: TaskLoader, m
 def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(
     loader: TaskLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else lm_eval_seeds can go."""
+    """Otherwise lm_eval_seeds can go."""
     import datasets
 
     rows = datasets.Dataset.from_list(GPQA)
@@ -562,7 +560,7 @@ def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(
 
 
 def test_lm_eval_still_draws_examples_by_the_order_of_documents() -> None:
-    """Else draw_examples need not draw for all documents at once (lm-eval pull request 1724)."""
+    """Otherwise draw_examples need not draw for all documents at once (lm-eval pull request 1724)."""
     task = lm_eval_task({**GENERATE, "num_fewshot": 2, "fewshot_split": "train"})
     task.set_fewshot_seed(1234)
     first, second = (task.fewshot_context(TRIVIA[0], num_fewshot=2) for _ in range(2))
@@ -570,7 +568,7 @@ def test_lm_eval_still_draws_examples_by_the_order_of_documents() -> None:
 
 
 def test_lm_eval_still_shows_a_question_to_itself_where_the_splits_have_other_names() -> None:
-    """Else _medbench_yaml need not set fewshot_split to test_split (lm-eval issue 4145)."""
+    """Otherwise _medbench_yaml need not set fewshot_split to test_split (lm-eval issue 4145)."""
     task = lm_eval_task({**GENERATE, "num_fewshot": 5})
     task.set_fewshot_seed(1234)
     prompts = [task.fewshot_context(doc, num_fewshot=5) for doc in TRIVIA]
@@ -578,7 +576,7 @@ def test_lm_eval_still_shows_a_question_to_itself_where_the_splits_have_other_na
 
 
 def test_lm_eval_still_applies_filters_only_to_a_whole_evaluation() -> None:
-    """Else lm_eval_tasks need not build a task's filters itself (lm-eval issue 2949)."""
+    """Otherwise lm_eval_tasks need not build a task's filters itself (lm-eval issue 2949)."""
     assert list(inspect.signature(lm_eval_task(GENERATE).apply_filters).parameters) == []
 
 

@@ -1,4 +1,4 @@
-"""Options in other orders: what the orders are, that gold moves along, and what letter followers look like.
+"""Options in other orders: the orders themselves, the gold answer that moves with them, and models that follow letters.
 
 pytest tests/benchmarks/test_option_order.py
 """
@@ -64,11 +64,11 @@ def reply(asked: Question, order: Order | None, repeat: int, letter: str | None,
 
 
 Model = Callable[[Question], str | None]
-"""What is shown -> the letter chosen."""
+"""The question as shown -> the letter chosen."""
 
 
 def asked(model: Model, size: int = 4, orders: int = 4, n: int = 40, seed: int = 0) -> list[Sample]:
-    """`n` questions with the gold answer at each place in turn, each in several orders."""
+    """`n` questions with the gold answer at each position in turn, each in several orders."""
     found = []
     for number in range(n):
         for repeat in range(orders):
@@ -84,7 +84,7 @@ def summary(samples: Sequence[Sample]) -> Shuffling:
 
 
 def text_of(shown: Question, index: int) -> str:
-    """A model that always wants option `index` of the question's own order."""
+    """A model that always chooses option `index` of the original order."""
     return shown.labels[shown.options.index(f"option {index}")]
 
 
@@ -92,24 +92,24 @@ def text_of(shown: Question, index: int) -> str:
 
 
 @given(size=sizes, repeat=st.integers(0, 10**9), seed=seeds, id=ids)
-def test_each_order_is_one(size: int, repeat: int, seed: int, id: str) -> None:
+def test_each_order_is_a_permutation(size: int, repeat: int, seed: int, id: str) -> None:
     assert sorted(permutation(size, repeat, seed, id)) == list(range(size))
 
 
 @given(size=sizes, seed=seeds, id=ids)
-def test_the_first_is_the_own_order(size: int, seed: int, id: str) -> None:
+def test_the_first_order_is_the_original_one(size: int, seed: int, id: str) -> None:
     assert permutation(size, 0, seed, id) == tuple(range(size))
 
 
 @given(size=sizes, seed=seeds, id=ids, square=st.integers(0, 1000))
-def test_each_run_of_repeats_brings_each_option_to_each_place_once(size: int, seed: int, id: str, square: int) -> None:
+def test_each_square_of_repeats_has_each_option_once_per_position(size: int, seed: int, id: str, square: int) -> None:
     rows = [permutation(size, square * size + row, seed, id) for row in range(size)]
     assert all(sorted(place) == list(range(size)) for place in zip(*rows, strict=True))
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("seed", [0, 7])
-def test_all_orders_come_before_one_comes_again(size: int, seed: int) -> None:
+def test_all_orders_occur_before_one_is_repeated(size: int, seed: int) -> None:
     number = len(list(itertools.permutations(range(size))))
     found = [permutation(size, repeat, seed, "q") for repeat in range(2 * number)]
     assert len(set(found[:number])) == number
@@ -139,14 +139,14 @@ def test_orders_depend_on_seed_and_question() -> None:
     assert len({permutation(10, 1, 0, f"q{number}") for number in range(50)}) > 45
 
 
-def test_gold_goes_to_every_other_place_alike() -> None:
+def test_gold_moves_to_all_other_positions_equally_often() -> None:
     places = Counter(permutation(4, 1, 0, f"q{number}").index(2) for number in range(3000))
     assert set(places) == {0, 1, 3}
     assert chisquare([places[place] for place in (0, 1, 3)]).pvalue > 0.001
 
 
-def test_neighbours_are_parted() -> None:
-    """Plain rotations would leave all four pairs of five options, and the one from last to first, together."""
+def test_neighbours_are_separated() -> None:
+    """Plain rotations would keep all four pairs of neighbours among five options together, and the outer two."""
     orders = [permutation(5, repeat, 0, f"q{number}") for number in range(300) for repeat in range(1, 5)]
     together = sum((two - one) % 5 == 1 for order in orders for one, two in itertools.pairwise(order))
     assert together / len(orders) / 4 < 0.4, "1 of plain rotations, a quarter by chance"
@@ -171,7 +171,7 @@ def test_options_and_gold_move_together_and_labels_stay(
         assert shown == own
 
 
-def test_the_gold_letter_is_each_once_in_as_many_repeats_as_options() -> None:
+def test_the_gold_letter_is_each_letter_once_in_as_many_repeats_as_options() -> None:
     letters = [shuffled(question(5, 3), repeat, 0)[0].gold for repeat in range(10)]
     assert sorted(letters[:5]) == sorted(letters[5:]) == list("ABCDE")
 
@@ -180,7 +180,7 @@ YES_NO = question(options=("yes", "no", "maybe"), labels=("yes", "no", "maybe"),
 
 
 @pytest.mark.parametrize("repeat", [0, 1])
-def test_what_cannot_be_shuffled_is_refused(repeat: int) -> None:
+def test_a_question_that_cannot_be_shuffled_is_refused(repeat: int) -> None:
     with pytest.raises(ValueError, match="question q: its options cannot be shuffled"):
         shuffled(YES_NO, repeat, 0)
 
@@ -206,11 +206,11 @@ def test_what_cannot_be_shuffled_is_refused(repeat: int) -> None:
         (("Iron",), False),
     ],
 )
-def test_an_option_that_points_at_others_by_their_place_keeps_them_there(options: tuple[str, ...], can: bool) -> None:
+def test_an_option_that_refers_to_others_by_position_forbids_shuffling(options: tuple[str, ...], can: bool) -> None:
     assert can_shuffle(question(options=options, labels=tuple(LETTERS[: len(options)]))) is can
 
 
-def test_labels_that_are_no_letters_cannot_be_shuffled() -> None:
+def test_labels_that_are_not_letters_cannot_be_shuffled() -> None:
     assert not can_shuffle(YES_NO)
     assert not can_shuffle(question(options=(), labels=()))
     assert not can_shuffle(question(options=("A", "B"), labels=("A", "B")))
@@ -237,12 +237,12 @@ def test_a_model_that_reads_follows_the_text() -> None:
     assert found.follows_letter_interval == pytest.approx(wilson_interval(0, 40))
 
 
-def test_wrong_but_steady_still_follows_the_text() -> None:
+def test_a_model_that_is_wrong_but_consistent_follows_the_text() -> None:
     found = summary([one for one in asked(lambda shown: text_of(shown, 1), n=4) if one.id == "q0"])
     assert (found.accuracy, found.follows_text, found.consistent) == (0, 1, 1)
 
 
-def test_a_model_that_says_a_follows_the_letter() -> None:
+def test_a_model_that_always_says_a_follows_the_letter() -> None:
     found = summary(asked(lambda shown: "A"))
     assert (found.follows_letter, found.follows_text, found.consistent) == (1, 0, 0)
     assert found.accuracy == pytest.approx(0.25), "whole squares have gold at each place once"
@@ -250,8 +250,8 @@ def test_a_model_that_says_a_follows_the_letter() -> None:
     assert {letter: found.letters[letter].accuracy for letter in "BCD"} == {"B": 0, "C": 0, "D": 0}
 
 
-def test_accuracy_where_gold_has_a_letter_shows_a_blind_spot() -> None:
-    """Reads, but never says D."""
+def test_accuracy_by_gold_letter_shows_a_blind_spot() -> None:
+    """A model that reads the options but never says D."""
     found = summary(asked(lambda shown: shown.gold if shown.gold != "D" else "A"))
     assert {letter: one.accuracy for letter, one in found.letters.items()} == {"A": 1, "B": 1, "C": 1, "D": 0}
     assert found.letters["D"].chosen == 0
@@ -260,8 +260,8 @@ def test_accuracy_where_gold_has_a_letter_shows_a_blind_spot() -> None:
     assert (found.follows_text, found.follows_letter, found.consistent) == (1, 0, 0)
 
 
-def test_as_much_of_one_as_of_the_other_is_neither() -> None:
-    """Four orders: the answers to two share a letter, those to two share a text."""
+def test_as_much_letter_as_text_is_neither() -> None:
+    """Four orders: two answers share a letter, the other two share a text."""
     own = question(4)
     orders: list[Order] = [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)]
     samples = [reply(own, order, i, letter) for i, (order, letter) in enumerate(zip(orders, "AABA", strict=True))]
@@ -274,13 +274,13 @@ def test_as_much_of_one_as_of_the_other_is_neither() -> None:
     assert (found.n_compared, found.follows_letter, found.follows_text, found.consistent) == (1, 0, 0, 0)
 
 
-def test_orders_that_leave_the_answer_in_its_place_cannot_tell() -> None:
+def test_orders_that_do_not_move_the_answer_cannot_tell() -> None:
     own = question(4)
     found = summary([reply(own, (0, 1, 2, 3), 0, "A"), reply(own, (0, 2, 3, 1), 1, "A")])
     assert (found.n_compared, found.follows_letter, found.follows_text, found.consistent) == (1, 0, 0, 1)
 
 
-def test_orders_without_an_answer_break_consistency_and_compare_nothing() -> None:
+def test_orders_without_an_answer_break_consistency_and_are_not_compared() -> None:
     silent = summary(asked(lambda shown: None))
     assert (silent.n, silent.accuracy, silent.n_compared) == (40, 0, 0)
     assert silent.follows_letter is silent.follows_text is silent.consistent is silent.consistent_interval is None
@@ -291,20 +291,20 @@ def test_orders_without_an_answer_break_consistency_and_compare_nothing() -> Non
     assert lone.n_compared == 0
 
 
-def test_engine_errors_are_in_no_figure() -> None:
+def test_engine_errors_count_nowhere() -> None:
     rest = asked(lambda shown: shown.gold)
     broken = reply(question(4, 0, "q0"), (1, 0, 3, 2), 9, None, score=None, outcome="error", error="timeout")
     elsewhere = reply(question(4, 0, "q99"), (1, 0, 3, 2), 1, None, score=None, outcome="error", error="timeout")
     assert summary([*rest, broken, elsewhere]) == summary(rest)
 
 
-def test_without_orders_there_is_nothing_to_say() -> None:
+def test_without_other_orders_there_is_no_result() -> None:
     assert summarize_shuffling([]) is None
     assert summarize_shuffling([reply(question(), None, repeat, "A") for repeat in range(3)]) is None
     assert summarize_shuffling([reply(question(), (0, 1, 2, 3), 0, None, score=None)]) is None
 
 
-def test_the_own_order_need_not_be_written() -> None:
+def test_the_original_order_need_not_be_stored() -> None:
     written = asked(lambda shown: shown.gold if shown.id != "q3" else "C")
     bare = [
         reply(question(4, int(one.id[1:]) % 4, one.id), None, 0, one.extracted) if one.repeat == 0 else one
@@ -313,12 +313,12 @@ def test_the_own_order_need_not_be_written() -> None:
     assert summary(bare) == summary(written)
 
 
-def test_questions_asked_in_their_own_order_alone_are_left_out() -> None:
+def test_questions_in_their_original_order_only_are_left_out() -> None:
     some = asked(lambda shown: "A", n=8)
     assert summary([*some, reply(YES_NO, None, 0, "yes")]) == summary(some)
 
 
-def test_duplicate_questions_are_worth_one() -> None:
+def test_duplicate_questions_count_as_one() -> None:
     apart = asked(lambda shown: "A" if shown.id < "q2" else shown.gold)
     copies = [
         reply(
@@ -338,13 +338,13 @@ def test_duplicate_questions_are_worth_one() -> None:
     assert twice.interval == pytest.approx(once.interval)
 
 
-def test_an_answer_that_is_no_letter_is_named() -> None:
+def test_an_answer_that_is_not_a_letter_is_named() -> None:
     with pytest.raises(MedbenchError, match="sample q#1: the answer 'yes' does not fit the order"):
         summarize_shuffling([reply(question(), (1, 0, 2, 3), 1, "yes")])
 
 
-def test_a_letter_beyond_the_options_is_no_text() -> None:
-    """Some published readers find it; saying J every time is not the same text every time."""
+def test_a_letter_beyond_the_options_has_no_text() -> None:
+    """Some published extractors return it; J every time is not the same text every time."""
     always = summary(asked(lambda shown: "J"))
     assert (always.n_compared, always.accuracy, always.letters["J"].chosen) == (0, 0, 1)
     once = summary(asked(lambda shown: shown.gold if shown.gold != "B" else "J"))

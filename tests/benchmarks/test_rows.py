@@ -1,4 +1,4 @@
-"""Rows from files: faults named with file and line, duplicate clusters, the hash over rows, and back out of arrow."""
+"""Rows from files: errors with file and line, duplicate clusters, the hash over rows, a round trip through arrow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MISSING = object()
 
 
 class Anything(BaseModel):
-    """A row that is a canonical question as it is."""
+    """A row that already is a canonical question."""
 
     question: dict[str, Any]
 
@@ -167,7 +167,7 @@ def test_a_good_row_is_read(tmp_path: Path, family: str) -> None:
     assert len(question.labels) == len(question.options) == len(set(question.labels))
 
 
-def test_what_each_family_keeps_of_a_row(tmp_path: Path) -> None:
+def test_the_question_that_each_family_makes_of_a_row(tmp_path: Path) -> None:
     for family, row in GOOD.items():
         write_rows(tmp_path / f"{family}.jsonl", row)
     (med,), (pro,), (pub,) = (loaded(family, tmp_path, f"{family}.jsonl") for family in GOOD)
@@ -176,7 +176,7 @@ def test_what_each_family_keeps_of_a_row(tmp_path: Path) -> None:
     assert (pub.id, pub.context, pub.labels, pub.gold) == ("7", "one\ntwo", ("yes", "no", "maybe"), "maybe")
 
 
-def test_options_are_taken_in_label_order_whatever_the_file_says(tmp_path: Path) -> None:
+def test_options_are_in_label_order_in_any_order_of_the_file(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", GOOD["medqa"] | {"options": {"B": "second", "A": "first"}})
     assert loaded("medqa", tmp_path, "test.jsonl")[0].options == ("first", "second")
 
@@ -187,7 +187,7 @@ def test_a_missing_data_folder_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_file_is_named_with_all_that_must_be_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_all_files_that_are_needed(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", GOOD["mmlu_pro"])
     assert fault("mmlu_pro", tmp_path, "a.jsonl", "b.jsonl") == (
         f"{tmp_path / 'b.jsonl'}: no such file; the data folder must hold a.jsonl, b.jsonl"
@@ -200,7 +200,7 @@ def test_an_empty_file_is_named(tmp_path: Path, content: str) -> None:
     assert fault("medqa", tmp_path, "test.jsonl") == f"{tmp_path / 'test.jsonl'}: the file is empty"
 
 
-def test_other_splits_than_test_may_be_absent(tmp_path: Path) -> None:
+def test_splits_other_than_test_may_be_absent(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", GOOD["medqa"])
     splits = medqa.dataset(data=str(tmp_path), files={"test": ["test.jsonl"], "train": ["train.jsonl"]})
     assert sorted(splits) == [ROWS, "test"]
@@ -242,25 +242,25 @@ def test_an_example_row_equals_every_row_of_its_cluster_and_no_other(tmp_path: P
         ("medqa", "question", MISSING, "question: field required"),
         ("medqa", "options", MISSING, "options: field required"),
         ("medqa", "options", {"A": "a", "B": 3}, "options.B: input should be a valid string"),
-        ("medqa", "options", {"A": "a", "C": "c"}, "keys must be A, B, ... in turn, found A, C"),
-        ("medqa", "options", {"A": "a"}, "keys must be A, B, ... in turn, found A"),
+        ("medqa", "options", {"A": "a", "C": "c"}, "keys must be A, B, ... in order, found A, C"),
+        ("medqa", "options", {"A": "a"}, "keys must be A, B, ... in order, found A"),
         ("medqa", "options", {}, "found none"),
         ("medqa", "answer_idx", MISSING, "answer_idx: field required"),
-        ("medqa", "answer_idx", "E", "answer_idx: 'E' is none of the options A, B"),
-        ("medqa", "answer_idx", "", "answer_idx: '' is none of the options A, B"),
+        ("medqa", "answer_idx", "E", "answer_idx: 'E' is not one of the options A, B"),
+        ("medqa", "answer_idx", "", "answer_idx: '' is not one of the options A, B"),
         ("mmlu_pro", "question_id", "one", "question_id: input should be a valid integer"),
         ("mmlu_pro", "options", ["a"], "options: list should have at least 2 items"),
         ("mmlu_pro", "options", ["a"] * 27, "options: list should have at most 26 items"),
-        ("mmlu_pro", "answer", "D", "answer: 'D' is none of the options A to C"),
-        ("mmlu_pro", "answer", "", "answer: '' is none of the options A to C"),
-        ("mmlu_pro", "answer_index", 1, "answer_index: 1 does not point at answer 'C'"),
-        ("mmlu_pro", "answer_index", -1, "answer_index: -1 does not point at answer 'C'"),
+        ("mmlu_pro", "answer", "D", "answer: 'D' is not one of the options A to C"),
+        ("mmlu_pro", "answer", "", "answer: '' is not one of the options A to C"),
+        ("mmlu_pro", "answer_index", 1, "answer_index: 1 is not the index of answer 'C'"),
+        ("mmlu_pro", "answer_index", -1, "answer_index: -1 is not the index of answer 'C'"),
         ("mmlu_pro", "category", MISSING, "category: field required"),
         ("pubmedqa", "pubid", None, "pubid: input should be a valid integer"),
         ("pubmedqa", "context", {}, "context.contexts: field required"),
         ("pubmedqa", "context", {"contexts": []}, "context.contexts: list should have at least 1 item"),
-        ("pubmedqa", "final_decision", "perhaps", "final_decision: 'perhaps' is none of yes, no, maybe"),
-        ("pubmedqa", "final_decision", "Yes", "final_decision: 'Yes' is none of yes, no, maybe"),
+        ("pubmedqa", "final_decision", "perhaps", "final_decision: 'perhaps' is not yes, no or maybe"),
+        ("pubmedqa", "final_decision", "Yes", "final_decision: 'Yes' is not yes, no or maybe"),
         # half of a surrogate pair is sound JSON, but nothing behind it can store the text
         ("medqa", "question", "cut \ud83d", "a lone surrogate"),
         ("mmlu_pro", "options", ["a", "b", "\udc00"], "a lone surrogate"),
@@ -349,14 +349,14 @@ words = st.text(alphabet="abcdefgh ", min_size=1, max_size=8)
 
 @given(one=st.tuples(words, st.lists(words, max_size=4)), other=st.tuples(words, st.lists(words, max_size=4)))
 @settings(deadline=None)
-def test_the_cluster_tells_other_questions_apart(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
+def test_different_questions_have_different_clusters(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
     def plain(item: tuple[str, list[str]]) -> tuple[str, list[str]]:
         return " ".join(item[0].split()), sorted(" ".join(option.split()) for option in item[1])
 
     assert (cluster_id(*one) == cluster_id(*other)) == (plain(one) == plain(other))
 
 
-def test_the_cluster_of_options_that_sort_otherwise_in_other_case() -> None:
+def test_the_cluster_of_options_whose_order_depends_on_case() -> None:
     assert cluster_id("Q", ("b", "A")) == cluster_id("q", ("B", "a"))
 
 

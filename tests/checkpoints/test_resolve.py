@@ -91,7 +91,7 @@ def test_a_full_checkpoint(tiny_model: Path) -> None:
     assert resolve(str(tiny_model)) == checkpoint
 
 
-def test_the_fingerprint_is_of_the_weights_and_not_of_the_place(tiny_model: Path, model: Path) -> None:
+def test_the_fingerprint_depends_on_the_weights_and_not_on_the_folder(tiny_model: Path, model: Path) -> None:
     assert resolve(str(model)).fingerprint == resolve(str(tiny_model)).fingerprint
     (model / "notes.txt").write_text("mine")
     assert resolve(str(model)).fingerprint == resolve(str(tiny_model)).fingerprint
@@ -111,7 +111,7 @@ def test_one_changed_byte_changes_the_fingerprint(model: Path) -> None:
     assert after.tokenizer_sha256 == before.tokenizer_sha256
 
 
-def test_a_changed_chat_template_changes_the_tokenizer_alone(model: Path) -> None:
+def test_a_changed_chat_template_changes_only_the_tokenizer_hash(model: Path) -> None:
     before = resolve(str(model))
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
     after = resolve(str(model))
@@ -119,8 +119,8 @@ def test_a_changed_chat_template_changes_the_tokenizer_alone(model: Path) -> Non
     assert after.tokenizer_sha256 != before.tokenizer_sha256
 
 
-def test_a_file_that_looks_the_same_is_not_read_again(tmp_path: Path) -> None:
-    """Path, size, mtime and inode stand for the contents: behind their back other bytes are not noticed."""
+def test_a_file_with_the_same_stat_is_not_read_again(tmp_path: Path) -> None:
+    """Path, size, mtime and inode stand for the contents: other bytes under the same stat are not noticed."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a" * 1000)
     os.utime(path, ns=(10**18, 10**18))
@@ -133,7 +133,7 @@ def test_a_file_that_looks_the_same_is_not_read_again(tmp_path: Path) -> None:
     assert fingerprint([path]) != first
 
 
-def test_a_damaged_memory_of_fingerprints_is_made_anew(model: Path, cache: Path) -> None:
+def test_a_damaged_fingerprint_cache_is_rebuilt(model: Path, cache: Path) -> None:
     before = resolve(str(model)).fingerprint
     for content in ("", "{", "[]", json.dumps({"a": 1}), "null"):
         (cache / "fingerprints.json").write_text(content)
@@ -141,7 +141,7 @@ def test_a_damaged_memory_of_fingerprints_is_made_anew(model: Path, cache: Path)
     assert [path.name for path in cache.iterdir()] == ["fingerprints.json"]
 
 
-def test_an_empty_cache_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_cache_setting_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDBENCH_CACHE", "")
     assert cache_dir() == Path.home() / ".cache" / "medbench"
 
@@ -173,7 +173,7 @@ def test_sharded_weights(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/none/at/all", "./none", "none", "smollm", "a/b/c", "x" * 300, "a\0b", "~nobody/x"])
-def test_a_name_that_is_nothing(name: str) -> None:
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id(name: str) -> None:
     said = fault(name)
     assert said.startswith(f"model {name!r}: no such folder, and not a hub id (org/name); ")
     assert SMOLLM2 in said
@@ -254,7 +254,7 @@ def test_weights_with_more_than_their_header_says(model: Path) -> None:
     assert fault(model).startswith(f"{path}: ")
 
 
-def test_weights_that_are_no_file(model: Path) -> None:
+def test_weights_that_are_not_a_file(model: Path) -> None:
     path = model / "model.safetensors"
     path.unlink()
     path.symlink_to("blob-that-was-cleaned-away")  # the hub's cache is made of such links
@@ -325,7 +325,7 @@ def unmerged(base: Path | str, adapter: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_merged_adapter_answers_as_peft_has_it(tiny_model: Path, adapters: dict[str, Path], kind: str) -> None:
+def test_a_merged_adapter_gives_the_same_output_as_peft(tiny_model: Path, adapters: dict[str, Path], kind: str) -> None:
     checkpoint = resolve(str(adapters[kind]))
     assert (checkpoint.name, checkpoint.kind, checkpoint.base) == (str(adapters[kind]), "adapter", str(tiny_model))
     wanted, got = logits(unmerged(tiny_model, adapters[kind])), logits(loaded(checkpoint.path))
@@ -362,7 +362,7 @@ def test_fingerprints_differ_between_adapters_and_bases(
 
 @pytest.mark.slow
 def test_an_adapter_of_an_adapter(adapters: dict[str, Path], tmp_path: Path) -> None:
-    """Supervised training first, then a second adapter on top of what it made."""
+    """Supervised training first, then a second adapter on its result."""
     upper = shutil.copytree(adapters["rslora"], tmp_path / "upper")
     edit_json(upper / "adapter_config.json", base_model_name_or_path=str(adapters["dora"]))
     checkpoint = resolve(str(upper))
@@ -391,7 +391,7 @@ def test_an_adapter_without_a_tokenizer_has_its_base_s(tiny_model: Path, adapter
     assert resolve(checkpoint.path).tokenizer_sha256 == checkpoint.tokenizer_sha256
 
 
-def test_an_adapter_s_own_tokenizer_is_used_and_mending_it_is_seen(tiny_model: Path, adapter: Path) -> None:
+def test_an_adapter_s_own_tokenizer_is_used_and_a_fix_to_it_is_noticed(tiny_model: Path, adapter: Path) -> None:
     for path in [*tiny_model.glob("tokenizer*"), *tiny_model.glob("chat_template*")]:
         shutil.copy(path, adapter)
     (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
@@ -467,7 +467,7 @@ def test_an_adapter_that_does_not_fit(adapter: Path, tiny_model: Path, cache: Pa
 def test_an_adapter_for_a_deeper_model_is_not_merged_in_part(
     adapters: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    """peft itself drops the weights of layers that the base does not have, and says nothing."""
+    """peft silently drops the weights of layers that the base does not have."""
     from safetensors.torch import load_file, save_file
 
     path = shutil.copytree(adapters[kind], tmp_path / "deep") / "adapter_model.safetensors"
@@ -546,7 +546,7 @@ def test_copied_weights_outlive_their_source(model: Path, tmp_path: Path) -> Non
     assert resolve(str(tmp_path / "promoted")).fingerprint == known
 
 
-def test_an_adapter_is_the_same_wherever_its_base_lies(model: Path, adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_the_same_wherever_its_base_is(model: Path, adapter: Path, tmp_path: Path) -> None:
     known = resolve(str(adapter)).fingerprint
     config = json.loads((adapter / "adapter_config.json").read_text())
     moved = shutil.copytree(config["base_model_name_or_path"], tmp_path / "moved")

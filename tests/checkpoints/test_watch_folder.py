@@ -1,4 +1,4 @@
-"""Which folders count as checkpoints, and when; and the command over real checkpoints, one of them broken."""
+"""Which folders count as checkpoints, and when; and the command with real checkpoints, one of them broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medbench.harness.contracts import MedbenchError
 
 
 class Clock:
-    """Time that passes only while somebody sleeps, and what happens meanwhile."""
+    """A clock that advances only in sleep, with events that happen meanwhile."""
 
     def __init__(self, events: dict[float, Path] | None = None) -> None:
         self.now = 1_000_000.0
@@ -49,7 +49,7 @@ def test_checkpoints_come_oldest_first_and_once(tmp_path: Path) -> None:
     assert watched(tmp_path, clock) == ["step-20", "step-100", "step-3", "step-4"]
 
 
-def test_what_is_being_written_is_left_alone_until_it_settles(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_being_written_is_left_alone_until_it_settles(tmp_path: Path) -> None:
     clock = Clock()
     make(tmp_path / "step-1", clock.now - 3)
     seen_at = [
@@ -59,7 +59,7 @@ def test_what_is_being_written_is_left_alone_until_it_settles(tmp_path: Path) ->
     assert seen_at[0] >= 7
 
 
-def test_hidden_and_other_folders_are_no_checkpoints(tmp_path: Path) -> None:
+def test_hidden_and_other_folders_are_not_checkpoints(tmp_path: Path) -> None:
     clock = Clock()
     make(tmp_path / ".step-1.tmp", clock.now - 500)
     make(tmp_path / "tmp-checkpoint-2", clock.now - 500)
@@ -67,13 +67,13 @@ def test_hidden_and_other_folders_are_no_checkpoints(tmp_path: Path) -> None:
     assert watched(tmp_path, clock) == []
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MedbenchError, match="no such folder"):
         next(checkpoints_in(tmp_path / "none", idle_seconds=0))
 
 
 @pytest.mark.engine
-def test_a_broken_checkpoint_fails_and_the_watch_goes_on(
+def test_a_broken_checkpoint_fails_and_the_watch_continues(
     tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from support.tiny import build_tiny_model
@@ -102,7 +102,7 @@ def test_a_broken_checkpoint_fails_and_the_watch_goes_on(
     assert one["fingerprint"] != three["fingerprint"]
 
 
-def test_a_watch_that_saw_nothing_is_not_a_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_watch_that_found_no_checkpoint_does_not_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "gates.yaml").write_text("gates: [{task: medqa, at_least: 0.9}]\n")
     (tmp_path / "empty").mkdir()
     arguments = ["watch", str(tmp_path / "empty"), "--gates", str(tmp_path / "gates.yaml"), "--data", "sample"]

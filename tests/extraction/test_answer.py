@@ -1,4 +1,4 @@
-"""Extraction against hand-labelled replies, the house rules, properties of any reply, and hostile sizes.
+"""Extraction: agreement with hand-labelled replies, fixed rules, properties of any reply, and hostile sizes.
 
 pytest tests/extraction/test_answer.py -s prints the agreement by format class.
 """
@@ -58,12 +58,12 @@ def test_labels_are_consistent() -> None:
 
 
 @pytest.mark.parametrize("text", ["<think>The answer is B.", "<think>a</think> The answer is B. <think>but"])
-def test_an_unclosed_thought_has_no_answer(text: str) -> None:
+def test_unclosed_reasoning_has_no_answer(text: str) -> None:
     assert extract(text, labels=FOUR).outcome == "unparsed"
     assert extract(text, labels=FOUR, finish_reason="length").outcome == "truncated"
 
 
-def test_a_thought_that_the_prompt_opened_must_be_closed() -> None:
+def test_reasoning_that_the_prompt_opened_must_be_closed() -> None:
     assert answer("The answer is B.", opened=True) is None
     assert answer("Maybe A. </think> The answer is B.", opened=True) == "B"
     assert answer("Maybe A. </think> The answer is B.") == "B"
@@ -80,7 +80,7 @@ def test_a_thought_that_the_prompt_opened_must_be_closed() -> None:
         "Both A and C are correct.",
     ],
 )
-def test_naming_several_is_no_answer(text: str) -> None:
+def test_naming_several_labels_is_not_an_answer(text: str) -> None:
     found = extract(text, labels=FOUR, options=("Iron", "Aspirin", "Heparin", "Zinc"))
     assert (found.answer, found.outcome) == (None, "ambiguous")
 
@@ -102,17 +102,17 @@ def test_the_prompts_own_placeholder_is_no_answer() -> None:
     "text",
     ["A patient with hepatitis B and vitamin D deficiency.", "I think so.", "The answer is not A.", "B is wrong."],
 )
-def test_letters_that_are_no_answers(text: str) -> None:
+def test_letters_that_are_not_answers(text: str) -> None:
     assert answer(text, labels=tuple("ABCDEFGHIJ")) is None
 
 
-def test_words_inside_prose_are_no_answers() -> None:
+def test_words_inside_prose_are_not_answers() -> None:
     assert answer("There is no evidence of benefit.", WORDS, WORDS) is None
     assert answer("Yes, the effect was clear.", WORDS, WORDS) == "yes"
     assert extract("The answer is yes and no.", labels=WORDS, options=WORDS).outcome == "ambiguous"
 
 
-def test_an_options_text_is_its_letter() -> None:
+def test_an_options_text_counts_as_its_letter() -> None:
     options = ("Aspirin", "Low-dose aspirin", "Heparin", "Warfarin")
     assert answer("The answer is low dose aspirin.", options=options) == "B"
     assert answer("Heparin", options=options) == "C"
@@ -120,7 +120,7 @@ def test_an_options_text_is_its_letter() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in LABELLED if row["answer"]], ids=lambda row: row["id"])
-def test_the_span_holds_what_was_read(row: dict[str, object]) -> None:
+def test_the_span_contains_the_answer(row: dict[str, object]) -> None:
     text, labels, options = str(row["text"]), tuple(row["labels"]), tuple(row["options"])  # type: ignore[arg-type]
     found = extract(text, labels=labels, options=options, opened=bool(row["opened"]))
     assert found.span is not None
@@ -147,7 +147,7 @@ def test_a_closing_statement_wins_over_any_text(text: str, letter: str) -> None:
 
 
 @given(st.sampled_from([row for row in LABELLED if not row["opened"] and "think" not in row["format"]]))
-def test_a_closed_thought_before_it_changes_nothing(row: dict[str, object]) -> None:
+def test_closed_reasoning_before_the_answer_changes_nothing(row: dict[str, object]) -> None:
     labels, options = tuple(row["labels"]), tuple(row["options"])  # type: ignore[arg-type]
     plain = extract(str(row["text"]), labels=labels, options=options)
     thought = extract(f"<think>The answer is (D).</think>\n{row['text']}", labels=labels, options=options)
@@ -185,7 +185,7 @@ def test_white_space_around_a_reply_changes_nothing(row: dict[str, object], befo
         "so ",
     ],
 )
-def test_ten_megabytes_take_no_time(piece: str, labels: tuple[str, ...]) -> None:
+def test_ten_megabytes_are_quick(piece: str, labels: tuple[str, ...]) -> None:
     text = piece * (10_000_000 // len(piece))
     started = time.perf_counter()
     extract(text, labels=labels, options=("Iron", "Aspirin", "Heparin", "Zinc")[: len(labels)])

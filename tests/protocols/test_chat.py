@@ -1,4 +1,4 @@
-"""Rendering, tokenising and splitting as lm-eval splits."""
+"""Rendering and tokenising of prompts, and splitting them as lm-eval does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer(tiny_model: Path):
 
 @pytest.fixture
 def bos_tokenizer(tiny_model: Path):
-    """Like Llama's: puts a BOS before every text unless told not to, and its template writes one too."""
+    """Like Llama's: adds a BOS to every text unless told not to, and its template writes one too."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = load_tokenizer(str(tiny_model))
@@ -59,7 +59,7 @@ def test_without_a_template_the_prompt_is_the_plain_text_of_the_turns(tiny_model
     assert render_chat(tokenizer, TURNS, thinking=False) == "Be brief.\n\nIs aspirin a drug?"
 
 
-def test_plain_text_has_a_reply_behind_its_question_in_one_line() -> None:
+def test_plain_text_puts_a_reply_on_the_line_of_its_question() -> None:
     asked, shown = Message("user", "Question: one?\nAnswer:"), Message("assistant", "A")
     last = Message("user", "Question: two?\nAnswer:")
     assert plain_text([last]) == last.content
@@ -102,7 +102,7 @@ def test_special_tokens_are_written_once(bos_tokenizer) -> None:
     assert encode(bos_tokenizer, "<|endoftext|>aspirin", templated=False).count(bos) == 1
 
 
-def test_marks_of_turns_are_one_token_each(tokenizer) -> None:
+def test_turn_markers_are_one_token_each(tokenizer) -> None:
     ids = encode(tokenizer, OPENED, templated=True)
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 3
     assert tokenizer.decode(ids) == OPENED
@@ -126,7 +126,7 @@ def test_choices_are_split_as_lm_eval_splits_them(
         assert split_choice(mine, context, choice, templated) == TemplateLM._encode_pair(theirs, context, choice)
 
 
-def test_space_at_the_prompts_end_counts_to_the_choice(tokenizer) -> None:
+def test_space_at_the_end_of_the_prompt_belongs_to_the_choice(tokenizer) -> None:
     apart = split_choice(tokenizer, "The answer is ", "yes", templated=False)
     assert apart == split_choice(tokenizer, "The answer is", " yes", templated=False)
     assert tokenizer.decode(apart[1]) == " yes"

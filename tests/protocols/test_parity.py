@@ -1,10 +1,10 @@
-"""No drift from lm-eval: the same prompts and the same scores from the same replies, and where they differ on purpose.
+"""No drift from lm-eval: the same prompts, the same scores for the same replies, and the intended differences.
 
     MEDBENCH_DATA=... pytest tests/protocols/test_parity.py
 
-lm-eval's own evaluator is the judge: it loads our YAML by its path, builds the prompts and scores. Only the model's
-place is taken, by one that gives each question a reply made for it; its replies are cut and its chat template is
-applied by lm-eval's own code.
+lm-eval's own evaluator is the reference: it loads medbench's YAML by its path, builds the prompts and scores. Only the
+model is replaced, by one that gives each question a reply made for it; lm-eval's own code cuts the replies and applies
+the chat template.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def reply_to(question: Question, form: str) -> tuple[str, str]:
         "blank": (" \n\n", "stop"),
         "cut off before the answer": ("Let us think. The patient has had a fever for", "length"),
         "cut off behind the answer": (f"The answer is ({right}). To explain this, we must", "length"),
-        "closed thought": (f"<think>The answer is ({wrong})?</think>\nThe answer is ({right}).", "stop"),
-        "thought without its opening": (f"The answer is ({wrong})?</think>\nThe answer is ({right}).", "stop"),
-        "unfinished thought": (f"<think>It seems that the answer is ({right}). But let me", "length"),
-        "empty answer after a thought": (f"<think>The answer is ({right}).</think>", "stop"),
+        "closed reasoning": (f"<think>The answer is ({wrong})?</think>\nThe answer is ({right}).", "stop"),
+        "reasoning without its opening tag": (f"The answer is ({wrong})?</think>\nThe answer is ({right}).", "stop"),
+        "unfinished reasoning": (f"<think>It seems that the answer is ({right}). But let me", "length"),
+        "empty answer after reasoning": (f"<think>The answer is ({right}).</think>", "stop"),
         "goes on to the next question": (f"The answer is ({right}).\n{STOP} Next?\nThe answer is ({wrong}).", "stop"),
         "restates the question": (f"Well.{STOP} Which is it?\nThe answer is ({right}).", "stop"),
     }[form]
@@ -93,10 +93,10 @@ FORMS = (
     "blank",
     "cut off before the answer",
     "cut off behind the answer",
-    "closed thought",
-    "thought without its opening",
-    "unfinished thought",
-    "empty answer after a thought",
+    "closed reasoning",
+    "reasoning without its opening tag",
+    "unfinished reasoning",
+    "empty answer after reasoning",
     "goes on to the next question",
     "restates the question",
 )
@@ -108,7 +108,7 @@ CUT_BY_LM_EVAL = {"goes on to the next question", "restates the question"}
 
 
 def canned_model(replies: dict[str, str], tokenizer: Any) -> Any:
-    """An lm-eval model that says replies[question id]. Cutting and chat template are those of lm-eval's HFLM."""
+    """An lm-eval model that returns replies[question id], with the cutting and the chat template of lm-eval's HFLM."""
     from lm_eval.api.model import LM
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import postprocess_generated_text
@@ -132,7 +132,7 @@ def canned_model(replies: dict[str, str], tokenizer: Any) -> Any:
             return [(0.0 if request.args[1] == " A" else -1.0, False) for request in requests]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-            raise AssertionError("not asked for")
+            raise AssertionError("must not be called")
 
     return Canned()
 
@@ -164,7 +164,7 @@ def lm_eval_s(
 
 
 class Templated(FakeEngine):
-    """Stored replies behind a real chat template."""
+    """Stored replies, with a real chat template."""
 
     chat_template = "model"
 
@@ -211,7 +211,7 @@ def medbench_s(
 
 
 class Both:
-    """What lm-eval and medbench made of the same questions and replies."""
+    """The results of lm-eval and of medbench for the same questions and replies."""
 
     def __init__(self, data: str, root: Path, tokenizer: Any, chat: bool, shots: int) -> None:
         self.tasks = first_questions(data)
@@ -225,13 +225,13 @@ class Both:
 
 @cache
 def first_questions(data: str) -> list[Task]:
-    """Our tasks with the questions that `--limit` of the lm_eval command asks."""
+    """medbench's tasks with the questions that the lm_eval command takes under `--limit`."""
     tasks = [TaskLoader(data).load(name) for name in TASKS]
     return [replace(task, questions=task.questions[:N]) for task in tasks]
 
 
 def with_other_splits(folder: Path) -> str:
-    """A data folder with a training or validation split for all that may have one, cut out of the sample."""
+    """A data folder with a training or validation split, cut out of the sample, for each task that can have one."""
     rows = {path: [row for _, row in read_jsonl(path)] for path in tasks_folder().glob("*/sample/*.jsonl")}
     others = {
         "medqa/test": "train",
@@ -255,7 +255,7 @@ SOURCES = [SAMPLE, "other splits", pytest.param("real", marks=pytest.mark.data)]
 
 @pytest.fixture(scope="module", params=SOURCES)
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Rows from the sample, from a folder that has training and validation files too, and the real ones."""
+    """Rows from the sample, from a folder that also has training and validation files, and the real rows."""
     if request.param == "other splits":
         return with_other_splits(tmp_path_factory.mktemp("data"))
     return SAMPLE if request.param == SAMPLE else str(request.getfixturevalue("data_dir"))
@@ -312,7 +312,7 @@ def test_totals_are_lm_eval_s(both: tuple[Both, bool, int]) -> None:
 
 
 def test_direct_prompts_and_continuations_are_lm_eval_s(data: str, tokenizer: Any) -> None:
-    """No YAML of ours asks as direct-v1 does; lm-eval is given ours with its prompt, as a choosing task."""
+    """No YAML of medbench has the prompt of direct-v1, so lm-eval gets one with it, as a multiple_choice task."""
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -348,7 +348,7 @@ UNFINISHED = "<think>Iron is stored in ferritin, so it seems that the answer is 
 
 
 def lm_eval_s_own_mmlu_pro(rows: Sequence[dict[str, Any]]) -> Task:
-    """mmlu_pro_health as lm-eval ships it, its filter and metric included; only its rows are not the hub's."""
+    """mmlu_pro_health as lm-eval ships it, its filter and metric included; only its rows are not the Hub's."""
     import datasets
     import lm_eval.tasks
     from lm_eval.api.task import ConfigurableTask
@@ -387,15 +387,15 @@ def judged(task: Task, reply: str, finish_reason: str) -> Sample:
     return score_completion(task, question, request, Completion(request.id, reply, finish_reason))  # type: ignore[arg-type]
 
 
-def test_lm_eval_scores_an_unfinished_thought_as_the_answer_and_medbench_does_not() -> None:
-    """lm-eval issue 3382. Its own task on the left, ours on the right, the same reply."""
+def test_lm_eval_scores_unfinished_reasoning_as_the_answer_and_medbench_does_not() -> None:
+    """lm-eval issue 3382: the same reply, first under lm-eval's own task, then under medbench."""
     theirs = judged(own_mmlu_pro(), UNFINISHED, "length")
     assert (theirs.extracted, theirs.score) == ("B", 1.0)
     ours, score = score_reply(UNFINISHED, ("A", "B"), ("Transferrin", "Ferritin"), "B", finish_reason="length")
     assert (ours.answer, ours.outcome, score) == (None, "truncated", 0.0)
 
 
-def test_lm_eval_s_first_match_reads_the_thought_and_medbench_the_answer() -> None:
+def test_lm_eval_s_first_match_is_in_the_reasoning_and_medbench_s_in_the_answer() -> None:
     reply = "<think>At first sight the answer is (A).</think>The answer is (B)."
     theirs = judged(own_mmlu_pro(), reply, "stop")
     assert (theirs.extracted, theirs.score) == ("A", 0.0)
@@ -403,7 +403,7 @@ def test_lm_eval_s_first_match_reads_the_thought_and_medbench_the_answer() -> No
     assert (ours.answer, score) == ("B", 1.0)
 
 
-def test_lm_eval_cuts_inside_a_thought_and_medbench_does_not() -> None:
+def test_lm_eval_cuts_inside_the_reasoning_and_medbench_does_not() -> None:
     from lm_eval.models.utils import postprocess_generated_text
 
     reply = f"<think>Again.{STOP} Where is iron stored?</think>The answer is (B)."
@@ -414,8 +414,8 @@ def test_lm_eval_cuts_inside_a_thought_and_medbench_does_not() -> None:
     assert score_reply(reply, *options, stop=(STOP,))[1] == 1.0
 
 
-def test_a_thought_that_the_prompt_opened_is_known_to_medbench_alone() -> None:
-    """`process_results` is not shown the prompt, so under lm_eval a template that opens the thought hides that."""
+def test_only_medbench_knows_of_reasoning_that_the_prompt_opened() -> None:
+    """`process_results` does not get the prompt, so lm_eval cannot see that a template has opened the reasoning."""
     from medbench.harness.scoring.score import lm_eval_results
 
     reply = UNFINISHED.removeprefix("<think>")

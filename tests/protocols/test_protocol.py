@@ -111,7 +111,7 @@ def test_a_protocol_of_the_literature_names_its_sources_and_quirks(name: str) ->
     assert not [line for line in (*protocol.quirks, protocol.denominator) if "\n" in line]
 
 
-def test_decoding_readers_and_examples_are_those_of_the_sources() -> None:
+def test_decoding_extractors_and_examples_are_those_of_the_sources() -> None:
     told = {
         name: (p.chat, p.decoding.temperature, p.decoding.top_p, p.decoding.max_new_tokens, p.shots, p.extraction)
         for name in LITERATURE
@@ -130,7 +130,7 @@ def test_decoding_readers_and_examples_are_those_of_the_sources() -> None:
     assert (forced.cue, forced.max_new_tokens) == ("\n<|im_start|>answer\nFinal Answer:", 1024)
 
 
-def test_mmlu_pro_is_asked_as_its_script_asks() -> None:
+def test_the_mmlu_pro_prompt_is_that_of_its_script() -> None:
     from dataclasses import replace
 
     from medbench.harness.protocols.chat import plain_text
@@ -155,13 +155,13 @@ def test_the_system_turn_is_a_template_too(tmp_path: Path) -> None:
         load_protocol(protocol_file(tmp_path, system="{{ nothing }}"))
 
 
-def test_an_unknown_reader_is_one_line_with_near_names(tmp_path: Path) -> None:
+def test_an_unknown_extraction_is_one_line_with_near_names(tmp_path: Path) -> None:
     with pytest.raises(MedbenchError, match=r"extraction: .*no such extraction; did you mean mmlu-pro\?") as raised:
         load_protocol(protocol_file(tmp_path, extraction="mmlu_pro"))
     assert "\n" not in str(raised.value)
 
 
-def test_worked_examples_are_turns_before_the_question() -> None:
+def test_few_shot_examples_are_turns_before_the_question() -> None:
     turns = load_protocol("cot-v1").messages(YES_NO_MAYBE, [TEN_OPTIONS])
     assert [turn.role for turn in turns] == ["user", "assistant", "user"]
     assert turns[0].content == load_protocol("cot-v1").text(TEN_OPTIONS)
@@ -170,7 +170,7 @@ def test_worked_examples_are_turns_before_the_question() -> None:
     assert load_protocol("direct-v1").messages(YES_NO_MAYBE, [YES_NO_MAYBE])[1].content == "yes"
 
 
-def test_the_reply_of_a_worked_example_may_use_the_gold_answer_and_a_prompt_may_not(tmp_path: Path) -> None:
+def test_the_reply_of_a_few_shot_example_may_use_the_gold_answer_and_a_prompt_may_not(tmp_path: Path) -> None:
     protocol = load_protocol(protocol_file(tmp_path, example_reply="{{ gold }} of {{ labels | length }}"))
     assert protocol.reply(YES_NO_MAYBE) == "yes of 3"
     for fault in ({"prompt": "{{ gold }}"}, {"example_reply": "{{ answer }}"}):
@@ -185,7 +185,7 @@ def test_lm_eval_shows_the_same_reply_as_the_default_protocol() -> None:
     assert lm_eval_target(doc) == load_protocol(DEFAULT).reply(TEN_OPTIONS)
 
 
-def test_worked_examples_are_named_in_the_name() -> None:
+def test_the_number_of_few_shot_examples_is_part_of_the_name() -> None:
     assert load_protocol("cot-v1").shots == 0
     five = load_protocol("cot-v1", max_new_tokens=64, shots=5)
     assert (five.shots, five.name) == (5, "cot-v1+max_new_tokens=64+shots=5")
@@ -234,7 +234,7 @@ def test_an_unknown_key_is_one_line_with_near_names(tmp_path: Path) -> None:
         ({"prompt": "{% if letters %}"}, "prompt"),
     ],
 )
-def test_faulty_settings_are_told_by_key_path(tmp_path: Path, change: dict[str, object], key: str) -> None:
+def test_faulty_settings_are_reported_by_key_path(tmp_path: Path, change: dict[str, object], key: str) -> None:
     with pytest.raises(MedbenchError, match=rf"mine\.yaml: {key}: ") as raised:
         load_protocol(protocol_file(tmp_path, **change))
     assert "\n" not in str(raised.value)

@@ -113,7 +113,7 @@ def test_questions_are_whole(name: str) -> None:
 
 
 def test_the_sample_uses_every_label() -> None:
-    """A reader who always answers the same must not look good."""
+    """A model that always gives the same answer must not look good."""
     assert {question.gold for question in loaded(SAMPLE, "medqa").questions} == set("ABCD")
     assert {question.gold for question in loaded(SAMPLE, "pubmedqa").questions} == {"yes", "no", "maybe"}
     assert {len(question.labels) for question in loaded(SAMPLE, "mmlu_pro_medical").questions} >= {10}

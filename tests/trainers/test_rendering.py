@@ -18,7 +18,7 @@ from medbench.harness.contracts import Data, MedbenchError, Question, Task
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.evaluation.requests import build_request
 from medbench.harness.extraction.answer import extract
-from medbench.harness.extraction.thinking import split_thought
+from medbench.harness.extraction.thinking import split_reasoning
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers.data.rendering import Rendered, Renderer, end_of_turn
@@ -99,7 +99,7 @@ def test_reasoning_that_the_template_opens_is_not_opened_twice(tiny_model, tmp_p
     assert rendered.reply == f"{gap}It is so.\n</think>\n\nThe answer is (B)."
     assert (rendered.prompt + rendered.reply).count("<think>") == 1
     unreasoned = render(row(LETTERED, reasoning=""))
-    assert split_thought(unreasoned.reply, opened=True).answer.strip() == "The answer is (B)."
+    assert split_reasoning(unreasoned.reply, opened=True).answer.strip() == "The answer is (B)."
 
 
 def test_a_prompt_with_a_closed_think_block_refuses_reasoning(tiny_model: Path) -> None:
@@ -162,7 +162,7 @@ def test_extraction_finds_the_gold_in_every_reply_of_the_real_files(
     renderer = Renderer(tiny_model, PROTOCOL)
     rendered = [renderer.render(one) for one in load_rows([Source(path=str(data_dir / f"{name}.jsonl"))])]
     assert [one.row.where for one in rendered if _read(one) != one.row.question.gold] == []
-    assert all(split_thought(one.reply).thought.count("<think>") == bool(one.row.reasoning) for one in rendered)
+    assert all(split_reasoning(one.reply).reasoning.count("<think>") == bool(one.row.reasoning) for one in rendered)
 
 
 def _read(one: Rendered) -> str | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Message, Question
-from medbench.harness.extraction.published import READERS
-from medbench.harness.extraction.thinking import opens_thought
+from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.thinking import opens_reasoning
 from medbench.harness.protocols.chat import Tokenizer, encode, has_template, load_tokenizer, plain_text, render_chat
 from medbench.harness.protocols.protocol import Protocol
 from medbench.trainers.data.rows import Row
@@ -53,7 +53,7 @@ class Renderer:
         templated = is_templated(self.protocol, self.tokenizer)
         prompt = prompt_text(self.protocol, self.tokenizer, turns)
         reply = reply_text(row, self.protocol, prompt)
-        _refuse_misread(row, reply, self.protocol, opened=opens_thought(prompt))
+        _refuse_misread(row, reply, self.protocol, opened=opens_reasoning(prompt))
         if not templated:
             reply = f" {reply}"  # as chat.plain_text joins a question and its reply
         body = list(self.tokenizer.encode(reply, add_special_tokens=False))
@@ -93,7 +93,7 @@ def reply_text(row: Row, protocol: Protocol, prompt: str) -> str:
     """The row's reasoning, if any, and the answer in the protocol's form. Reasoning that `prompt` has opened is not
     opened again. Raises MedbenchError if the prompt has closed it already."""
     answer = row.answer or protocol.reply(row.question)
-    if opens_thought(prompt):
+    if opens_reasoning(prompt):
         gap = "" if prompt.endswith("\n") else "\n"
         return f"{gap}{row.reasoning}\n{CLOSE}\n\n{answer}"
     if not row.reasoning:
@@ -151,7 +151,7 @@ def _refuse_misread(row: Row, reply: str, protocol: Protocol, *, opened: bool) -
     question = row.question
     if not question.labels:
         return
-    read = READERS[protocol.extraction](reply, labels=question.labels, options=question.options, opened=opened)
+    read = EXTRACTORS[protocol.extraction](reply, labels=question.labels, options=question.options, opened=opened)
     if read.answer != question.gold:
         raise MedbenchError(
             f"{row.where}: protocol {protocol.name} extracts {read.answer!r} from the reply, not the "

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from medbench.harness.contracts import Extraction, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
-from medbench.harness.extraction.thinking import THOUGHT_TAGS
+from medbench.harness.extraction.thinking import REASONING_TAGS
 from medbench.harness.scoring.score import score_reply
 from medbench.trainers.rewards.single_answer import names_another
 
@@ -37,7 +37,7 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 ANSWER_CHARACTERS = 600
 """Longest text after the reasoning: an answer with a sentence or two, not a second chain of thought."""
 
-OPEN, CLOSE = THOUGHT_TAGS[0]
+OPEN, CLOSE = REASONING_TAGS[0]
 # anything like a think tag: other case, spaces, attributes, other brackets, other vendors' names
 _TAG_LIKE = re.compile(
     r"[<‹〈«]\s*[/\\|]?\s*(?:begin_of_|end_of_)?(?:think|thinking|thought)\b[^\n<>]{0,40}[>›〉»]?"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError, Question
-from medbench.harness.extraction.thinking import opens_thought
+from medbench.harness.extraction.thinking import opens_reasoning
 from medbench.trainers.rewards.rewards import COMPONENTS, RewardConfig, Rewards, fault_shares, rewards_of
 
 COLUMNS = ("question", "options", "labels", "gold")
@@ -47,7 +47,7 @@ class ComponentReward:
         return [float(getattr(rewards, self.__name__)) for rewards in judged]
 
     def _judge(self, prompt: Any, completion: Any, ids: Sequence[int], row: Mapping[str, Any]) -> Rewards:
-        opened = self._opened if self._opened is not None else opens_thought(_text(prompt))
+        opened = self._opened if self._opened is not None else opens_reasoning(_text(prompt))
         ended = not self._eos_token_ids or (len(ids) > 0 and ids[-1] in self._eos_token_ids)
         return _rewards(
             _text(completion),

@@ -1,7 +1,4 @@
-"""Readers of published scorers: cases that follow from their sources, the real replies, and hostile sizes.
-
-pytest tests/extraction/test_published_readers.py
-"""
+"""Extractors of published scorers: cases that follow from their sources, real replies, and hostile sizes."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from hypothesis import strategies as st
 
 from medbench.harness.contracts import Extraction
 from medbench.harness.extraction.answer import extract
-from medbench.harness.extraction.published import GUESS_CHARACTERS, LETTERS, READERS, huatuo_o1_output
+from medbench.harness.extraction.published import EXTRACTORS, GUESS_CHARACTERS, LETTERS, huatuo_o1_output
 
 FOUR = tuple("ABCD")
 TEN = tuple("ABCDEFGHIJ")
 DRUGS = ("Aspirin", "Low-dose heparin", "Warfarin", "Zinc")
 WORDS = ("yes", "no", "maybe")
-PUBLISHED = sorted(set(READERS) - {"medbench"})
+PUBLISHED = sorted(set(EXTRACTORS) - {"medbench"})
 # fmt: off
 PIECES = [
     "answer is ", "answer is (", "nswer:", "Answer: ", "answer:\t", "Answer", "the ", "is ", " ", "\n", "\r", "\u2028",
@@ -35,17 +32,17 @@ texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 
 def read(
-    reader: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS, **given: str
+    extractor: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS, **given: str
 ) -> Extraction:
-    return READERS[reader](text, labels=labels, options=options, **given)  # type: ignore[arg-type]
+    return EXTRACTORS[extractor](text, labels=labels, options=options, **given)  # type: ignore[arg-type]
 
 
-def answer(reader: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS) -> str | None:
-    return read(reader, text, labels, options).answer
+def answer(extractor: str, text: str, labels: tuple[str, ...] = FOUR, options: tuple[str, ...] = DRUGS) -> str | None:
+    return read(extractor, text, labels, options).answer
 
 
 def test_medbench_is_the_extraction_of_everything_else() -> None:
-    assert READERS["medbench"] is extract
+    assert EXTRACTORS["medbench"] is extract
 
 
 # MMLU-Pro
@@ -57,28 +54,28 @@ def test_medbench_is_the_extraction_of_everything_else() -> None:
         ("The answer is (B). No, the answer is (C).", "B"),  # the first counts
         ("The answer is D", "D"),
         ("The answer is (B or C)", "B"),
-        ("the answer is Dopamine", "D"),  # no word boundary is asked for
-        ("The answer is **C**.", "C"),  # not the first expression, but the last letter alone
+        ("the answer is Dopamine", "D"),  # no word boundary is required
+        ("The answer is **C**.", "C"),  # not by the first pattern, but as the last letter on its own
         ("The answer is a combination of (B) and (E).", "E"),
         ("THE ANSWER IS (B), not C", "C"),  # case counts
         ("Answer: B", "B"),
         ("answer:\n\n  B\nAnswer: C", "B"),  # the first line that has one
         ("answer: B, or rather answer: C\nanswer: D", "C"),  # the last on that line
         ("answer:Answer: B", "B"),  # overlapping
-        ("answer: Because\nAnswer: C", "B"),  # of a word too
-        ("Not (A), so I think.", "I"),  # the pronoun stands alone as well
+        ("answer: Because\nAnswer: C", "B"),  # also the first letter of a word
+        ("Not (A), so I think.", "I"),  # the pronoun is a letter on its own too
         ("Hepatitis B or A.", "A"),
         ("Vitamin B12 and (C_3) and D-dimer", "D"),  # B12 and C_3 are words, D-dimer is two
         ("no idea", None),
         ("", None),
     ],
 )
-def test_mmlu_pro_takes_its_three_expressions_in_turn(text: str, letter: str | None) -> None:
+def test_mmlu_pro_tries_its_three_patterns_in_turn(text: str, letter: str | None) -> None:
     assert answer("mmlu-pro", text, TEN, ()) == letter
 
 
 def mmlu_pro_source(text: str) -> str | None:
-    """The source's expressions as they stand there."""
+    """The patterns as the source has them."""
     found = re.search(r"answer is \(?([A-J])\)?", text) or re.search(r".*[aA]nswer:\s*([A-J])", text)
     if found:
         return found.group(1)
@@ -88,7 +85,7 @@ def mmlu_pro_source(text: str) -> str | None:
 
 @settings(max_examples=400)
 @given(texts)
-def test_mmlu_pro_in_linear_time_finds_what_the_sources_expressions_find(text: str) -> None:
+def test_mmlu_pro_in_linear_time_finds_what_the_patterns_of_the_source_find(text: str) -> None:
     assert answer("mmlu-pro", text, TEN, ()) == mmlu_pro_source(text)
 
 
@@ -111,7 +108,7 @@ def test_mmlu_pro_gives_the_recorded_letter_for_every_stored_reply(data_dir: Pat
 # lm-eval
 
 
-def test_lm_eval_reads_one_expression_and_unfinished_thoughts() -> None:
+def test_lm_eval_has_one_pattern_and_reads_unfinished_reasoning() -> None:
     assert answer("lm-eval-first", "The answer is (B). No, the answer is (C).") == "B"
     assert answer("lm-eval-first", "<think>Perhaps the answer is (A), but") == "A"
     assert answer("lm-eval-first", "Answer: B") is None
@@ -138,19 +135,19 @@ def test_medhelm_takes_nothing_else(text: str) -> None:
     ("text", "first", "last"),
     [
         ("The answer is A. Or the answer is B.", "A", "B"),
-        ("B is wrong. So the answer is A.", "A", "A"),  # this form before all others
+        ("B is wrong. So the answer is A.", "A", "A"),  # this form comes before all others
         ("The answer is (B), not C.", "B", "C"),  # the bracket keeps it from that form
-        ("the answer is Nifedipine", "N", "N"),  # any capital A to N behind "answer is"
+        ("the answer is Nifedipine", "N", "N"),  # any capital A to N after "answer is"
         ("So: B. Then again, (C).", "B", "C"),
-        ("B C D", "B", "D"),  # the space behind B is used up, so that C has none before it
-        ("A patient with B-cell lymphoma: C", "B", "C"),  # the article is spared
+        ("B C D", "B", "D"),  # B's match includes the space after it, so C has none before it
+        ("A patient with B-cell lymphoma: C", "B", "C"),  # the article is left out
         ("选B。", "B", "B"),
         ("Answer:B", "B", "B"),
         ("Hepatitis B", "B", "B"),
-        ("zinc, then aspirin, then zinc", "A", "D"),  # first is whose own first place comes last
+        ("zinc, then aspirin, then zinc", "A", "D"),  # the first choice is the option whose first occurrence comes last
         ("## Thinking\n\nB or C\n\n## Final Response\n\nIt is A!", "A", "A"),
         ("## Final Response\n\nB\n\n## Final Response\n\nD", "D", "D"),
-        ("asprin would be it", "A", "A"),  # likeness
+        ("asprin would be it", "A", "A"),  # similarity
     ],
 )
 def test_huatuo_o1_matches_in_the_order_of_its_scorer(text: str, first: str, last: str) -> None:
@@ -164,7 +161,7 @@ def free_letters_of_the_source(text: str) -> list[str]:
 
 @settings(max_examples=400)
 @given(texts.filter(lambda text: "answer is" not in text and "Final" not in text and "</s>" not in text))
-def test_huatuo_o1_finds_the_free_letters_of_the_sources_expression(text: str) -> None:
+def test_huatuo_o1_finds_the_letters_that_the_pattern_of_the_source_finds(text: str) -> None:
     letters = free_letters_of_the_source(text.removeprefix(" "))
     if letters:
         assert (answer("huatuo-o1-first", text), answer("huatuo-o1-last", text)) == (letters[0], letters[-1])
@@ -173,22 +170,22 @@ def test_huatuo_o1_finds_the_free_letters_of_the_sources_expression(text: str) -
         assert span is None or span[1] - span[0] > 1  # an option's text, or a guess
 
 
-def test_huatuo_o1_guesses_by_likeness_the_last_of_equals() -> None:
+def test_huatuo_o1_guesses_the_most_similar_option_and_among_equals_the_last() -> None:
     assert answer("huatuo-o1-last", "?!") == "D"
     assert answer("huatuo-o1-last", "warfarine") == "C"
     assert read("huatuo-o1-last", "warfarim").span is None
 
 
-def test_huatuo_o1_drops_an_empty_reply_only() -> None:
+def test_huatuo_o1_drops_only_an_empty_reply() -> None:
     for text in ("", " ", "</s>", " </s>"):
         assert huatuo_o1_output(text) == ""
         assert answer("huatuo-o1-last", text) is None
     assert read("huatuo-o1-last", "").outcome == "empty"
     assert huatuo_o1_output(" \n") == "\n"
-    assert answer("huatuo-o1-last", " \n") == "D"  # the last of equally unlike options
+    assert answer("huatuo-o1-last", " \n") == "D"  # the last of equally dissimilar options
 
 
-def test_places_are_told_through_header_and_first_space() -> None:
+def test_spans_account_for_header_and_first_space() -> None:
     text = " ## Final Response\n\nIt is (B), aspirin."
     assert text[slice(*read("huatuo-o1-last", text).span or ())] == "B"
     text = " it would be low-dose heparin"
@@ -211,7 +208,7 @@ def test_places_are_told_through_header_and_first_space() -> None:
         (r"\boxed{C) Warfarin}", "C"),
         (r"\fbox{D}", "D"),
         (r"\boxed{warfarine}", "C"),
-        (r"The answer is A. Or \boxed{B", "A"),  # a box left open is none
+        (r"The answer is A. Or \boxed{B", "A"),  # an unclosed box does not count
         ("So: B. Then again, (C).", "C"),
         ("<|im_start|>think\n(A)\n<|im_start|>answer\nFinal Answer: (B)", "B"),
         (r"<|im_start|>think \boxed{A}<|im_start|>answer aspirin", "A"),
@@ -224,48 +221,48 @@ def test_m1_reads_the_last_box_or_everything(text: str, letter: str) -> None:
     assert answer("m1", text) == letter
 
 
-def test_m1_knows_the_first_line_of_an_option_only() -> None:
+def test_m1_knows_only_the_first_line_of_an_option() -> None:
     text = "It must be rest."
     assert text[slice(*read("m1", text, ("A", "B"), ("Rest\nin bed", "Zinc")).span or ())] == "rest"
     assert answer("m1", "and iron it is", ("A", "B"), ("Rest", "Zinc\nA. and iron")) == "A"
     assert answer("m1", "\\boxed{rest\nin bed}", ("A", "B"), ("Rest\nin bed", "Zinc")) == "A"
 
 
-def test_m1_tells_where_the_answer_stands() -> None:
+def test_m1_gives_the_span_of_the_answer() -> None:
     boxes = {r"So \boxed{\text{C}}": "C", r"\boxed{it is (B)}": "B", r"\boxed{zinc!}": "zinc"}
     for text, found in (boxes | {"(A)\n\n## Final Response\n\nzinc!": "zinc"}).items():
         assert text[slice(*read("m1", text).span or ())] == found
 
 
-# all of them
+# all published extractors
 
 
-@pytest.mark.parametrize("reader", PUBLISHED)
-def test_words_are_taken_by_their_place(reader: str) -> None:
-    text = "C" if reader == "medhelm-letter" else "The answer is C"
-    assert answer(reader, text, WORDS, WORDS) == "maybe"
+@pytest.mark.parametrize("extractor", PUBLISHED)
+def test_words_are_taken_by_their_position(extractor: str) -> None:
+    text = "C" if extractor == "medhelm-letter" else "The answer is C"
+    assert answer(extractor, text, WORDS, WORDS) == "maybe"
 
 
-@pytest.mark.parametrize("reader", ["huatuo-o1-last", "m1"])
-def test_words_as_such_are_read_where_the_source_reads_options(reader: str) -> None:
-    assert answer(reader, "maybe", WORDS, WORDS) == "maybe"
+@pytest.mark.parametrize("extractor", ["huatuo-o1-last", "m1"])
+def test_words_themselves_are_read_where_the_source_reads_options(extractor: str) -> None:
+    assert answer(extractor, "maybe", WORDS, WORDS) == "maybe"
     assert answer("mmlu-pro", "maybe", WORDS, WORDS) is None
 
 
-@pytest.mark.parametrize("reader", ["mmlu-pro", "lm-eval-first", "huatuo-o1-last"])
-def test_a_letter_beyond_the_labels_is_a_wrong_answer_and_not_a_missing_one(reader: str) -> None:
-    found = read(reader, "The answer is H.")
+@pytest.mark.parametrize("extractor", ["mmlu-pro", "lm-eval-first", "huatuo-o1-last"])
+def test_a_letter_beyond_the_labels_is_a_wrong_answer_and_not_a_missing_one(extractor: str) -> None:
+    found = read(extractor, "The answer is H.")
     assert (found.answer, found.outcome) == ("H", "answered")
 
 
-@pytest.mark.parametrize("reader", PUBLISHED)
+@pytest.mark.parametrize("extractor", PUBLISHED)
 @settings(max_examples=200)
 @given(texts, st.sampled_from([(FOUR, DRUGS), (WORDS, WORDS)]), st.sampled_from(["stop", "length"]), st.booleans())
 def test_any_text_gives_a_label_or_a_letter_beyond_them_or_a_reason(
-    reader: str, text: str, asked: tuple[tuple[str, ...], tuple[str, ...]], reason: str, opened: bool
+    extractor: str, text: str, asked: tuple[tuple[str, ...], tuple[str, ...]], reason: str, opened: bool
 ) -> None:
     labels, options = asked
-    found = READERS[reader](text, labels=labels, options=options, finish_reason=reason, opened=opened)
+    found = EXTRACTORS[extractor](text, labels=labels, options=options, finish_reason=reason, opened=opened)
     assert (found.outcome == "answered") == (found.answer is not None)
     assert found.answer is None or found.answer in labels or found.answer in LETTERS[len(labels) :]
     if found.answer is None:
@@ -280,10 +277,10 @@ def test_any_text_gives_a_label_or_a_letter_beyond_them_or_a_reason(
         assert said in (str(letter).lower(), option.lower(), f"{letter}. {option}".lower())
 
 
-def test_likeness_is_not_tried_on_long_replies() -> None:
+def test_similarity_is_not_tried_on_long_replies() -> None:
     assert answer("huatuo-o1-last", "e" * GUESS_CHARACTERS) is not None
-    for reader in ("huatuo-o1-first", "huatuo-o1-last", "m1"):
-        assert read(reader, "e" * (GUESS_CHARACTERS + 1)).outcome == "unparsed"
+    for extractor in ("huatuo-o1-first", "huatuo-o1-last", "m1"):
+        assert read(extractor, "e" * (GUESS_CHARACTERS + 1)).outcome == "unparsed"
 
 
 HOSTILE = ["A ", "answer", "answer is ", "answer:", "answer:\n", "Answer: ", "(", " ", "{", "}", "\\boxed{", "\\boxed"]
@@ -291,20 +288,20 @@ HOSTILE += ["是", "İ", "</s>", "<|im_start|>answer", "## Final Response\n\n", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", PUBLISHED)
-def test_a_megabyte_takes_no_time(reader: str) -> None:
+@pytest.mark.parametrize("extractor", PUBLISHED)
+def test_a_megabyte_is_quick(extractor: str) -> None:
     for piece in HOSTILE:
         text = piece * (1_000_000 // len(piece))
         started = time.perf_counter()
-        read(reader, text, TEN, DRUGS * 2 + DRUGS[:2])
-        assert time.perf_counter() - started < 1, piece  # about 0.2 s; the source's own expressions take hours
+        read(extractor, text, TEN, DRUGS * 2 + DRUGS[:2])
+        assert time.perf_counter() - started < 1, piece  # about 0.2 s; the source's own patterns take hours
 
 
-@pytest.mark.parametrize("reader", ["huatuo-o1-last", "m1"])
-def test_the_longest_likeness_takes_no_time(reader: str) -> None:
-    # every letter just rare enough that difflib looks at each of its places
+@pytest.mark.parametrize("extractor", ["huatuo-o1-last", "m1"])
+def test_the_longest_similarity_search_is_quick(extractor: str) -> None:
+    # every letter just rare enough that difflib looks at each of its occurrences
     text = "".join(chr(ord("a") + at % 26) if at % 4 == 0 else "\u0430" for at in range(GUESS_CHARACTERS))
     options = tuple("".join(chr(ord("a") + (at * step) % 26) for at in range(300)) for step in range(1, 11))
     started = time.perf_counter()
-    read(reader, text, TEN, options)
+    read(extractor, text, TEN, options)
     assert time.perf_counter() - started < 5  # about 0.5 s
