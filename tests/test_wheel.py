@@ -223,8 +223,10 @@ def test_a_training_is_planned(installed: Installed) -> None:
 
 def test_trainers_are_found_by_their_entry_points(installed: Installed) -> None:
     code = (
-        "from medbench.harness.training.trainer_plugins import find_trainer, known_trainers\n"
-        "print(*(f'{name} {find_trainer(name).__file__}' for name in known_trainers()), sep='\\n')"
+        "from importlib.metadata import entry_points\n"
+        "from medbench.harness.training.trainer_plugins import GROUP, find_trainer\n"
+        "names = sorted({point.name for point in entry_points(group=GROUP)})\n"
+        "print(*(f'{name} {find_trainer(name).__file__}' for name in names), sep='\\n')"
     )
     found = dict(line.split(" ", 1) for line in installed.call("python", "-c", code).splitlines())
     assert found.keys() == PROJECT["entry-points"]["medbench.trainers"].keys()
