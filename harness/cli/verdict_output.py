@@ -20,7 +20,7 @@ from medbench.harness.files import write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
-from medbench.harness.text import percent, printable
+from medbench.harness.text import markdown_cell, percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 FLIPS_SHOWN = 20
@@ -70,9 +70,12 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
         "|---|---|---|---|---|---|",
         *(_row(gate) for gate in verdict.gates),
     ]
-    lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
+    lines += ["", *(f"> {markdown_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
-        lines += ["", f"**{_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}"]
+        lines += [
+            "",
+            f"**{markdown_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}",
+        ]
         flips = ("lost", one.overall.lost, one.lost_ids), ("gained", one.overall.gained, one.gained_ids)
         for name, count, ids in flips:
             if ids:
@@ -128,13 +131,8 @@ def _row(gate: GateResult) -> str:
         low, high = (bound * scale for bound in gate.interval)
         interval = f"{low:.1f} to {high:.1f}"
     asked = f"{gate.used} of {gate.total}"
-    return f"| {_cell(gate.rule)} | {MARKS[gate.status]} | {estimate} | {interval} | {asked} | {_cell(gate.why)} |"
-
-
-def _cell(text: str) -> str:
-    """Text that stays inside its cell and is no markup of Markdown or HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(text)).replace("\n", " ")
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    cells = markdown_cell(gate.rule), MARKS[gate.status], estimate, interval, asked, markdown_cell(gate.why)
+    return f"| {' | '.join(cells)} |"
 
 
 def _code(text: str) -> str:
