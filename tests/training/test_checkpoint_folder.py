@@ -170,6 +170,11 @@ def test_a_growing_file_is_read_as_if_from_its_beginning(tmp_path_factory, cuts:
         assert reader.read() == read_metrics(folder)
         append_metrics(folder, 4, {"loss": 0.25})
     assert reader.read() == read_metrics(folder)
+
+
+def test_metrics_are_parsed_once(tmp_path: Path) -> None:
+    append_metrics(tmp_path, 1, {"loss": 1})
+    reader = MetricsReader(tmp_path)
     assert reader.read() is reader.read()
 
 
