@@ -462,7 +462,7 @@ def test_the_viewer_pages_through_all_answers(watch: Any, home: str) -> None:
     assert page.inner_text("#v-page") == "Page 6 of 6"
 
 
-def test_the_viewer_shows_an_answer_with_its_reasoning_folded_and_the_extracted_part_marked(watch: Any, home: str) -> None:
+def test_the_viewer_folds_the_reasoning_and_marks_the_extracted_answer(watch: Any, home: str) -> None:
     page = viewer(watch, home, "#task=medqa&id=q9")
     detail = page.locator("#v-detail")
     assert detail.locator("h2").inner_text() == "Question q9"
