@@ -75,7 +75,9 @@ def main(path: Path, worker: bool) -> int:
         write_atomically(folder / f"{DONE}-{rank}", os.environ.get("WORLD_SIZE", "1").encode())
         _leave_group()
     except SystemExit as error:
-        return _failed(folder, f"the trainer exited with {error.code} before its work was done", 1)
+        if error.code:
+            raise  # it failed by its own account, and has printed or will print why
+        return _failed(folder, "the trainer exited with 0 before its work was done", 1)
     except MedbenchError as error:
         return _failed(folder, " ".join(str(error).split()), 2)
     except Exception as error:
