@@ -223,6 +223,8 @@ class Checkpoint:
     """sha256 over the contents of the weights; for an adapter over base and adapter."""
     tokenizer_sha256: str
     """Over the tokenizer and chat template files: they shape every prompt."""
+    config_sha256: str | None = None
+    """Over what config.json and generation_config.json say of the network and of where a reply ends."""
     base: str | None = None
     merge_deviation: float | None = None
     """For an adapter: the largest change in a fixed probe's log-probabilities by merging and casting, in nats."""

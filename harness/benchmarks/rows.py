@@ -190,7 +190,13 @@ def _hub_rows(
     hub = metadata["hub"]
     if split not in hub["splits"]:
         return
-    rows = datasets.load_dataset(hub["path"], hub.get("name"), revision=hub.get("revision"), split=hub["splits"][split])
+    rows = datasets.load_dataset(
+        hub["path"],
+        hub.get("name"),
+        revision=hub.get("revision"),
+        split=hub["splits"][split],
+        trust_remote_code=False,
+    )
     for number, raw in enumerate(rows):
         if keep is None or keep(split, raw):
             yield f"{hub['path']} row {number}", raw

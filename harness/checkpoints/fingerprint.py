@@ -6,8 +6,10 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from medbench.harness.checkpoints.cache import cache_dir, make_cache_dir
+from medbench.harness.checkpoints.weights import read_json_file
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import write_atomically
 
@@ -19,6 +21,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template*",
 )
+NOT_SERVED = ("torch_dtype", "transformers_version", "_name_or_path", "use_cache")
+"""Keys of config.json that change nothing about the replies."""
 CHUNK = 1 << 22
 
 
@@ -42,6 +46,13 @@ def fingerprint(files: list[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def content_hash(files: list[Path]) -> str:
+    """As `fingerprint`, but always read from the disk. Raises OSError."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        lines = [f"{path.name} {digest}" for path, digest in zip(files, pool.map(_sha256_of, files), strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
 
@@ -52,6 +63,24 @@ def sha256_of_tokenizer(folder: Path) -> str:
     if not files:
         raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")
     return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
+
+
+def served_config(folder: Path) -> dict[str, Any]:
+    """What config.json and generation_config.json say of the network and of the tokens that end a reply.
+
+    Raises MedbenchError for a file that is not a JSON object.
+    """
+    config = read_json_file(folder / "config.json")
+    generation = folder / "generation_config.json"
+    ends = read_json_file(generation).get("eos_token_id") if generation.exists() else None
+    dtype = config.get("dtype") or config.get("torch_dtype")  # its name in older versions of transformers
+    kept = {key: value for key, value in config.items() if key not in NOT_SERVED}
+    return {**kept, "dtype": dtype, "eos_token_id": config.get("eos_token_id") if ends is None else ends}
+
+
+def sha256_of_config(folder: Path) -> str:
+    """sha256 of `served_config`."""
+    return hashlib.sha256(json.dumps(served_config(folder), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256_of(path: Path) -> str:

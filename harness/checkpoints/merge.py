@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints.cache import install
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, read_json_file
@@ -24,8 +23,8 @@ def forget_merge(checkpoint: Checkpoint) -> None:
         shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
-def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> None:
-    """Write the merged model, in the base's dtype and with the files of `tokenizer`, to the folder `target`.
+def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> None:
+    """Write the merged model, in the base's dtype and with the files of `tokenizer`, into `folder`.
 
     Merges in float32, because merging DoRA or LoRA in bfloat16 loses precision (PEFT issues 1388, 2502). Raises
     MedbenchError for an adapter that does not fit its base.
@@ -36,7 +35,9 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter))
         # peft only warns about layers without weights, and says nothing about weights without a layer
         taken = {key for key in peft.get_peft_model_state_dict(adapted, save_embedding_layers=False) if "lora_" in key}
@@ -56,14 +57,10 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, target: Path) -> N
     model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
 
     deviation = float((_log_probabilities(model) - unmerged).abs().max())
-
-    def fill(folder: Path) -> None:
-        model.save_pretrained(folder)
-        (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
-        for path in tokenizer_files(tokenizer):
-            shutil.copy(path, folder)  # copied: saved again, they would count as another tokenizer
-
-    install(target, fill)
+    model.save_pretrained(folder)
+    (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
+    for path in tokenizer_files(tokenizer):
+        shutil.copy(path, folder)  # copied: saved again, they would count as another tokenizer
 
 
 def _log_probabilities(model: Any) -> Any:

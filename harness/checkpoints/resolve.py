@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
-from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_tokenizer, tokenizer_files
+from medbench.harness.checkpoints.cached_models import cached_model
+from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_config, sha256_of_tokenizer, tokenizer_files
 from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
@@ -37,7 +38,8 @@ def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
     of another format, a missing shard, an adapter without its base.
     """
     found = _resolve(name, say)
-    return replace(found, parameters=count_parameters(Path(found.path)))
+    folder = Path(found.path)
+    return replace(found, config_sha256=sha256_of_config(folder), parameters=count_parameters(folder))
 
 
 def _resolve(name: str, say: Say) -> Checkpoint:
@@ -98,9 +100,12 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
     # by tokenizer too: a corrected chat template must not be served from an older merge
     merged_name = hashlib.sha256(f"{merged_id} {tokenizer_sha256}".encode()).hexdigest()[:16]
     merged = cache_dir() / "merged" / f"{slug(folder.name, 40)}-{merged_name}"
-    if not merged.exists():
+
+    def merge(target: Path) -> None:
         say(f"merging adapter {folder} into {base_name} (float32, then the base's type)")
-        merge_adapter(Path(base.path), folder, tokenizer, merged)
+        merge_adapter(Path(base.path), folder, tokenizer, target)
+
+    cached_model(merged, merge, say)
     return Checkpoint(
         name=name,
         path=str(merged),
@@ -114,8 +119,10 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
 
 def _smollm2(say: Say) -> Path:
     folder = cache_dir() / SMOLLM2
-    if folder.exists():
-        return folder
+    return cached_model(folder, lambda target: _convert_smollm2(target, folder, say), say)
+
+
+def _convert_smollm2(target: Path, folder: Path, say: Say) -> None:
     from importlib.util import find_spec
 
     found = find_spec(SMOLLM2_PACKAGE)
@@ -127,12 +134,18 @@ def _smollm2(say: Say) -> Path:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+        # a GGUF file holds tensors, no code and no pickle: use_safetensors is for files beside it
         model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=SMOLLM2_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            source,
+            gguf_file=SMOLLM2_GGUF,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
+            use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-    install(folder, lambda temporary: (model.save_pretrained(temporary), tokenizer.save_pretrained(temporary)))
-    return folder
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF, trust_remote_code=False)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def _from_hub(name: str) -> Path:

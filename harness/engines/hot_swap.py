@@ -10,26 +10,23 @@ holds its blocks, and after it. Then no block may come from the cache, or the ca
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.fingerprint import fingerprint, served_config
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.contracts import Checkpoint, MedbenchError
 from medbench.harness.engines.settings import EngineConfig
-from medbench.harness.engines.vllm import Probe, VLLMEngine
+from medbench.harness.engines.vllm import Probe, VLLMEngine, runs_on_cpu
 
 SAME = 1e-3
 """Nats by which two probes of the same weights may differ: batch and cache only change the order of sums."""
 MOVED = 1e-6
 """Nats by which a probe must move when the weights differ."""
-WEIGHTLESS = ("torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache")
-"""Keys of config.json that do not describe the shape of the network."""
 
 
 class StaleSwapError(MedbenchError):
@@ -65,7 +62,7 @@ class WarmEngine:
     def swap(self, checkpoint: Checkpoint) -> SwapReport:
         """Serve `checkpoint` from now on. Raises StaleSwapError, with the engine closed, where it does not."""
         started = time.monotonic()
-        if checkpoint.fingerprint == self._checkpoint.fingerprint:
+        if _identity(checkpoint) == _identity(self._checkpoint):
             return SwapReport(checkpoint.fingerprint, 0.0, None, 0.0)
         reason = self._why_not_in_place(checkpoint)
         if reason is not None:
@@ -99,7 +96,7 @@ class WarmEngine:
         with needed("vLLM cannot start"):
             self.engine = VLLMEngine(checkpoint.path, self._config)
         self._checkpoint = checkpoint
-        self._shape = _shape_of(Path(checkpoint.path))
+        self._shape = self._shape_of(Path(checkpoint.path))
         self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs
 
     def _verify(self, checkpoint: Checkpoint, probe: Probe, moved: float) -> None:
@@ -137,27 +134,31 @@ class WarmEngine:
     def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:
             return f"{checkpoint.name} has a different tokenizer or chat template"
-        shape = _shape_of(Path(checkpoint.path))
+        shape = self._shape_of(Path(checkpoint.path))
         if shape[0] != self._shape[0]:
             changed = sorted(
                 key for key in shape[0].keys() | self._shape[0].keys() if shape[0].get(key) != self._shape[0].get(key)
             )
-            return f"{checkpoint.name} has a different architecture ({', '.join(changed[:5])})"
+            return f"{checkpoint.name} has a different config ({', '.join(changed[:5])})"
         if shape[1] != self._shape[1]:
             return f"{checkpoint.name} has different tensors"
         return None
 
+    def _shape_of(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(what the config files say, tensor name -> shape): the engine reads both when it starts, and never again."""
+        config = served_config(folder)
+        if runs_on_cpu() or self._config.dtype != "auto":
+            del config["dtype"]  # the engine has its own
+        tensors = {}
+        for file in weight_files(folder):
+            header = check_safetensors(file)
+            tensors.update({name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"})
+        return config, tensors
 
-def _shape_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config.json without WEIGHTLESS, tensor name -> shape)."""
-    config = json.loads((folder / "config.json").read_bytes())
-    for key in WEIGHTLESS:
-        config.pop(key, None)
-    tensors = {}
-    for file in weight_files(folder):
-        header = check_safetensors(file)
-        tensors.update({name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"})
-    return config, tensors
+
+def _identity(checkpoint: Checkpoint) -> tuple[str, str, str | None]:
+    """All that makes two checkpoints reply alike."""
+    return checkpoint.fingerprint, checkpoint.tokenizer_sha256, checkpoint.config_sha256
 
 
 def _distance(a: list[float], b: list[float]) -> float:

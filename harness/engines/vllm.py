@@ -21,6 +21,8 @@ WINDOW = 2
 """Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
 lost when a caller stops early."""
 
+OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
+"""Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
 CPU_PLACES, GPU_PLACES = 32, 256
 """Replies at once beyond which a step takes longer nearly in proportion, so that a gate's verdict comes no sooner."""
 PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
@@ -107,7 +109,7 @@ class VLLMEngine:
         self._tokenizer = load_tokenizer(path)
         self._arguments = self._engine_arguments(config)
         try:
-            self.llm = LLM(model=path, **self._arguments)
+            self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
         except (ValueError, RuntimeError, TypeError, OSError, KeyError, AssertionError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[-300:]
             raise MedbenchError(f"vLLM cannot load {path}: {type(error).__name__}: {reason}") from None
@@ -232,6 +234,7 @@ class VLLMEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "seed": 0,
+            "load_format": "safetensors",
         }
         if self._cpu:
             # measured on 2 cores: float32 beats bfloat16 for small models, and compiling takes 2 minutes without gain
@@ -239,6 +242,8 @@ class VLLMEngine:
             # start-up runs one batch of this size to see what fits: 5 s faster than with 4,096, at the same tokens/s
             arguments["max_num_batched_tokens"] = 1024
             arguments["dtype"] = "float32" if config.dtype == "auto" else config.dtype
+        for name in set(config.vllm_args) & OURS:
+            raise MedbenchError(f"engine_config.vllm_args.{name}: medbench sets this itself, for safety: leave it out")
         arguments.update(config.vllm_args)
         defaults = {"tensor_parallel_size": 1, "data_parallel_size": 1}
         return {key: value for key, value in arguments.items() if value is not None and defaults.get(key) != value}

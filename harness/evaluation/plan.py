@@ -233,6 +233,7 @@ def _new_record(
     identity = [
         model.fingerprint,
         model.tokenizer_sha256,
+        *([model.config_sha256] if model.config_sha256 is not None else []),
         resolved,
         options.seed,
         options.partition,

@@ -26,6 +26,8 @@ class ModelRecord(_Record):
     For an engine without a checkpoint, over engine and model name, or the engine's own fingerprint.
     """
     tokenizer_sha256: str | None = None
+    config_sha256: str | None = None
+    """See contracts.Checkpoint; None in runs of medbench 0.1.0."""
     base: str | None = None
     merge_deviation: float | None = None
     """See contracts.Checkpoint."""

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from support.tiny import build_tiny_lora, build_tiny_model
 
+from medbench.harness.checkpoints import cached_models
 from medbench.harness.checkpoints.cache import cache_dir
+from medbench.harness.checkpoints.cached_models import SEAL
 from medbench.harness.checkpoints.fingerprint import fingerprint
-from medbench.harness.checkpoints.merge import forget_merge
+from medbench.harness.checkpoints.merge import MERGE_FILE, forget_merge
 from medbench.harness.checkpoints.resolve import SMOLLM2, copy_weights, resolve
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.contracts import Checkpoint, MedbenchError
@@ -342,6 +344,50 @@ def test_an_adapter_is_merged_once(adapters: dict[str, Path], cache: Path) -> No
     assert not [line for line in said if line.startswith("merging adapter")]
     assert {path: path.stat().st_mtime_ns for path in Path(first.path).iterdir()} == written
     assert [path.name for path in (cache / "merged").iterdir()] == [Path(first.path).name]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", MERGE_FILE, "tokenizer_config.json", SEAL])
+@pytest.mark.parametrize("how", ["changed", "emptied", "removed"])
+def test_a_damaged_merge_is_never_served(adapters: dict[str, Path], file: str, how: str) -> None:
+    merged = resolve(str(adapters["lora"]))
+    path = Path(merged.path) / file
+    sound, before = path.read_bytes(), path.stat()
+    cached_models._checked.clear()  # as in another process
+    if how == "changed":
+        place = len(sound) // 2
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+    elif how == "emptied":
+        path.write_bytes(b"{}" if file.endswith(".json") else b"")
+    else:
+        path.unlink()
+    if path.exists():
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a damaged disk does not touch it either
+    again, said = said_by(lambda say: resolve(str(adapters["lora"]), say))
+    assert again == merged
+    assert [line for line in said if "making it again" in line]
+    assert path.read_bytes() == sound
+
+
+def test_a_base_is_merged_from_the_files_that_are_fingerprinted(model: Path, adapter: Path) -> None:
+    """Pickled weights that lie beside are never read, and where there is nothing else the base is refused."""
+    import torch
+
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    (model / "model.safetensors").rename(model / "notes.safetensors")
+    torch.save({}, model / "pytorch_model.bin")
+    with pytest.raises(MedbenchError):
+        resolve(str(adapter))
+
+
+def test_code_beside_a_base_is_never_run(model: Path, adapter: Path, tmp_path: Path) -> None:
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    config = json.loads((model / "config.json").read_text())
+    config |= {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(MedbenchError):
+        resolve(str(adapter))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

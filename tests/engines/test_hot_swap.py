@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,6 +73,36 @@ def test_a_different_architecture_restarts_the_engine_and_says_so(
     report = warm.swap(resolve(str(deeper)))
     assert "num_hidden_layers" in (report.restarted or "")
     assert greedy(warm.engine) == greedy(HFEngine(str(deeper), device="cpu"))
+
+
+def changed_copy(checkpoint: Checkpoint, target: Path, file: str, **changes: object) -> Checkpoint:
+    """The same weights with another value in one of the JSON files."""
+    shutil.copytree(checkpoint.path, target)
+    content = json.loads((target / file).read_text())
+    (target / file).write_text(json.dumps(content | changes))
+    return resolve(str(target))
+
+
+def test_the_same_weights_with_another_template_or_config_are_another_checkpoint(
+    warm: WarmEngine, checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    one = checkpoints["one"]
+    (templated := tmp_path / "templated").mkdir()
+    shutil.copytree(one.path, templated, dirs_exist_ok=True)
+    template = templated / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "doctor"))
+    other = resolve(str(templated))
+    assert other.fingerprint == one.fingerprint
+    assert "chat template" in (warm.swap(other).restarted or "")
+    assert "<|im_start|>doctor" in warm.engine.render((Message("user", "Hello"),), None)
+
+    scaled = changed_copy(other, tmp_path / "scaled", "config.json", rms_norm_eps=0.5)
+    assert "rms_norm_eps" in (warm.swap(scaled).restarted or "")
+    assert greedy(warm.engine) == greedy(HFEngine(scaled.path, device="cpu"))
+
+    endless = changed_copy(scaled, tmp_path / "endless", "generation_config.json", eos_token_id=5)
+    assert "eos_token_id" in (warm.swap(endless).restarted or "")
+    assert warm.swap(endless).restarted is None
 
 
 def test_a_merged_adapter_and_its_copy_are_the_same_weights_under_two_names(

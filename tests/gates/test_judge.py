@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from support.gate_runs import answer, answers, stored_run, write_gates, write_medqa, write_replies
+from support.tiny import build_tiny_model
 
 from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli.main import run
@@ -521,3 +522,26 @@ def test_finished_runs_are_judged_at_once_and_without_torch(tmp_path: Path) -> N
     assert seconds < 3
     assert "step-800" in done.stdout
     assert len(re.findall(r"│ +pass +│", done.stdout)) == 5
+
+
+# ---- one warm engine for several checkpoints
+
+
+@pytest.mark.engine
+def test_checkpoints_of_the_same_weights_are_each_asked_with_their_own_template(bench: Bench) -> None:
+    model = build_tiny_model(bench.folder / "first")
+    second = Path(shutil.copytree(model, bench.folder / "second"))
+    template = second / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>assistant", "<|im_start|>assistant\n(corrected)"))
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.5}", max_new_tokens=4, budget=32)
+    config = bench.folder / "engine.yaml"
+    config.write_text("engine_config: {kv_cache_gib: 1, max_model_len: 1024}\n")
+    arguments = ["gate", str(model), str(second), "--gates", str(gates), "--config", str(config)]
+    assert run([*arguments, *bench.common]) in (1, 3)
+    prompts = {
+        name: [sample.prompt for folder in Path("runs").glob(f"*{name}*") for sample in read_samples(folder, "medqa")]
+        for name in ("first", "second")
+    }
+    assert len(prompts["first"]) == len(prompts["second"]) > 0
+    assert not any("(corrected)" in prompt for prompt in prompts["first"])
+    assert all("(corrected)" in prompt for prompt in prompts["second"])

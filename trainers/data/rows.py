@@ -110,7 +110,9 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(source.hub, source.subset, revision=source.revision, split=source.split)
+        rows = datasets.load_dataset(
+            source.hub, source.subset, revision=source.revision, split=source.split, trust_remote_code=False
+        )
     except Exception as error:  # the Hub client raises many kinds; the fix is the same for all
         reason = " ".join(str(error).split())[:200]
         raise MedbenchError(

@@ -136,7 +136,9 @@ def load_model(start: Path, settings: TrainingSettings, *, adapter: bool, **argu
 
     dtype = torch.bfloat16 if adapter and is_bfloat16(settings) else torch.float32
     try:
-        return AutoModelForCausalLM.from_pretrained(start, dtype=dtype, trust_remote_code=False, **arguments)
+        return AutoModelForCausalLM.from_pretrained(
+            start, dtype=dtype, trust_remote_code=False, use_safetensors=True, **arguments
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MedbenchError(f"{start}: the model cannot be loaded ({reason}): copy the checkpoint again") from None
