@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from importlib.metadata import version
 
+from medbench.harness.secrets import redact
 from medbench.harness.text import one_line
 
 EXIT_FAULT = 70
@@ -25,7 +26,7 @@ def keep(error: BaseException) -> str:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="backslashreplace", prefix="medbench-fault-", suffix=".txt", delete=False
         ) as file:
-            file.write(text)
+            file.write(redact(text))
         where = f"the traceback is in {file.name}"
     except OSError as unwritable:
         where = f"no traceback could be written ({unwritable.strerror})"

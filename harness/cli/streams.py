@@ -13,6 +13,8 @@ from typing import TextIO
 
 import click
 
+from medbench.harness.secrets import redact
+
 
 class Forgiving(io.TextIOWrapper):
     """Text to a descriptor, as UTF-8; what is not Unicode is escaped, as JSON escapes it.
@@ -83,8 +85,8 @@ def clean_stdout() -> Iterator[TextIO]:
 
 
 def say(line: str) -> None:
-    """Print a line for people, on standard error."""
-    click.echo(line, err=True)
+    """Print a line for people, on standard error; secrets in it are replaced."""
+    click.echo(redact(line), err=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from medbench.harness.files import write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
+from medbench.harness.secrets import redact
 from medbench.harness.text import percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
@@ -137,18 +138,18 @@ def _row(gate: GateResult) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays inside its cell and is no markup of Markdown or HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(text)).replace("\n", " ")
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(redact(text))).replace("\n", " ")
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _code(text: str) -> str:
     """Text that stays inside its backticks; for use outside tables."""
-    return printable(text).replace("`", "'").replace("\n", " ")
+    return printable(redact(text)).replace("`", "'").replace("\n", " ")
 
 
 def _xml(text: str) -> str:
     """Only characters that XML 1.0 allows."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", redact(text))
 
 
 def exit_status(judged: Sequence[Judged]) -> int:
