@@ -27,6 +27,13 @@ def escaped(text: str) -> str:
     return MISLEADING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def message(line: str, limit: int = 2000) -> str:
+    """A message for people as one line of at most `limit` characters and a few; its end, the fix, is kept."""
+    if len(line) > limit:
+        line = f"{line[: limit - 500]} ... {line[-500:]}"
+    return escaped(line)
+
+
 def joined(value: object) -> object:
     """Text with line breaks and runs of blanks as single blanks; any other value as it is."""
     return " ".join(value.split()) if isinstance(value, str) else value

@@ -63,18 +63,26 @@ def gate_command(
         raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
     from medbench.harness import api
     from medbench.harness.cli.options import gate_keywords
-    from medbench.harness.cli.verdict_output import exit_status, verdict_table, write_outputs, write_without_verdict
+    from medbench.harness.cli.verdict_output import (
+        exit_status,
+        refuse_unwritable,
+        verdict_table,
+        write_outputs,
+        write_without_verdict,
+    )
 
+    for file in (junit_file, summary):
+        if file is not None:
+            refuse_unwritable(file)
     with clean_stdout() as stdout:
         try:
             judged = api.gate_all(candidates, gates_file, baseline=baseline, **gate_keywords(options))
-        except (MedbenchError, click.ClickException, KeyboardInterrupt):
+        except (MedbenchError, OSError, KeyboardInterrupt):
             raise
         except BaseException as error:
             with suppress(MedbenchError):  # of the two faults, ours is the one to report
                 write_without_verdict(candidates, describe(error), junit_file, summary)
             raise
-        write_outputs(judged, baseline, junit_file, summary)
         if as_json:
             content = {"exit": exit_status(judged), "verdicts": [one.as_json() for one in judged]}
             stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
@@ -82,6 +90,8 @@ def gate_command(
             for one in judged:
                 stdout.write(verdict_table(one.verdict))
                 stdout.write(f"verdict: {one.folder / 'verdict.json'}\n" if one.folder else "")
+        stdout.flush()
+        write_outputs(judged, baseline, junit_file, summary)  # last, so that a full disk hides no verdict
     return exit_status(judged)
 
 

@@ -16,6 +16,9 @@ from medbench.harness.cli import own_faults
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import as_text
+from medbench.harness.secrets import redact
+from medbench.harness.text import foreign, message
 
 if TYPE_CHECKING:
     from medbench.harness.runs.stored_run import StoredRun
@@ -244,14 +247,18 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @cli.command("validate")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
-    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); list every fault by key path."""
+    """Check YAML files of any kind; list every fault by key path.
+
+    A file is a task, protocol, eval config, gate file, recipe or file of references; its keys say which.
+    """
     from medbench.harness.cli.validate import faults_of
 
     total = 0
     for path in paths:
         kind, faults = faults_of(path)
         total += len(faults)
-        click.echo("\n".join(faults) if faults else f"{path}: valid {kind}")
+        for line in faults or [f"{path}: valid {kind}"]:
+            click.echo(message(redact(line)))
     return 2 if total else 0
 
 
@@ -312,11 +319,20 @@ def run(arguments: list[str]) -> int:
         with messages_on_stderr():
             status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
     except MedbenchError as error:
-        say(f"medbench: {error}")
+        first, *more = error.lines
+        for line in (f"medbench: {first}", *more):
+            say(line)
         return error.exit_code
     except click.ClickException as error:
         where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
         say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            say(f"medbench: {own_faults.keep(error)}")
+            return own_faults.EXIT_FAULT
+        # whatever a command was given and cannot use: a name that is too long, a folder that may not be read, ...
+        say(f"medbench: {foreign(as_text(error.filename))}: cannot be used ({error.strerror}): correct the path")
         return 2
     except (KeyboardInterrupt, click.Abort):
         say(f"medbench: interrupted{KEPT.get(next(iter(arguments), ''), '')}")

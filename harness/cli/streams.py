@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from medbench.harness.secrets import redact
+from medbench.harness.text import message
 
 
 class Forgiving(io.TextIOWrapper):
@@ -85,8 +86,8 @@ def clean_stdout() -> Iterator[TextIO]:
 
 
 def say(line: str) -> None:
-    """Print a line for people, on standard error; secrets in it are replaced."""
-    click.echo(redact(line), err=True)
+    """Print a message for people on standard error, as one line without secrets."""
+    click.echo(message(redact(line)), err=True)
 
 
 @contextmanager

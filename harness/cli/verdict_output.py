@@ -16,12 +16,12 @@ from rich.table import Table
 
 from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.files import write_atomically
+from medbench.harness.files import as_text, write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
 from medbench.harness.secrets import redact
-from medbench.harness.text import percent, printable
+from medbench.harness.text import foreign, percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 FLIPS_SHOWN = 20
@@ -176,6 +176,19 @@ def write_outputs(
                 file.write(text)
         except OSError as error:
             raise MedbenchError(f"GITHUB_STEP_SUMMARY {step}: cannot be written ({error.strerror})") from None
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises MedbenchError for a file that could not be written after hours of work."""
+    try:
+        path.exists()  # raises where the name is too long
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        fault = "is a folder" if path.is_dir() else "" if there.is_dir() else f"{there} is not a folder"
+        fault = fault or ("" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written")
+    except OSError as error:
+        fault = str(error.strerror)
+    if fault:
+        raise MedbenchError(f"{foreign(as_text(path))}: cannot be written ({fault}): name another file")
 
 
 def write_without_verdict(candidates: Sequence[str], why: str, junit_file: Path | None, summary: Path | None) -> None:
