@@ -58,6 +58,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
+def markdown_cell(text: str) -> str:
+    """`text` as one line that stays inside its table cell and is no Markdown, HTML, link or mention."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$!:@])", r"\\\1", " ".join(printable(text).split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def printable(text: str) -> str:
     """`text` with each control character except newline and tab replaced by U+FFFD."""
     return CONTROL.sub("\ufffd", text)

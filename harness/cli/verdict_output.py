@@ -21,7 +21,7 @@ from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
 from medbench.harness.secrets import redact
-from medbench.harness.text import foreign, percent, printable
+from medbench.harness.text import foreign, markdown_cell, percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 FLIPS_SHOWN = 20
@@ -77,7 +77,10 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
     ]
     lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
-        lines += ["", f"**{_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}"]
+        lines += [
+            "",
+            f"**{_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}",
+        ]
         flips = ("lost", one.overall.lost, one.lost_ids), ("gained", one.overall.gained, one.gained_ids)
         for name, count, ids in flips:
             if ids:
@@ -137,9 +140,7 @@ def _row(gate: GateResult) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays inside its cell and is no markup of Markdown or HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(redact(text))).replace("\n", " ")
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return markdown_cell(redact(text))
 
 
 def _code(text: str) -> str:

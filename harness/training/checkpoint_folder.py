@@ -67,26 +67,55 @@ def append_metrics(folder: Path, step: int, metrics: Mapping[str, object]) -> No
 
 
 def read_metrics(folder: Path) -> list[dict[str, object]]:
-    """All complete lines with a step, in order of step. If a step was logged again after a resume, the last one wins.
+    """All lines with a step, in order of step. If a step was logged again after a resume, the last one wins.
 
     Lines that are torn, or not JSON objects with a step, are skipped: a third-party trainer may write anything.
+    Raises MedbenchError where the file cannot be read.
     """
-    try:
-        lines = (folder / METRICS).read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise MedbenchError(f"{folder / METRICS}: cannot be read ({error.strerror})") from None
-    found: dict[int, dict[str, object]] = {}
-    for line in lines:
+    return MetricsReader(folder).read()
+
+
+class MetricsReader:
+    """Reads what `read_metrics` reads, again and again while the file grows, each byte once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS
+        self._forget()
+
+    def _forget(self, inode: int = -1) -> None:
+        self._inode, self._offset = inode, 0
+        self._found: dict[int, dict[str, object]] = {}
+        self._ordered: list[dict[str, object]] = []
+
+    def read(self) -> list[dict[str, object]]:
+        """The lines so far. The list is the same object where nothing was added."""
+        try:
+            with self._path.open("rb") as file:
+                now = os.fstat(file.fileno())
+                if now.st_ino != self._inode or now.st_size < self._offset:  # `forget_metrics_after` replaces the file
+                    self._forget(now.st_ino)
+                file.seek(self._offset)
+                added = file.read()
+        except FileNotFoundError:
+            self._forget()
+            return self._ordered
+        except OSError as error:
+            raise MedbenchError(f"{self._path}: cannot be read ({error.strerror})") from None
+        if added:
+            self._offset += added.rfind(b"\n") + 1  # a line that is not yet whole is read again
+            for line in added.splitlines():
+                self._add(line)
+            self._ordered = [self._found[step] for step in sorted(self._found)]
+        return self._ordered
+
+    def _add(self, line: bytes) -> None:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):
-            continue
+            return
         step = content.get("step") if isinstance(content, dict) else None
         if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
-            found[step] = {**found.get(step, {}), **content}
-    return [found[step] for step in sorted(found)]
+            self._found[step] = {**self._found.get(step, {}), **content}
 
 
 def forget_metrics_after(folder: Path, step: int) -> None:

@@ -23,11 +23,11 @@ from medbench.harness.gates.verdict import Verdict
 from medbench.harness.training import next_action
 from medbench.harness.training.checkpoint_folder import (
     LOG,
+    MetricsReader,
     Published,
     checkpoints,
     last_lines,
     mark_judged,
-    read_metrics,
 )
 from medbench.harness.training.contracts import Judge, Launcher, Process, Ruling
 from medbench.harness.training.journal import (
@@ -194,13 +194,12 @@ class Loop:
         folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
         watch = AttemptWatch(self.watch(self.recipe.watchdogs))
-        watch.catch_up(read_metrics(folder), attempt.gated, lambda run: self.judge.samples(self.folder / run))
+        logged = MetricsReader(folder)
+        watch.catch_up(logged.read(), attempt.gated, lambda run: self.judge.samples(self.folder / run))
         with self._process(stage, attempt.started, folder) as process:
             while True:
                 code = process.poll()  # before the folder is read: a process that has ended adds nothing to it
-                metrics = read_metrics(
-                    folder
-                )  # before the checkpoints, so that no later steps than theirs are judged with them
+                metrics = logged.read()  # before the checkpoints, so that none is judged with steps later than its own
                 state = self._current_stage()
                 attempt = _open(state)
                 judged = {one.step for one in attempt.gated}

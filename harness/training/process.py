@@ -17,6 +17,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import write_atomically
 from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.recipe import Launch
-from medbench.harness.training.worker import DONE, FAILURE, JOB, MARK, PARENT, kill_marked
+from medbench.harness.training.worker import JOB, MARK, PARENT, forget_earlier, is_done, kill_marked
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """A vLLM engine in the loop's process sets some of these, which would make a training believe it is part of a group."""
 GRACE_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""
+EXIT_SECONDS = 60.0
+"""How long a process may take to exit once its work is done."""
 
 
 class TrainingProcess:
@@ -54,8 +57,7 @@ class TrainingProcess:
         launch = launch or Launch()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / FAILURE).unlink(missing_ok=True)
-            (folder / DONE).unlink(missing_ok=True)
+            forget_earlier(folder)
             log = (folder / checkpoint_folder.LOG).open("ab")
         except OSError as error:
             raise MedbenchError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -69,6 +71,7 @@ class TrainingProcess:
             "launch": launch.model_dump(),
         }
         write_atomically(folder / JOB, json.dumps(job, indent=1).encode() + b"\n")
+        self._done_since: float | None = None
         self._mark = secrets.token_hex(16)
         with log:
             self._process = subprocess.Popen(
@@ -88,10 +91,16 @@ class TrainingProcess:
     def poll(self) -> int | None:
         """None while it trains; then 0 if its work is done, 2 for a MedbenchError, 1 otherwise, negative for a signal.
 
-        A process that crashes on exit, after its last checkpoint was published, has done its work.
+        The trainer's return decides, not the exit: a process that crashes or hangs on exit after its last checkpoint
+        was published has done its work, and one that exits with 0 before has not.
         """
         code = self._process.poll()
-        return 0 if code and (self.folder / DONE).exists() else code
+        if is_done(self.folder):
+            self._done_since = self._done_since or time.monotonic()
+            if code is None and time.monotonic() - self._done_since > EXIT_SECONDS:
+                self.stop(grace=0)
+            return None if self._process.poll() is None else 0
+        return 1 if code == 0 else code
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM to all its processes, SIGKILL after `grace` seconds; returns when none is left. Idempotent."""

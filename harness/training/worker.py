@@ -25,7 +25,7 @@ from medbench.harness.training.trainer_plugins import find_trainer
 
 JOB, LOCK, FAILURE = "job.json", ".training.lock", ".failure.json"
 DONE = ".done"
-"""Created in the folder by the trainer's first process when its work is done: its last checkpoint is published."""
+"""`.done-RANK`, written by each process of a training when its trainer has returned. Holds the number of processes."""
 MARK = "MEDBENCH_TRAINING"
 """In the environment of every process of a training, with a value unique to the training."""
 PARENT = "MEDBENCH_TRAINING_PARENT"
@@ -67,14 +67,17 @@ def main(path: Path, worker: bool) -> int:
         return _launch_workers(path, launch)
     folder = Path(job["folder"])
     try:
-        first = os.environ.get("RANK", "0") == "0"
-        lock = _locked(folder) if first else None
+        rank = int(os.environ.get("RANK", "0"))
+        lock = _locked(folder) if rank == 0 else None
         trainer = find_trainer(job["trainer"])
         config = read_config(trainer.Config, job["config"], f"trainer {job['trainer']!r}: config")
         trainer.train(config, start=Path(job["start"]), folder=folder, seed=job["seed"])
-        if first:
-            (folder / DONE).touch()
+        write_atomically(folder / f"{DONE}-{rank}", os.environ.get("WORLD_SIZE", "1").encode())
         _leave_group()
+    except SystemExit as error:
+        if error.code:
+            raise  # it failed by its own account, and has printed or will print why
+        return _failed(folder, "the trainer exited with 0 before its work was done", 1)
     except MedbenchError as error:
         return _failed(folder, " ".join(str(error).split()), 2)
     except Exception as error:
@@ -85,11 +88,27 @@ def main(path: Path, worker: bool) -> int:
     return 0
 
 
+def is_done(folder: Path) -> bool:
+    """Whether the trainer returned in every process of the training, so that its last checkpoint is published."""
+    try:
+        processes = int((folder / f"{DONE}-0").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return all((folder / f"{DONE}-{rank}").exists() for rank in range(processes))
+
+
+def forget_earlier(folder: Path) -> None:
+    """Remove what an earlier training in this folder left about its end."""
+    for path in (folder / FAILURE, *folder.glob(f"{DONE}-*")):
+        path.unlink(missing_ok=True)
+
+
 def _leave_group() -> None:
     """Wait for the other processes of a distributed training, then end its process group.
 
-    Without this a worker may abort on exit ("terminate called without an active exception"), because gloo's threads
-    still run when their owner is destroyed. Waiting keeps the first to finish from taking the others down.
+    Without this a worker may abort on exit ("terminate called without an active exception"): a thread of gloo frees
+    the tensors of a collective while Python shuts down (pytorch pull request 179291). Waiting keeps the first to
+    finish, which may still abort, from taking the others down before their work is done.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -141,7 +160,7 @@ def _launch_workers(path: Path, launch: Launch) -> int:
     done = subprocess.run(accelerate_command(path, launch), env=os.environ | _without_gpu(), check=False)
     if done.returncode == 0:
         return 0
-    if (path.parent / DONE).exists():
+    if is_done(path.parent):
         print(f"a worker ended with {done.returncode} after the training was done: ignored", flush=True)
         return 0
     try:

@@ -58,7 +58,7 @@
     risk(rows) {
       const [x, y] = ["x", "y"].map((name) => asPercent(column(rows, name)));
       return [
-        { scales: { x: { time: false, range: [0, 100] }, y: { range: [0, Math.max(10, ...y) * 1.1] } }, axes: axes("answers taken, surest first, %", "wrong, %"),
+        { scales: { x: { time: false, range: [0, 100] }, y: { range: [0, Math.max(10, ...y) * 1.1] } }, axes: axes("share of answers kept, most confident first, %", "wrong, %"),
           series: [{}, series("wrong", { points: { show: false } })] },
         [x, y],
       ];

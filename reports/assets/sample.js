@@ -35,10 +35,10 @@ medbench.sample = (() => {
 
   function facts(sample) {
     const list = element("dl", { class: "facts" });
-    append(list, fact("Answer read", sample.extracted === null ? `none: ${sample.outcome}` : sample.extracted));
-    append(list, fact("Right answer", sample.gold));
+    append(list, fact("Extracted answer", sample.extracted === null ? `none: ${sample.outcome}` : sample.extracted));
+    append(list, fact("Correct answer", sample.gold));
     append(list, fact("Ended", FINISHED[sample.finish] || sample.finish));
-    append(list, fact("Tokens", `${sample.tokens.toLocaleString("en")} after ${sample.promptTokens.toLocaleString("en")}`));
+    append(list, fact("Tokens", `${sample.tokens.toLocaleString("en")}, prompt ${sample.promptTokens.toLocaleString("en")}`));
     for (const [field, value] of Object.entries(sample.category || {})) append(list, fact(field, value));
     if (sample.repeat) append(list, fact("Repeat", `number ${sample.repeat + 1}`));
     if (sample.order) append(list, fact("Options in order", sample.order.map((place) => place + 1).join(" ")));
@@ -57,16 +57,16 @@ medbench.sample = (() => {
       return [Math.max(0, sample.span[0] - from), Math.min(to, sample.span[1]) - from];
     };
     if (end > 0) {
-      const words = `Thought, ${end.toLocaleString("en")} characters${closed ? "" : ", never closed"}`;
+      const words = `Reasoning, ${end.toLocaleString("en")} characters${closed ? "" : ", unfinished"}`;
       const details = element("details", closed && !within(0, end) ? {} : { open: "" }, element("summary", {}, words));
       lazily(details, () => block(text.slice(0, end), within(0, end), "Thought"));
       parts.push(details);
     }
     const start = text.length - text.slice(end).trimStart().length; // empty lines between thought and answer
     if (start < text.length) parts.push(block(text.slice(start), within(start, text.length), "Reply"));
-    else if (!end) parts.push(element("p", { class: "fine" }, "Nothing was replied."));
+    else if (!end) parts.push(element("p", { class: "fine" }, "The reply is empty."));
     if (sample.extracted !== null && !sample.span && !sample.logprobs) {
-      parts.push(element("p", { class: "fine" }, "Where the answer was read is not stored for this task."));
+      parts.push(element("p", { class: "fine" }, "The position of the answer in the reply is not stored for this task."));
     }
     if (sample.logprobs) parts.push(likelihoods(sample));
     return parts;
@@ -93,7 +93,7 @@ medbench.sample = (() => {
   }
 
   function question(sample) {
-    const details = element("details", { open: "" }, element("summary", {}, "All that the model saw"));
+    const details = element("details", { open: "" }, element("summary", {}, "The full prompt"));
     lazily(details, () => block(sample.prompt, null, "Prompt"));
     return details;
   }

@@ -58,7 +58,7 @@ medbench.text = (() => {
       for (let i = 0; i + 1 < cuts.length; i += 1) {
         if (cuts[i + 1] <= cuts[i]) continue;
         const shown = text.slice(cuts[i], cuts[i + 1]);
-        append(part, span && i === 1 ? element("mark", { title: "read as the answer" }, shown) : shown);
+        append(part, span && i === 1 ? element("mark", { title: "extracted answer" }, shown) : shown);
       }
       return part;
     };

@@ -19,7 +19,7 @@ import msgspec
 
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.scoring.summary import TaskResult
-from medbench.harness.text import percent, printable
+from medbench.harness.text import markdown_cell, percent, printable
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.folders import unique_slugs
 from medbench.reports.read.pairs import mean_accuracy
@@ -179,10 +179,7 @@ def _score(result: TaskResult | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays inside its cell and is no markup of Markdown or HTML."""
-    line = " ".join(printable(_clipped(text)).split())
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$!:@])", r"\\\1", line)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return markdown_cell(_clipped(text))
 
 
 def _clipped(text: str) -> str:
@@ -190,12 +187,12 @@ def _clipped(text: str) -> str:
 
 
 def _estimate(gate: GateResult) -> str:
-    """The metric, as the gate's own rule counts it."""
+    """The metric in the gate's unit."""
     if gate.estimate is None:
         return ""
-    if gate.metric in ("tokens_per_answer", "seconds_per_question"):
-        return f"{gate.estimate:.1f}"
-    return f"{100 * gate.estimate:+.1f} points" if "the baseline's by" in gate.rule else f"{100 * gate.estimate:.1f} %"
+    if gate.unit == "difference":
+        return f"{100 * gate.estimate:+.1f} points"
+    return f"{100 * gate.estimate:.1f} %" if gate.unit == "share" else f"{gate.estimate:.1f}"
 
 
 def _badge(left: str, right: str, status: str) -> bytes:

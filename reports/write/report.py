@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import webbrowser
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ class Report:
 
 def make(asked: Report, say: Say) -> Iterator[dict[str, Any]]:
     """What was done, once it is; with --serve it then goes on until Ctrl-C."""
-    gc.set_threshold(100_000)  # records without cycles by the thousand: looking for some takes a third of a build
     if asked.form == "lm-eval":
         if asked.serve or asked.open_browser or asked.references:
             raise MedbenchError("--format lm-eval writes only files: leave out --serve, --open and --references")
@@ -79,9 +79,20 @@ def in_words(content: dict[str, Any]) -> str:
 
 
 def _built(asked: Report, say: Say) -> dict[str, Any]:
-    collection = _collected(asked, say)
-    done = build(collection, asked.output, references=asked.references)
+    with _few_collections():
+        done = build(_collected(asked, say), asked.output, references=asked.references)
     return {"output": str(asked.output), "format": "site", **done.as_json()}
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Records without cycles come and go by the thousand: searching them for cycles takes a third of a build."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _exported(asked: Report, say: Say) -> dict[str, Any]:

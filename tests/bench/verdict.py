@@ -25,7 +25,9 @@ from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli.main import run
 from medbench.harness.cli.streams import say
+from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.gates.judge import Gatekeeper
+from medbench.harness.gates.rules import read_gate_file
 from medbench.harness.runs.run_folder import read_result
 
 GATES = """
@@ -84,10 +86,9 @@ def main() -> None:
         print(f"baseline: {read_result(runs / 'base', 'pubmedqa').accuracy:.3f}", flush=True)
         damaged = changed(Path(base.path), root / "damaged", 0.0, ".20.mlp.down_proj")
         intact = changed(Path(base.path), root / "intact", 1.002, "o_proj.weight")
-        given = {"engine": "vllm", "base_url": None, "replies": None, "data": None, "runs": runs, "seed": None,
-                 "config_file": None, "quiet": True}  # fmt: skip
+        rules = read_gate_file(root / "gates.yaml")
         found = {}
-        with Gatekeeper(root / "gates.yaml", runs / "base", given, say) as keeper:
+        with Gatekeeper(rules, runs / "base", EvalOptions("", runs=runs, quiet=True), say) as keeper:
             keeper.judge("smollm2-135m")  # warms the engine; its answers are in nobody's time
             for name, checkpoint in (("lost 10 points", damaged), ("lost nothing", intact)):
                 judged = keeper.judge(str(checkpoint))

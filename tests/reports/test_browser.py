@@ -462,20 +462,20 @@ def test_the_viewer_pages_through_all_answers(watch: Any, home: str) -> None:
     assert page.inner_text("#v-page") == "Page 6 of 6"
 
 
-def test_the_viewer_shows_an_answer_with_its_thought_folded_and_the_reading_marked(watch: Any, home: str) -> None:
+def test_the_viewer_folds_the_reasoning_and_marks_the_extracted_answer(watch: Any, home: str) -> None:
     page = viewer(watch, home, "#task=medqa&id=q9")
     detail = page.locator("#v-detail")
     assert detail.locator("h2").inner_text() == "Question q9"
     assert detail.locator("mark").inner_text() == "B"
     assert "wrong" in detail.inner_text()
     assert "has a fever" not in detail.inner_text()
-    detail.locator("summary", has_text="Thought").click()
+    detail.locator("summary", has_text="Reasoning").click()
     detail.get_by_text("The patient of case 9 has a fever.").first.wait_for(state="visible")
     assert "The patient of case 9 has a fever." in detail.inner_text()
     assert "Which metal is number 9?" in detail.inner_text()
     facts = dict(zip(shown(page, "#v-detail dt"), shown(page, "#v-detail dd"), strict=True))
-    assert facts["Answer read"] == "B"
-    assert facts["Right answer"] == "A"
+    assert facts["Extracted answer"] == "B"
+    assert facts["Correct answer"] == "A"
     assert facts["Ended"] == "by itself"
 
 

@@ -217,23 +217,42 @@ def test_hidden_characters_are_spelled_out() -> None:
 # --- odd runs ---
 
 
+PAIRED = gate(
+    rule="medqa: accuracy not worse than the baseline's by more than 0.02",
+    estimate=-0.01,
+    interval=(-0.03, 0.01),
+    threshold=-0.02,
+)
+TOKENS = gate(metric="tokens_per_answer", estimate=812.3, interval=(700.0, 900.0), threshold=1000)
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "shown"),
     [
-        {"results": {}},
-        {"verdict": None},
-        {"verdict": verdict(gate(status="not gateable", estimate=None, interval=None))},
-        {"verdict": verdict(overall="undecided")},
-        {"verdict": verdict(gate(metric="tokens_per_answer", estimate=812.3, interval=(700.0, 900.0), threshold=1000))},
-        {"verdict": verdict(gate(rule="medqa: accuracy not worse than the baseline's by more than 0.02", estimate=-0.01,
-                                 interval=(-0.03, 0.01), threshold=-0.02))},
-        {"scores": {"medqa": Scores.of([], [], [], [])}},
+        ({"results": {}}, "no result of medqa"),
+        ({"verdict": verdict(gate(status="not gateable", estimate=None, interval=None))}, "not gateable – – 60.0"),
+        ({"verdict": verdict(overall="undecided")}, "Gates undecided every gate passes"),
+        ({"verdict": verdict(TOKENS)}, "pass 812.3 700.0–900.0 1,000.0"),
+        ({"verdict": verdict(PAIRED)}, "pass −1.0 −3.0 to +1.0 −2.0"),
+        ({"scores": {"medqa": Scores.of([], [], [], [])}}, "60.0 23.1–88.2"),
     ],
-    ids=["no results", "no verdict", "not gateable", "no gates", "tokens", "paired", "no samples"],
-)  # fmt: skip
-def test_pages_of_odd_runs_render(tmp_path: Path, changes: dict[str, Any]) -> None:
-    for page in all_pages(replace(one_run(tmp_path), **changes)).values():
-        html.document_fromstring(page)
+    ids=["no results", "not gateable", "no gates", "tokens", "paired", "no samples"],
+)
+def test_the_page_of_an_odd_run_says_what_there_is(tmp_path: Path, changes: dict[str, Any], shown: str) -> None:
+    run = replace(one_run(tmp_path), **changes)
+    assert shown in spaced_text(all_pages(run)["run"])
+
+
+def test_a_run_without_a_verdict_has_no_gates_on_its_page(tmp_path: Path) -> None:
+    run = one_run(tmp_path)
+    assert "Gates" not in spaced_text(run_page(Collection((run,), ()), run))
+    judged = replace(run, verdict=verdict(gate()))
+    assert "Gates pass every gate passes" in spaced_text(run_page(Collection((judged,), ()), judged))
+
+
+def spaced_text(page: str) -> str:
+    """The text of a page, with one space between the texts of neighbouring elements."""
+    return " ".join(" ".join(html.document_fromstring(page).find("body").itertext()).split())
 
 
 def test_a_run_whose_every_request_failed(tmp_path: Path) -> None:
@@ -244,11 +263,13 @@ def test_a_run_whose_every_request_failed(tmp_path: Path) -> None:
     assert "100.0" in text_of(pages["index"], "//table[contains(@class, 'runs')]")  # errors
 
 
-def test_a_run_without_tasks(tmp_path: Path) -> None:
+def test_a_run_without_tasks_is_listed_without_a_score(tmp_path: Path) -> None:
     stored_run(tmp_path, "empty", {})
-    for run in collect([tmp_path]).runs:
-        for page in all_pages(run).values():
-            html.document_fromstring(page)
+    collection = collect([tmp_path])
+    (run,) = collection.runs
+    assert run.results == {}
+    assert "empty" in text_of(index_page(collection, read_references()), "//main")
+    assert "MedQA" not in spaced_text(run_page(collection, run))
 
 
 def test_no_run_at_all_says_so() -> None:

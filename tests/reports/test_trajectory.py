@@ -396,7 +396,7 @@ def test_half_a_surrogate_pair_in_a_recipe_is_shown(tmp_path: Path) -> None:
     folder = a_training(tmp_path, "t", begun())
     record = json.loads((folder / "training.json").read_text())
     (folder / "training.json").write_text(json.dumps(record | {"recipe": {"note": "half \ud800"}}))
-    training_page(page_of(folder)).encode()
+    assert b"half \\uD800" in training_page(page_of(folder)).encode()
 
 
 def test_measuring_and_confirming_alone_make_a_page(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
-def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes], seconds: float = 90) -> None:
+def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not there():
         assert child.poll() is None, "the training ended too early"

@@ -22,6 +22,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.checkpoint_folder import (
     METRICS,
+    MetricsReader,
     append_metrics,
     checkpoints,
     forget_metrics_after,
@@ -151,6 +152,30 @@ def test_metrics_of_a_resumed_training_are_those_of_an_uninterrupted_one(tmp_pat
     for step in range(last + 1, steps + 1):
         append_metrics(folder, step, {"loss": 1 / step})
     assert read_metrics(folder) == [{"step": step, "loss": 1 / step} for step in range(1, steps + 1)]
+
+
+@given(cuts=st.lists(st.integers(0, 400), max_size=8), again=st.booleans())
+def test_a_growing_file_is_read_as_if_from_its_beginning(tmp_path_factory, cuts: list[int], again: bool) -> None:
+    folder = tmp_path_factory.mktemp("metrics")
+    reader = MetricsReader(folder)
+    whole = b"".join(
+        b'{"step": %d, "loss": %d}\n' % (step % 7, step) + b"{torn\n" * (step % 3 == 0) for step in range(14)
+    )
+    for cut in sorted(cuts):
+        (folder / METRICS).write_bytes(whole[:cut])
+        assert reader.read() == read_metrics(folder)
+    if again:  # as a training that resumes does
+        append_metrics(folder, 9, {"loss": 9})
+        forget_metrics_after(folder, 3)
+        assert reader.read() == read_metrics(folder)
+        append_metrics(folder, 4, {"loss": 0.25})
+    assert reader.read() == read_metrics(folder)
+
+
+def test_metrics_are_parsed_once(tmp_path: Path) -> None:
+    append_metrics(tmp_path, 1, {"loss": 1})
+    reader = MetricsReader(tmp_path)
+    assert reader.read() is reader.read()
 
 
 def test_metrics_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:

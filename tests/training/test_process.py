@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from medbench.harness.training import process as training_process
 from medbench.harness.training.checkpoint_folder import LOG, checkpoints, last_lines
 from medbench.harness.training.process import TrainingProcess
 from medbench.harness.training.recipe import Launch
@@ -90,6 +91,26 @@ def abort_on_exit(config, start, folder, seed):
 def abort_before(config, start, folder, seed):
     finish(config, start, folder, seed)
     os.abort()
+
+def hang_on_exit(config, start, folder, seed):
+    finish(config, start, folder, seed)
+    atexit.register(time.sleep, 600)
+
+def exit_early(config, start, folder, seed):
+    sys.exit(0)
+
+def vanish(config, start, folder, seed):
+    os._exit(0)
+
+def group_lose_one(config, start, folder, seed):
+    """Rank 0 returns; rank 1, no longer in a process group, dies before it does."""
+    import torch
+    group(config, start, folder, seed)
+    torch.distributed.destroy_process_group()
+    if os.environ["RANK"] == "1":
+        while not (folder / ".done-0").exists():
+            time.sleep(0.05)
+        os.abort()
 
 def group_abort_on_exit(config, start, folder, seed):
     group(config, start, folder, seed)
@@ -412,6 +433,33 @@ def test_a_crash_before_the_trainer_returns_is_a_failure(start: Callable[..., Tr
 def test_an_earlier_finished_training_does_not_excuse_a_crash(start: Callable[..., TrainingProcess]) -> None:
     assert ended(start("finish")) == 0
     assert ended(start("abort_before")) == -signal.SIGABRT
+
+
+def test_a_hang_after_the_work_is_done_is_not_a_failure(
+    start: Callable[..., TrainingProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_process, "EXIT_SECONDS", 0.2)
+    assert ended(start("hang_on_exit")) == 0
+
+
+@pytest.mark.parametrize(
+    ("do", "line"),
+    [("exit_early", "the trainer exited with 0 before its work was done"), ("vanish", "(it printed nothing)")],
+)
+def test_an_exit_before_the_trainer_returns_is_a_failure(
+    start: Callable[..., TrainingProcess], do: str, line: str
+) -> None:
+    training = start(do)
+    assert ended(training) == 1
+    assert last_lines(training.folder / LOG) == line
+
+
+def test_a_worker_that_dies_before_it_returns_is_a_failure_though_the_first_returned(
+    start: Callable[..., TrainingProcess],
+) -> None:
+    training = start("group_lose_one", launch=Launch(processes=2, env={"CUDA_VISIBLE_DEVICES": ""}))
+    assert ended(training, 240) != 0
+    assert (training.folder / ".done-0").exists()
 
 
 def test_a_worker_that_crashes_on_exit_is_not_a_failure(start: Callable[..., TrainingProcess], tmp_path: Path) -> None:
