@@ -351,7 +351,10 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
-    status = run(sys.argv[1:])
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        status = EXIT_INTERRUPTED
     sys.stdout.flush()
     sys.stderr.flush()
     # vLLM leaves threads behind that can hang the interpreter at exit; medbench's own files are closed and synced

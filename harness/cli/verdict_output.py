@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from rich.table import Table
 
 from medbench.harness.cli.tables import rendered, shown
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
@@ -214,7 +214,11 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MedbenchError(f"{path.parent}: cannot be made ({error.strerror})") from None
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except Interrupted as error:  # its advice is for runs; here the answers and the verdict are kept
+        reason = str(error).removeprefix(f"{path}: ").partition(":")[0]
+        raise Interrupted(f"{path}: {reason}: the verdict above stands; run the same command again") from None
 
 
 def _comparisons(one: Judged, baseline: Path | None) -> list[TaskComparison]:

@@ -119,3 +119,16 @@ def test_help_lists_the_exit_statuses(capfd: pytest.CaptureFixture[str]) -> None
     shown = capfd.readouterr().out
     for number in ("0", "1", "2", "3", "4", "70"):
         assert f"\n  {number} " in shown
+
+
+def test_a_full_disk_hides_no_verdict(
+    gates: Path, good_run: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (small_disk / "filler").write_bytes(b"x" * 2**17)
+    file = small_disk / "verdict.xml"
+    assert main.run(["gate", str(good_run), "--gates", str(gates), "--junit", str(file)]) == 4
+    printed = capfd.readouterr()
+    assert "pass" in printed.out
+    assert "the verdict above stands" in printed.err
+    assert "--resume" not in printed.err
+    assert not file.exists()
