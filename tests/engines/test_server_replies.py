@@ -333,3 +333,33 @@ def test_a_run_with_faulty_replies_is_sealed_and_keeps_the_sound_ones(
     assert run([*arguments, "--resume"]) == 0
     samples = [json.loads(line) for line in Path("runs/r/samples/medqa.jsonl").read_text().splitlines()]
     assert sum(sample["error"] is None for sample in samples) == 30
+
+
+@pytest.mark.slow
+def test_no_password_is_left_on_disk_and_a_rotated_one_resumes(
+    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = serve({"error": {"message": "no entry for nurse:s3cret-pass with hf-t0ken-value"}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf-t0ken-value")
+    Path("gates.yaml").write_text("gates: [{task: medqa, at_least: 0.5}]\n")
+    fixed = ["--quiet", "--tasks", "medqa", "--data", "sample", "--resume"]
+
+    def ask(password: str) -> int:
+        url = server.url.replace("http://", f"http://nurse:{password}@")
+        monkeypatch.setattr("sys.argv", ["medbench", "eval", "m", "--base-url", url, "--name", "hf-t0ken-value"])
+        return run(["eval", "m", "--base-url", url, *fixed])
+
+    assert ask("s3cret-pass") == 3
+    server.reply = chat()
+    assert ask("r0tated-pass") == 0
+    (folder,) = Path("runs").iterdir()
+    assert run(["gate", str(folder), "--gates", "gates.yaml", "--junit", "j.xml", "--summary", "s.md"]) == 1
+    assert run(["report", "runs", "-o", "site"]) == 0
+    assert run(["report", "runs", "-o", "exports", "--format", "lm-eval"]) == 0
+    printed = "".join(capfd.readouterr())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for secret in ("s3cret-pass", "r0tated-pass", "hf-t0ken-value"):
+        assert secret not in printed
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
