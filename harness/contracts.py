@@ -239,8 +239,9 @@ class Checkpoint:
 class Engine(Protocol):
     """Something that answers requests. Long-lived; not thread-safe.
 
-    engines.plugins says how to add one. An engine that a caller passes in may also have a `fingerprint` (str) that
-    identifies its weights in run.json.
+    engines.plugins says how to add one. Two attributes are optional. `fingerprint` (str) identifies the weights of an
+    engine that a caller passes in, for run.json. `places` (int) is how many requests it can work on at once before
+    they slow each other down; an engine without it gets its requests in blocks where a gate may stop early.
     """
 
     name: str
@@ -254,10 +255,12 @@ class Engine(Protocol):
         """What renders chat turns: the checkpoint's own template, the server, or nothing (plain text)."""
         ...
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """One Completion per request, errors included, in the order in which they finish.
 
         Requests are taken from the iterable only as needed. Closing the iterator early aborts those under way.
+        An engine with `places` may be given None for "no request for now": it goes on with those under way and takes
+        the next item after it has yielded a completion. With none under way it ends.
         """
         ...
 

@@ -40,8 +40,12 @@ class FakeEngine:
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
         return plain_text(messages)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    places = 1
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         for request in requests:
+            if request is None:
+                return
             if self._delay:
                 time.sleep(self._delay)
             yield self._complete(request)

@@ -88,9 +88,13 @@ class HFEngine:
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
         return render_chat(self._tokenizer, messages, thinking)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    @property
+    def places(self) -> int:
+        return self._batch_size
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         source = iter(requests)
-        while window := list(islice(source, WINDOW * self._batch_size)):
+        while window := list(islice(iter(lambda: next(source, None), None), WINDOW * self._batch_size)):
             prompts: list[_Prompt] = []
             choices: list[_Choice] = []
             for request in window:

@@ -10,7 +10,6 @@ import logging
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -88,7 +87,11 @@ class OpenAIEngine:
         # Only for the record: the server gets the messages and applies its own template.
         return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    @property
+    def places(self) -> int:
+        return self._concurrency
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         from anyio.from_thread import start_blocking_portal
 
         source = iter(requests)
@@ -98,16 +101,20 @@ class OpenAIEngine:
         # The portal is an event loop in a thread: requests proceed while the caller stores completions. Leaving the
         # block early, as closing the iterator does, cancels those under way; vLLM sees the connection drop and stops.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
-            for request in islice(source, self._concurrency):
-                portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
-                under_way += 1
+
+            def send() -> None:
+                nonlocal under_way
+                while under_way < self._concurrency and (request := next(source, None)) is not None:
+                    portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
+                    under_way += 1
+
+            send()
             while under_way:
                 completion = finished.get().result()
                 under_way -= 1
-                for request in islice(source, 1):  # before the yield, so that the server never idles
-                    portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
-                    under_way += 1
+                send()  # before the yield, so that the server never idles
                 yield completion
+                send()  # the caller may have had no request before it saw the completion
 
     def settings(self) -> Mapping[str, Any]:
         return {

@@ -21,6 +21,8 @@ WINDOW = 2
 """Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
 lost when a caller stops early."""
 
+CPU_PLACES, GPU_PLACES = 32, 256
+"""Replies at once beyond which a step takes longer nearly in proportion, so that a gate's verdict comes no sooner."""
 PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
 PROBE_LENGTH = 130
 """Tokens: just over one block of the prefix cache (128 on a CPU), so that a stale block shows; each costs swap time."""
@@ -112,7 +114,9 @@ class VLLMEngine:
         settings = self.llm.llm_engine.vllm_config
         self._max_model_len: int = settings.model_config.max_model_len
         self._dtype = str(settings.model_config.dtype).removeprefix("torch.")
-        self._window: int = WINDOW * settings.scheduler_config.max_num_seqs
+        seats: int = settings.scheduler_config.max_num_seqs
+        self._places = min(seats, CPU_PLACES if self._cpu else GPU_PLACES)
+        self._window = WINDOW * seats
         self._ids = itertools.count()
         self._closed = False
         self._sleeps = bool(self._arguments.get("enable_sleep_mode"))
@@ -136,7 +140,11 @@ class VLLMEngine:
             "dtype": self._dtype,
         }
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    @property
+    def places(self) -> int:
+        return self._places
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         engine = self.llm.llm_engine
         source = iter(requests)
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,8 +55,10 @@ def evaluate(
     return seal(run, tasks, protocol)
 
 
-def ask(run: Run, instances: Sequence[Instance], protocol: Protocol, engine: Engine) -> Iterator[tuple[Task, Sample]]:
-    """Ask, score and store; yields each sample in completion order.
+def ask(
+    run: Run, instances: Iterable[Instance | None], protocol: Protocol, engine: Engine
+) -> Generator[tuple[Task, Sample], None, None]:
+    """Ask, score and store; yields each sample in completion order. A None among the instances goes to the engine.
 
     On any exception (Ctrl-C, a full disk) the samples stored so far are kept, and run.json gets the totals.
     """
@@ -86,44 +89,60 @@ def ask(run: Run, instances: Sequence[Instance], protocol: Protocol, engine: Eng
         run.update(totals=totals)
 
 
-def completions(requests: Iterator[Request], protocol: Protocol, engine: Engine) -> Generator[Completion, None, None]:
+def completions(
+    requests: Iterator[Request | None], protocol: Protocol, engine: Engine
+) -> Generator[Completion, None, None]:
     """The engine's completions. Truncated reasoning is continued after the protocol's cue, if the protocol has one."""
     if protocol.continuation is None:
         with _closing(engine.generate(requests)) as stream:
             yield from stream
         return
-    sent: dict[str, Request] = {}
-
-    def noted() -> Iterator[Request]:
-        for request in requests:
-            sent[request.id] = request
-            yield request
-
-    cut_off: dict[str, Completion] = {}
-    with _closing(engine.generate(noted())) as stream:
-        for completion in stream:
-            if completion.finish_reason == "length" and not _reasoning_closed(sent[completion.id], completion):
-                cut_off[completion.id] = completion
-            else:
-                del sent[completion.id]
-                yield completion
     cue, more = protocol.continuation.cue, protocol.continuation.max_new_tokens
-    forced = [
-        replace(sent[id], prompt=sent[id].prompt + first.text + cue, max_new_tokens=more)
-        for id, first in cut_off.items()
-    ]
-    with _closing(engine.generate(forced) if forced else iter(())) as stream:
-        for completion in stream:
-            first = cut_off[completion.id]
-            if completion.error is not None:
-                yield completion
-                continue
-            yield replace(
-                completion,
-                text=first.text + cue + completion.text,
-                prompt_tokens=first.prompt_tokens,
-                completion_tokens=first.completion_tokens + completion.completion_tokens,
-            )
+    sent: dict[str, Request] = {}
+    cut_off: dict[str, Completion] = {}
+    waiting: deque[Request] = deque()
+    """Continuations of `cut_off`, to be sent before any new request."""
+
+    def source() -> Iterator[Request | None]:
+        for request in requests:
+            yield from _drained(waiting)
+            if request is not None:
+                sent[request.id] = request
+            yield request
+        yield from _drained(waiting)
+
+    while True:
+        with _closing(engine.generate(source())) as stream:
+            for completion in stream:
+                request = sent.pop(completion.id)
+                if completion.id in cut_off:
+                    yield _joined(cut_off.pop(completion.id), cue, completion)
+                elif completion.finish_reason == "length" and not _reasoning_closed(request, completion):
+                    cut_off[completion.id] = completion
+                    forced = replace(request, prompt=request.prompt + completion.text + cue, max_new_tokens=more)
+                    sent[forced.id] = forced
+                    waiting.append(forced)
+                else:
+                    yield completion
+        if not waiting:
+            return
+
+
+def _drained(waiting: deque[Request]) -> Iterator[Request]:
+    while waiting:
+        yield waiting.popleft()
+
+
+def _joined(first: Completion, cue: str, second: Completion) -> Completion:
+    """A completion and its continuation as one."""
+    if second.error is not None:
+        return second
+    return replace(
+        second,
+        text=first.text + cue + second.text,
+        prompt_tokens=first.prompt_tokens,
+        completion_tokens=first.completion_tokens + second.completion_tokens,
+    )
 
 
 def _reasoning_closed(request: Request, completion: Completion) -> bool:
@@ -170,9 +189,12 @@ def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
 
 
 def _requests(
-    instances: Sequence[Instance], protocol: Protocol, engine: Engine, seed: int, sent: dict[str, _Sent]
-) -> Iterator[Request]:
+    instances: Iterable[Instance | None], protocol: Protocol, engine: Engine, seed: int, sent: dict[str, _Sent]
+) -> Iterator[Request | None]:
     for one in instances:
+        if one is None:
+            yield None
+            continue
         request = build_request(one.task, one.question, protocol, engine, seed, one.repeat)
         sent[request.id] = _Sent(one, request)
         yield request

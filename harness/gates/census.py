@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
-from medbench.harness.gates.gate_test import ROUNDING
+from medbench.harness.gates.gate_test import ROUNDING, Outlook
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.sequential import Control, Evidence, SequentialTest, lowest_total
 
@@ -45,17 +45,16 @@ class CensusTest:
     def result(self) -> GateResult:
         return self.answers.unjudged() or (self._exact() if self.answers.whole else self._sequential())
 
-    def more_needed(self) -> float:
+    def outlook(self) -> Outlook:
         if self.answers.unjudged() or self.answers.whole:
-            return math.inf
+            return Outlook()
         worst, best = self._evidence()
         sides = (
-            (_finite(worst.log_e_pass), math.log(1 / self.alpha_pass), 1.0),
-            (_finite(best.log_e_fail), math.log(1 / self.alpha_fail), 0.5),
+            (_finite(worst.log_e_pass), math.log(1 / self.alpha_pass), False),
+            (_finite(best.log_e_fail), math.log(1 / self.alpha_fail), True),
         )
-        return min(
-            (weight * (needed - found) / found for found, needed, weight in sides if found > 0), default=math.inf
-        )
+        nearest = [Outlook(max(0.0, needed - found) / found, fails) for found, needed, fails in sides if found > 0]
+        return min(nearest, key=lambda one: one.more, default=Outlook())
 
     @property
     def _target(self) -> float:

@@ -47,7 +47,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
     fractional = record.protocol["name"].startswith(FOREIGN)
     gate = LiveGate(
-        rules, tasks, record.seed, reference, unit=_most_tokens(record), orders=orders, fractional=fractional
+        rules, tasks, record.seed, reference, unit=_most_tokens(record), known_orders=orders, fractional=fractional
     )
     for name in rules.tasks:
         answered = [samples[name][id] for id in orders[name] if id in samples[name]]

@@ -12,7 +12,9 @@ gate fails, so the fail sides share alpha by Bonferroni.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from medbench.harness.contracts import Sample
@@ -20,6 +22,16 @@ from medbench.harness.gates.verdict import GateResult
 
 ROUNDING = 1e-12
 """Error per addend of a sum of shares: a mean this close to its threshold is taken to be the threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a gate's decision needs at the evidence's present pace."""
+
+    more: float = math.inf
+    """Further answers, as a multiple of those so far; infinite where unknown."""
+    fails: bool = False
+    """Whether the decision would be a fail."""
 
 
 class GateTest(Protocol):
@@ -46,8 +58,5 @@ class GateTest(Protocol):
     def result(self) -> GateResult:
         """What the answers so far show."""
 
-    def more_needed(self) -> float:
-        """Further answers that a decision needs at the evidence's present pace, as a multiple of those so far.
-
-        A decision that leans to a fail counts half, because one fail settles the verdict. Infinite where unknown.
-        """
+    def outlook(self) -> Outlook:
+        """What a decision likely needs."""

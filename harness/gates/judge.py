@@ -26,8 +26,9 @@ from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
 from medbench.harness.gates.baseline import read_baseline, read_controls
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
-from medbench.harness.gates.live_gate import LiveGate, run_gate, verdict_of
+from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
+from medbench.harness.gates.run_gate import run_gate
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats

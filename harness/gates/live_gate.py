@@ -1,35 +1,42 @@
-"""Gates while the answers come in: blocks along each task's fixed order, until the verdict is certain.
+"""A gate file's gates while the answers come in: what they show so far, and what they need to be decided.
 
-    medbench gate checkpoints/step-800 --gates gates.yaml --baseline runs/step-600
-
-A block is sent, answered in full and only then looked at, so that short answers, which finish first, are not
-over-represented. The next block goes to the task with the open gate that is likely to be decided for the fewest tokens;
-a likely fail comes before a likely pass, because one fail settles the verdict. The choice depends only on answers
-already looked at, and each gate's test is valid at any stopping time, so neither this choice nor stopping early
-increases the error rates.
+The answers are observed along each task's fixed order. Which task's answers come next depends only on answers already
+observed, and each gate's test is valid at any stopping time, so neither this choice nor stopping early increases the
+error rates. What is sent to the engine meanwhile is schedule.py's affair.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medbench.harness.contracts import Engine, Sample, Task
+from medbench.harness.contracts import Sample, Task
 from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.evaluation.requests import Instance, permuted
-from medbench.harness.evaluation.runner import Progress, ask, seal
+from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, overall_of, warnings_of
-from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
-from medbench.harness.runs.run_folder import Run, read_samples
 
-BLOCK = 32
-"""Questions sent at a time: enough to fill a batch, few enough that little is wasted after a decision."""
+FIRST_LOOK = 32
+"""Answers of a task that are looked at first: fewer would decide only what is far off, with a poor estimate of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A task whose further answers can bring the verdict nearer."""
+
+    task: str
+    more: float
+    """Further answers that the verdict likely needs, at most all that are left."""
+    tokens: float
+    """The tokens of these, prompts included."""
+    fails: bool
+    """Whether they would likely bring a fail."""
+    seen: bool
+    """Whether any answer of the task has been looked at."""
 
 
 @dataclass(slots=True)
@@ -62,7 +69,7 @@ class LiveGate:
     controls: Sequence[Reference] = ()
     unit: float = 1.0
     """Most tokens that a reply may have."""
-    orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    known_orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """task -> all ids in order, where that is not the permutation of the task's questions (a limited run)."""
     alpha_fail: float | None = None
     """Chance of a wrong fail; None is the rules' alpha. A training loop divides alpha over its passes only."""
@@ -74,7 +81,7 @@ class LiveGate:
     def __post_init__(self) -> None:
         """Raises MedbenchError for a gate that has no questions or lacks its baseline."""
         self._progress = {
-            task.name: _Progress(task, list(self.orders.get(task.name) or _order(task, self.seed)))
+            task.name: _Progress(task, list(self.known_orders.get(task.name) or _order(task, self.seed)))
             for task in self.tasks
         }
         self._tests = Builder(
@@ -108,6 +115,15 @@ class LiveGate:
         return [test.result() for test in self._tests]
 
     @property
+    def orders(self) -> Mapping[str, Sequence[str]]:
+        """task -> ids of all its questions, in the order in which they are looked at."""
+        return {name: one.order for name, one in self._progress.items()}
+
+    def position(self, task: str) -> int:
+        """How many answers of `task` have been observed."""
+        return self._progress[task].position
+
+    @property
     def asked(self) -> dict[str, list[str]]:
         """task -> ids of the questions observed so far, in order."""
         return {name: one.order[: one.position] for name, one in self._progress.items()}
@@ -117,71 +133,38 @@ class LiveGate:
         """Questions observed so far, of all tasks."""
         return sum(one.position for one in self._progress.values())
 
-    def next_block(self, size: int = BLOCK) -> tuple[Task, list[str]] | None:
-        """(task, question ids) to ask next; None when the verdict is certain or nothing is left to ask."""
+    def demands(self) -> list[Demand]:
+        """The tasks that can bring the verdict nearer; none when it is certain or nothing is left to ask."""
         results = self.results()
         final = [result for result, test in zip(results, self._tests, strict=True) if not test.provisional]
         failed = overall_of(final)[0] == "fail" and self.rules.decide == "census"
-        if failed or any(test.hopeless for test in self._tests):
-            return None
-        open_tasks = self._open_tasks(results)
-        if self.rules.budget is not None:
-            size = min(size, self.rules.budget - self.used)
-        if not open_tasks or size <= 0:
-            return None
-        best = min(open_tasks, key=lambda one: (self._tokens_left(one, results), one.task.name))
-        return best.task, best.order[best.position : best.position + size]
-
-    def _open_tasks(self, results: Sequence[GateResult]) -> list[_Progress]:
+        spent = self.rules.budget is not None and self.used >= self.rules.budget
+        if failed or spent or any(test.hopeless for test in self._tests):
+            return []
         population = self.rules.decide == "population"  # its test allows a single look: all questions are asked first
-        names = {
-            name
-            for result, test in zip(results, self._tests, strict=True)
-            if result.status in ("undecided", "not gateable") or population
-            for name in test.tasks
-        }
-        return [self._progress[name] for name in names if self._progress[name].remaining]
-
-    def _tokens_left(self, progress: _Progress, results: Sequence[GateResult]) -> float:
-        """Tokens until the nearest decision that this task can bring; negative for a task not yet looked at."""
-        if not progress.position:
-            return -1.0
-        spent, left = progress.cost * progress.position, progress.cost * progress.remaining
         waiting = [
             test
             for result, test in zip(results, self._tests, strict=True)
-            if result.status == "undecided" and progress.task.name in test.tasks
+            if result.status in ("undecided", "not gateable") or population
         ]
-        return min((min(left, spent * test.more_needed()) for test in waiting), default=math.inf)
+        found = (self._demand(name, [test for test in waiting if name in test.tasks]) for name in self._progress)
+        return [demand for demand in found if demand is not None]
+
+    def _demand(self, name: str, waiting: Sequence[GateTest]) -> Demand | None:
+        progress = self._progress[name]
+        if not waiting or not progress.remaining:
+            return None
+        if not progress.position:
+            return Demand(name, FIRST_LOOK, 0.0, fails=False, seen=False)
+        outlooks = [test.outlook() for test in waiting]
+        fails = [one.more for one in outlooks if one.fails]
+        more = min(fails) if fails else max(one.more for one in outlooks)
+        questions = min(float(progress.remaining), more * progress.position)
+        return Demand(name, questions, progress.cost * questions, fails=bool(fails), seen=True)
 
 
 def _order(task: Task, seed: int) -> list[str]:
     return permuted((question.id for question in task.questions), seed=seed, task=task.name)
-
-
-def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progress: Progress) -> list[GateResult]:
-    """Ask until the verdict is certain. Every answer is stored; what the run already has is not asked again."""
-    stored = {
-        task.name: {s.id: s for s in read_samples(run.folder, task.name)} if run.done(task.name) else {}
-        for task in gate.tasks
-    }
-    questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
-    for task in gate.tasks:
-        progress.start(task.name, len(task.questions), 0)
-    while (block := gate.next_block()) is not None:
-        task, ids = block
-        new = [Instance(task, questions[task.name][id]) for id in ids if id not in stored[task.name]]
-        if new and run.record.status != "running":
-            run.update(status="running", limit=None)  # a limited run that is extended is unfinished
-        for _, sample in ask(run, new, protocol, engine) if new else ():
-            stored[task.name][sample.id] = sample
-        for id in ids:
-            progress.advance(task.name, stored[task.name][id])
-        seconds = run.record.totals.seconds * (gate.used + len(ids)) / sum(map(len, stored.values()))
-        gate.observe(task.name, [stored[task.name][id] for id in ids], seconds=seconds)
-    if run.record.status == "running" and all(len(stored[name]) == len(by_id) for name, by_id in questions.items()):
-        seal(run, gate.tasks, protocol)
-    return gate.results()
 
 
 def verdict_of(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
+from medbench.harness.gates.gate_test import Outlook
 from medbench.harness.gates.rules import Gate
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
@@ -36,8 +36,8 @@ class PaceTest:
         self.used += len(samples)
         self.seconds = seconds
 
-    def more_needed(self) -> float:
-        return math.inf
+    def outlook(self) -> Outlook:
+        return Outlook(max(0, SETTLED - self.used) / self.used) if self.used else Outlook()
 
     def result(self) -> GateResult:
         status: Status = "undecided"

@@ -11,6 +11,7 @@ from scipy.special import ndtr, ndtri
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
+from medbench.harness.gates.gate_test import Outlook
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.score_test import invert, score_test
 
@@ -36,8 +37,8 @@ class PopulationTest:
     def observe(self, task: str, samples: Sequence[Sample], seconds: float = 0.0) -> None:
         self.answers.observe(task, samples)
 
-    def more_needed(self) -> float:
-        return math.inf
+    def outlook(self) -> Outlook:
+        return Outlook()
 
     def result(self) -> GateResult:
         return self.answers.unjudged() or self._judged()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
-from medbench.harness.gates.gate_test import ROUNDING, GateTest
+from medbench.harness.gates.gate_test import ROUNDING, GateTest, Outlook
 from medbench.harness.gates.rules import Gate
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
@@ -37,8 +37,8 @@ class MeanTest:
     def observe(self, task: str, samples: Sequence[Sample], seconds: float = 0.0) -> None:
         self.by_task[task].observe(task, samples, seconds)
 
-    def more_needed(self) -> float:
-        return math.inf
+    def outlook(self) -> Outlook:
+        return Outlook()
 
     def result(self) -> GateResult:
         results = [test.result() for test in self.by_task.values()]

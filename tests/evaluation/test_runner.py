@@ -215,7 +215,7 @@ def test_truncated_reasoning_is_continued_after_the_cue(tmp_path: Path) -> None:
     with a_run(tmp_path) as run:
         evaluate(run, [a_task(2)], FORCED, engine, limit=None, progress=Silent())
         samples = {sample.id: sample for sample in read_samples(run.folder, "toy")}
-    forced = engine.asked[-1]
+    (forced,) = (one for one in engine.asked if one.prompt.endswith("\nFinal answer:"))
     assert (len(engine.asked), forced.max_new_tokens) == (3, 5)
     cut = samples["q1"]
     assert cut.output == "<think>on and on\nFinal answer: (B)"

@@ -6,20 +6,24 @@ pytest tests/gates/test_live_gate.py
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gate_driver import drive
 from support.gate_runs import a_record, a_task, answer
 
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference
-from medbench.harness.gates.live_gate import BLOCK, LiveGate, run_gate
+from medbench.harness.gates.live_gate import FIRST_LOOK, LiveGate
 from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.run_gate import run_gate
+from medbench.harness.gates.schedule import AHEAD, Schedule
 from medbench.harness.gates.verdict import GateResult, overall_of
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.run_folder import Run, create_run, read_samples, reopen_run
@@ -56,11 +60,8 @@ def flipped(samples: Mapping[str, Sample], lost: int, gained: int, seed: int) ->
     return {id: answer(id, changed.get(id, sample.score)) for id, sample in samples.items()}
 
 
-def drive(gate: LiveGate, samples: Samples) -> list[GateResult]:
-    """Answer what the gate asks for until it asks no more."""
-    while (block := gate.next_block()) is not None:
-        task, ids = block
-        gate.observe(task.name, [samples[task.name][id] for id in ids])
+def driven(gate: LiveGate, samples: Samples) -> list[GateResult]:
+    drive(gate, samples)
     return gate.results()
 
 
@@ -75,7 +76,7 @@ def live(
     reference = Reference("base", {"toy": baseline}) if baseline is not None else None
     others = [Reference(f"control {number}", {"toy": control}) for number, control in enumerate(controls)]
     gate = LiveGate(file, [a_task(list(samples))], seed, reference, others)
-    return drive(gate, {"toy": samples})[0]
+    return driven(gate, {"toy": samples})[0]
 
 
 # ---- stopping early is rarely wrong
@@ -127,7 +128,7 @@ def test_a_loop_that_spends_little_on_passes_need_not_pay_for_its_fails() -> Non
         for seed in range(8):
             samples = candidate(ids, right, seed)
             file = rules({"at_least": 0.6}, alpha=alpha)
-            (result,) = drive(LiveGate(file, [a_task(ids)], seed, None, alpha_fail=alpha_fail), {"toy": samples})
+            (result,) = driven(LiveGate(file, [a_task(ids)], seed, None, alpha_fail=alpha_fail), {"toy": samples})
             used += result.used
         return result.status, used
 
@@ -199,15 +200,6 @@ def test_a_control_that_misses_a_question_is_left_out() -> None:
 # ---- what is asked next, and when it ends
 
 
-def asked_of(gate: LiveGate, samples: Samples) -> list[tuple[str, list[str]]]:
-    """The blocks, in turn, that are asked until the end."""
-    blocks = []
-    while (block := gate.next_block()) is not None:
-        blocks.append((block[0].name, block[1]))
-        gate.observe(block[0].name, [samples[block[0].name][id] for id in block[1]])
-    return blocks
-
-
 def two_tasks(right_a: int, right_b: int, n: int = 200) -> tuple[list[Task], dict[str, dict[str, Sample]]]:
     ids = ids_of(n)
     tasks = [a_task(ids, "a"), a_task(ids, "b")]
@@ -217,19 +209,18 @@ def two_tasks(right_a: int, right_b: int, n: int = 200) -> tuple[list[Task], dic
 def test_each_task_is_asked_along_its_order() -> None:
     tasks, samples = two_tasks(130, 125)
     file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
-    blocks = asked_of(LiveGate(file, tasks, 3, None), samples)
-    assert {name for name, _ in blocks[:2]} == {"a", "b"}  # a first look at every task
+    items = drive(LiveGate(file, tasks, 3, None), samples)
+    assert [name for name, _ in items[: 2 * FIRST_LOOK]] == ["a"] * FIRST_LOOK + ["b"] * FIRST_LOOK
     for name in "ab":
-        asked = [id for task, ids in blocks if task == name for id in ids]
+        asked = [id for task, id in items if task == name]
         assert asked == permuted(ids_of(200), seed=3, task=name)[: len(asked)]
-    assert all(len(ids) <= BLOCK for _, ids in blocks)
 
 
-def test_one_sure_fail_ends_it_and_the_unasked_task_is_undecided() -> None:
+def test_one_fail_ends_it_and_leaves_the_other_task_undecided() -> None:
     tasks, samples = two_tasks(0, 200)
     file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
     gate = LiveGate(file, tasks, 0, None)
-    assert [name for name, _ in asked_of(gate, samples)] == ["a"]
+    assert {name for name, _ in drive(gate, samples)} == {"a"}
     results = gate.results()
     assert [result.status for result in results] == ["fail", "undecided"]
     assert results[1].estimate is None
@@ -241,9 +232,8 @@ def test_a_task_whose_gates_are_decided_is_asked_no_more() -> None:
     tasks, samples = two_tasks(200, 123)
     file = rules({"task": "a", "at_least": 0.5}, {"task": "b", "at_least": 0.6})
     gate = LiveGate(file, tasks, 0, None)
-    blocks = asked_of(gate, samples)
-    assert [name for name, _ in blocks].count("a") <= 2
-    assert [name for name, _ in blocks].count("b") > 2
+    names = [name for name, _ in drive(gate, samples)]
+    assert names.count("a") <= 64 < names.count("b")
     assert overall_of(gate.results())[0] == "pass"
 
 
@@ -259,7 +249,7 @@ def test_a_budget_leaves_what_is_open_undecided(budget: int) -> None:
     tasks, samples = two_tasks(121, 121)
     file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6}, budget=budget)
     gate = LiveGate(file, tasks, 0, None)
-    results = drive(gate, samples)
+    results = driven(gate, samples)
     assert sum(result.used for result in results) == gate.used == budget
     assert overall_of(results)[0] == "undecided"
 
@@ -267,7 +257,7 @@ def test_a_budget_leaves_what_is_open_undecided(budget: int) -> None:
 def test_the_population_is_asked_all_questions_before_it_is_looked_at() -> None:
     tasks, samples = two_tasks(0, 200)
     file = rules({"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6}, decide="population")
-    results = drive(LiveGate(file, tasks, 0, None), samples)
+    results = driven(LiveGate(file, tasks, 0, None), samples)
     assert [(result.status, result.used) for result in results] == [("fail", 200), ("pass", 200)]
 
 
@@ -276,7 +266,7 @@ def test_a_category_alone_is_judged_but_all_of_the_task_is_asked() -> None:
     step = {id: {"step": "1" if number % 3 else "2"} for number, id in enumerate(ids)}
     samples = {id: answer(id, float(step[id]["step"] == "1"), category=step[id]) for id in ids}
     gate = LiveGate(rules({"at_least": 0.9, "category": {"step": "1"}}), [a_task(ids, category=step)], 0, None)
-    (result,) = drive(gate, {"toy": samples})
+    (result,) = driven(gate, {"toy": samples})
     assert (result.status, result.total) == ("pass", 200)
     assert result.used < gate.used <= 300
 
@@ -285,7 +275,7 @@ def test_the_mean_of_tasks_is_decided_early() -> None:
     tasks, samples = two_tasks(360, 360, n=400)
     file = rules({"task": "mean", "at_least": 0.6}, {"task": "a", "at_least": 0.1}, {"task": "b", "at_least": 0.1})
     gate = LiveGate(file, tasks, 0, None)
-    results = drive(gate, samples)
+    results = driven(gate, samples)
     assert overall_of(results)[0] == "pass"
     assert (results[0].used, results[0].total) == (gate.used, 800)
     assert gate.used < 500
@@ -294,7 +284,7 @@ def test_the_mean_of_tasks_is_decided_early() -> None:
 def test_a_mean_of_which_a_task_was_not_asked_is_undecided() -> None:
     tasks, samples = two_tasks(0, 200)
     file = rules({"task": "mean", "at_least": 0.3}, {"task": "a", "at_least": 0.6}, {"task": "b", "at_least": 0.6})
-    results = drive(LiveGate(file, tasks, 0, None), samples)
+    results = driven(LiveGate(file, tasks, 0, None), samples)
     assert [result.status for result in results] == ["undecided", "fail", "undecided"]
 
 
@@ -349,17 +339,38 @@ class Counting(FakeEngine):
         super().__init__(replies, delay)
         self.asked: list[str] = []
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        requests = list(requests)
-        self.asked += [request.id.partition("/")[2] for request in requests]
-        yield from super().generate(requests)
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        for request in requests:
+            if request is None:
+                return
+            self.asked.append(request.id.partition("/")[2])
+            yield from super().generate([request])
 
 
-class Reversed(Counting):
-    """What was asked last comes back first, as short answers do under continuous batching."""
+class InBlocks(Counting):
+    """Does not say how many places it has, and takes all requests before it answers the last of them first."""
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    places: int | None = None  # type: ignore[assignment]
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         yield from reversed(list(super().generate(requests)))
+
+
+class Batching(Counting):
+    """Continuous batching: keeps its places full, and finishes a random one of those under way."""
+
+    def __init__(self, replies: Mapping[str, Mapping[str, Any]], places: int, seed: int) -> None:
+        super().__init__(replies)
+        self.places, self._draw = places, random.Random(seed)
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        source, under_way = iter(requests), []
+        while True:
+            while len(under_way) < self.places and (request := next(source, None)) is not None:
+                under_way.append(request)
+            if not under_way:
+                return
+            yield from super().generate([under_way.pop(self._draw.randrange(len(under_way)))])
 
 
 def replies_of(samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
@@ -383,14 +394,67 @@ def gated(root: Path, file: GateFile, samples: Mapping[str, Sample], engine: Cou
 
 def test_what_comes_back_first_changes_neither_verdict_nor_questions(tmp_path: Path) -> None:
     samples = candidate(ids_of(300), 210, 0)
-    file = rules({"at_least": 0.6})
-    engines = Counting(replies_of(samples)), Reversed(replies_of(samples))
-    results = [gated(tmp_path / str(i), file, samples, engine) for i, engine in enumerate(engines)]
-    assert results[0] == results[1]
-    assert results[0][0].used < 300
-    stored = [{s.id for s in read_samples(tmp_path / f"{i}/run", "toy")} for i in range(2)]
-    assert stored[0] == stored[1]
-    assert len(stored[0]) == results[0][0].used
+    file, replies = rules({"at_least": 0.6}), replies_of(samples)
+    (alone,) = gated(tmp_path / "alone", file, samples, Counting(replies))
+    assert alone.used < 300
+    engines = [InBlocks(replies), *(Batching(replies, places, seed=places) for places in (1, 2, 7, 64, 1000))]
+    for number, engine in enumerate(engines):
+        assert gated(tmp_path / str(number), file, samples, engine) == [alone]
+        stored = {sample.id for sample in read_samples(tmp_path / str(number) / "run", "toy")}
+        assert stored >= set(permuted(list(samples), seed=0, task="toy")[: alone.used])
+        assert stored <= set(engine.asked)
+
+
+def test_answers_that_finished_beyond_the_verdict_are_kept_for_the_next_gate(tmp_path: Path) -> None:
+    samples = candidate(ids_of(300), 210, 0)
+    first = Batching(replies_of(samples), 200, seed=1)
+    (early,) = gated(tmp_path, rules({"at_least": 0.6}), samples, first)
+    kept = {sample.id for sample in read_samples(tmp_path / "run", "toy")}
+    assert len(kept) > early.used
+    gated(tmp_path, rules({"at_least": 0.69}), samples, second := Counting(replies_of(samples)))
+    assert kept.isdisjoint(second.asked)
+
+
+def test_no_more_is_under_way_than_the_verdict_likely_needs() -> None:
+    ids = ids_of(1000)
+    samples = candidate(ids, 630, 1)
+    schedule = Schedule(LiveGate(rules({"at_least": 0.6}), [a_task(ids)], 0, None), {"toy": {}}, places=20)
+    stream = schedule.to_send()
+    first = list(iter(lambda: next(stream), None))
+    assert len(first) == math.ceil(AHEAD * FIRST_LOOK)
+    for _, id in first:
+        schedule.arrived("toy", samples[id], seconds=1.0)
+    (demand,) = schedule.gate.demands()
+    then = list(iter(lambda: next(stream), None))
+    assert len(first) + len(then) - schedule.gate.used == min(1000 - schedule.gate.used, math.ceil(AHEAD * demand.more))
+
+
+def test_all_places_are_filled_whatever_the_forecast_says() -> None:
+    schedule = Schedule(LiveGate(rules({"at_least": 0.6}), [a_task(ids_of(1000))], 0, None), {"toy": {}}, places=256)
+    stream = schedule.to_send()
+    first = list(iter(lambda: next(stream), None))
+    assert len(first) == 256
+    for _, id in first:
+        schedule.arrived("toy", answer(id, 0.0), seconds=1.0)
+    assert schedule.done
+    assert list(stream) == []
+
+
+def test_a_schedule_never_waits_with_nothing_under_way() -> None:
+    ids = ids_of(200)
+    for right in (0, 119, 120, 121, 200):
+        samples = candidate(ids, right, 3)
+        gate = LiveGate(
+            rules({"at_least": 0.6}, {"metric": "tokens_per_answer", "at_most": 900}), [a_task(ids)], 0, None
+        )
+        assert len(drive(gate, {"toy": samples})) == gate.used
+
+
+def test_a_budget_limits_what_is_sent(tmp_path: Path) -> None:
+    samples = candidate(ids_of(300), 180, 0)
+    engine = Batching(replies_of(samples), 256, seed=3)
+    (result,) = gated(tmp_path, rules({"at_least": 0.6}, budget=50), samples, engine)
+    assert (result.status, result.used, len(engine.asked)) == ("undecided", 50, 50)
 
 
 def test_a_second_gate_asks_nothing_again(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from medbench.harness.training.journal import Journal
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.watchdogs import WatchdogConfig
+from support.gate_driver import drive
 
 LABELS = ("A", "B", "C", "D")
 
@@ -72,8 +73,7 @@ class MadeUpJudge:
         samples = self._answers(checkpoint, task)
         reference = Reference("start", {"medqa": self.runs[baseline.name]}) if baseline is not None else None
         gate = LiveGate(rules, [task], seed, reference, unit=100.0, alpha_fail=alpha_fail)
-        while (block := gate.next_block()) is not None:
-            gate.observe(task.name, [samples[id] for id in block[1]])
+        drive(gate, {task.name: samples})
         results = gate.results()
         overall, why = overall_of(results)
         verdict = Verdict(

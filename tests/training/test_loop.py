@@ -91,7 +91,7 @@ def test_when_attempts_run_out_the_best_checkpoint_and_the_reason_are_named(tmp_
 
 
 def test_an_attempt_that_was_still_improving_is_continued_from_its_best_checkpoint(tmp_path: Path) -> None:
-    trainings = MadeUpTrainings([[0.2, 0.3, 0.45], [0.45, 0.4], [0.8]])
+    trainings = MadeUpTrainings([[0.2, 0.3, 0.45], [0.45, 0.2], [0.8]])
     finish(world(tmp_path, recipe_of([FLOOR]), trainings, exact=True))
     starts = [one["start"] for one in trainings.started]
     assert starts == [tmp_path / "start", tmp_path / "1-stage1/attempt-1/step-000030", tmp_path / "start"]

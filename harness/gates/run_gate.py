@@ -1,0 +1,50 @@
+"""From an open gate and an engine to the gate's results: asks until the verdict is certain, and stores every answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from medbench.harness.contracts import Engine
+from medbench.harness.evaluation.requests import Instance
+from medbench.harness.evaluation.runner import Progress, ask, seal
+from medbench.harness.gates.live_gate import LiveGate
+from medbench.harness.gates.schedule import Schedule
+from medbench.harness.gates.verdict import GateResult
+from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.run_folder import Run, read_samples
+
+
+def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progress: Progress) -> list[GateResult]:
+    """Ask until the verdict is certain. What the run already has is not asked again; what is under way at the verdict
+    is aborted, and answers that had finished are kept for another gate.
+    """
+    tasks = {task.name: task for task in gate.tasks}
+    questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
+    stored = {
+        name: {sample.id: sample for sample in read_samples(run.folder, name)} if run.done(name) else {}
+        for name in tasks
+    }
+    for name, by_id in questions.items():
+        progress.start(name, len(by_id), len(stored[name]))
+    before, started = run.record.totals.seconds, time.monotonic()
+    schedule = Schedule(gate, stored, getattr(engine, "places", None), before)
+
+    def instances() -> Iterator[Instance | None]:
+        for item in schedule.to_send():
+            if item is not None and run.record.status != "running":
+                run.update(status="running", limit=None)  # a limited run that is extended is unfinished
+            yield Instance(tasks[item[0]], questions[item[0]][item[1]]) if item is not None else None
+
+    while not schedule.done:
+        with closing(ask(run, instances(), protocol, engine)) as stream:
+            for task, sample in stream:
+                progress.advance(task.name, sample)
+                schedule.arrived(task.name, sample, seconds=before + time.monotonic() - started)
+                if schedule.done:
+                    break
+    schedule.settle(run.record.totals.seconds)
+    if run.record.status == "running" and all(len(stored[name]) == len(by_id) for name, by_id in questions.items()):
+        seal(run, gate.tasks, protocol)
+    return gate.results()

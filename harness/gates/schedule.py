@@ -1,0 +1,129 @@
+"""What to ask next while a gate is open, so that the engine is as full as the verdict needs and no fuller.
+
+    schedule = Schedule(gate, stored, places=256)
+    for item in schedule.to_send(): ...              # (task, id), or None: nothing for now
+    schedule.arrived("medqa", sample, seconds=1.5)   # the gate sees what is next along the order
+
+Requests are sent along each task's fixed order and may finish in any order; the gate sees an answer only after all
+before it, in steps of STEP. So what is sent, how far ahead, and when it finishes never change a verdict: each gate's
+test is a function of the answers along its task's order, and stops at the first step that decides it.
+
+How far ahead: with continuous batching one step of the engine makes a token for each running reply, and takes only a
+little longer for more of them, up to its number of places. So that many are always under way, and more where the
+forecast of a gate's evidence says that it needs more. tests/bench/verdict_time.py shows that sending fewer, as the
+forecast would have it, makes most verdicts later: the forecast comes only after the longest of the first replies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from medbench.harness.contracts import Sample
+from medbench.harness.gates.live_gate import FIRST_LOOK, Demand, LiveGate
+
+AHEAD = 1.5
+"""Answers sent ahead, as a multiple of those that the verdict likely needs."""
+STEP = 8
+"""Answers of one task that its gates are given at a time, after the first FIRST_LOOK."""
+BLOCK = 32
+"""Requests at a time for an engine that does not say how many it works on at once."""
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The stream of a gate's questions. No engine, no clock, no files."""
+
+    gate: LiveGate
+    answered: dict[str, dict[str, Sample]]
+    """task -> id -> answer, of earlier sessions and of this one."""
+    places: int | None = None
+    """How many requests the engine works on at once with profit; None where it does not say."""
+    seconds: float = 0.0
+    """Time that all answers so far took, those of earlier sessions included."""
+    _sent: dict[str, int] = field(init=False)
+    """task -> position in its order up to which everything has been sent or is answered."""
+    _under_way: int = 0
+    _demands: list[Demand] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sent = dict.fromkeys(self.gate.orders, 0)
+        self._give()
+
+    @property
+    def done(self) -> bool:
+        """Whether the verdict is certain, or nothing is left to ask."""
+        return not self._demands
+
+    def to_send(self) -> Iterator[tuple[str, str] | None]:
+        """(task, id) of the next request, again and again; None where more under way would not help for now.
+
+        Without `places` there is no None: it ends after a block, and is to be called again when all have arrived.
+        """
+        sent = 0
+        while not self.done and (self.places is not None or sent < BLOCK):
+            found = self._next()
+            if found is None and self.places is None:
+                return
+            sent += 1
+            yield found
+
+    def arrived(self, task: str, sample: Sample, *, seconds: float) -> None:
+        """Take an answer and give the gate all that are now next along the orders."""
+        self.answered[task][sample.id] = sample
+        self._under_way -= 1
+        self.seconds = seconds
+        self._give()
+
+    def settle(self, seconds: float) -> None:
+        """Tell the gates how long all answers took in the end, as the run's record says."""
+        pace = seconds / max(1, sum(map(len, self.answered.values())))
+        self.gate.observe(next(iter(self.gate.orders)), [], seconds=pace * self.gate.used)
+
+    def _next(self) -> tuple[str, str] | None:
+        for demand in sorted(self._demands, key=_urgency):
+            name, order = demand.task, self.gate.orders[demand.task]
+            wanted = self.gate.position(name) + math.ceil(max(STEP, AHEAD * min(demand.more, len(order))))
+            if self._under_way < (self.places or BLOCK):
+                wanted = len(order)
+            while self._sent[name] < min(wanted, len(order)) and not self._is_spent:
+                id = order[self._sent[name]]
+                self._sent[name] += 1
+                if id not in self.answered[name]:
+                    self._under_way += 1
+                    return name, id
+        return None
+
+    @property
+    def _is_spent(self) -> bool:
+        budget = self.gate.rules.budget
+        return budget is not None and sum(self._sent.values()) >= budget
+
+    def _give(self) -> None:
+        """Give the gate whole steps until it has no demand, or none that has arrived."""
+        self._demands = self.gate.demands()
+        while (found := self._whole_step()) is not None:
+            task, samples = found
+            used = self.gate.used + len(samples)
+            pace = self.seconds / max(1, sum(map(len, self.answered.values())))
+            self.gate.observe(task, samples, seconds=pace * used)
+            self._demands = self.gate.demands()
+
+    def _whole_step(self) -> tuple[str, list[Sample]] | None:
+        left = math.inf if self.gate.rules.budget is None else self.gate.rules.budget - self.gate.used
+        for demand in self._demands:
+            position = self.gate.position(demand.task)
+            size = STEP if demand.seen else FIRST_LOOK
+            ids = self.gate.orders[demand.task][position : position + int(min(size, left))]
+            found = [self.answered[demand.task].get(id) for id in ids]
+            if ids and all(found):
+                return demand.task, [sample for sample in found if sample is not None]
+        return None
+
+
+def _urgency(demand: Demand) -> tuple[int, float]:
+    """A task not looked at yet first; then a likely fail, since one settles the verdict; then what takes longest."""
+    if not demand.seen:
+        return 0, 0.0
+    return (1, demand.tokens) if demand.fails else (2, -demand.tokens)

@@ -1,0 +1,239 @@
+"""Time to a gate's verdict on a simulated GPU, as a share of the time of the whole run.
+
+    MEDBENCH_DATA=... python tests/bench/verdict_time.py             # 100 seeds per setting; about 40 minutes
+    MEDBENCH_DATA=... python tests/bench/verdict_time.py --seeds 10
+
+The engine is a model of continuous batching: a step makes one token for each running reply and takes A + B x replies
+milliseconds; requests beyond the capacity wait. The gate, its schedule and its tests are the real ones. Scores are
+those of 28 real models on 818 questions (replay/mmlu_pro_health_correct.csv). Reply lengths are drawn from a lognormal
+distribution with a median of 500 tokens, 3 % cut off at 2,048, or are those of a real model's stored replies.
+
+Floors are set below and above each model's true accuracy, with 8 other models as control variates. Copies differ from
+their baseline on 4 % of the questions, with no change or a loss of 4 points, and must not be worse by more than the
+margin. "blocks" is the rule for an engine that does not say how many places it has: 32 at a time, all waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medbench.harness.contracts import Data, Question, Sample, Task
+from medbench.harness.gates.baseline import Reference
+from medbench.harness.gates.live_gate import LiveGate
+from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.schedule import Schedule
+
+A, B = 9.0, 0.045
+"""Milliseconds per step, and per running reply and step: assumed, in the range of an 8B model on one H100."""
+MOST = 2048
+"""The token limit."""
+
+
+@dataclass
+class Engine:
+    """Yields ids as their replies finish; `clock` is in seconds."""
+
+    lengths: Mapping[str, int]
+    capacity: int
+    clock: float = 0.0
+    places: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = min(256, self.capacity)  # as engines.vllm says of a GPU
+
+    def generate(self, ids: Iterable[str | None]) -> Iterator[str]:
+        source = iter(ids)
+        waiting: deque[str] = deque()
+        running: list[tuple[int, str]] = []
+        """(step at which it ends, id)"""
+        step = 0
+        while True:
+            while len(waiting) + len(running) < 2 * self.capacity and (id := next(source, None)) is not None:
+                waiting.append(id)
+            while waiting and len(running) < self.capacity:
+                id = waiting.popleft()
+                heapq.heappush(running, (step + max(1, self.lengths[id]), id))
+            if not running:
+                return
+            ends = running[0][0]
+            self.clock += (ends - step) * (A + B * len(running)) / 1000
+            step = ends
+            done = []
+            while running and running[0][0] == step:
+                done.append(heapq.heappop(running)[1])
+            yield from done
+
+
+def whole_seconds(engine: Engine, order: Sequence[str]) -> float:
+    before = engine.clock
+    for _ in engine.generate(order):
+        pass
+    return engine.clock - before
+
+
+def verdict_seconds(gate: LiveGate, samples: Mapping[str, Sample], engine: Engine, places: int | None) -> float:
+    schedule = Schedule(gate, {"health": {}}, places)
+    before = engine.clock
+    while not schedule.done:
+        ids = (item and item[1] for item in schedule.to_send())
+        with closing(engine.generate(ids)) as stream:
+            for id in stream:
+                schedule.arrived("health", samples[id], seconds=0.0)
+                if schedule.done:
+                    break
+    return engine.clock - before
+
+
+@dataclass(frozen=True)
+class Case:
+    """One gate on one checkpoint."""
+
+    rules: GateFile
+    scores: np.ndarray
+    baseline: np.ndarray | None
+    controls: Sequence[np.ndarray]
+    passes: bool
+    """Whether the whole run passes."""
+
+
+def as_samples(scores: np.ndarray, lengths: Mapping[str, int]) -> dict[str, Sample]:
+    return {
+        f"q{number}": Sample(
+            id=f"q{number}",
+            cluster=f"q{number}",
+            prompt="",
+            output="",
+            finish_reason="stop",
+            extracted="A",
+            outcome="answered",
+            span=None,
+            error=None,
+            category={},
+            gold="A",
+            score=float(score),
+            prompt_tokens=200,
+            completion_tokens=lengths[f"q{number}"],
+        )
+        for number, score in enumerate(scores)
+    }
+
+
+def floor_case(correct: np.ndarray, gap: float, draw: random.Random) -> Case:
+    """`gap`: the true accuracy minus the floor."""
+    model, *others = draw.sample(range(correct.shape[1]), 9)
+    floor = float(np.clip(correct[:, model].mean() - gap, 0.0, 1.0))
+    rules = GateFile(gates=[Gate(task="health", at_least=floor)])
+    return Case(rules, correct[:, model], None, [correct[:, other] for other in others], gap >= 0)
+
+
+def copy_case(correct: np.ndarray, margin: float, loss: float, draw: random.Random) -> Case:
+    """A copy that differs on 4 % of the questions and is worse by `loss`."""
+    base, *others = draw.sample(range(correct.shape[1]), 8)
+    scores = correct[:, base].copy()
+    flips, net = round(0.04 * len(scores)), round(loss * len(scores))
+    lost = (flips + net) // 2
+    right, wrong = np.flatnonzero(scores == 1), np.flatnonzero(scores == 0)
+    scores[draw.sample(list(right), lost)] = 0
+    scores[draw.sample(list(wrong), flips - lost)] = 1
+    rules = GateFile(gates=[Gate(task="health", margin=margin)])
+    return Case(rules, scores, correct[:, base], [correct[:, other] for other in others], loss <= margin)
+
+
+CASES: dict[str, Callable[[np.ndarray, random.Random], Case]] = {
+    **{
+        f"floor, {100 * gap:+.0f} points": lambda correct, draw, gap=gap: floor_case(correct, gap, draw)
+        for gap in (-0.10, -0.05, -0.03, -0.02, 0.02, 0.03, 0.05, 0.10)
+    },
+    **{
+        f"copy, {'equal' if not loss else 'loses 4 points'}, margin {100 * margin:.0f}": (
+            lambda correct, draw, margin=margin, loss=loss: copy_case(correct, margin, loss, draw)
+        )
+        for margin in (0.02, 0.03)
+        for loss in (0.0, 0.04)
+    },
+}
+
+
+def lognormal(n: int, draw: random.Random) -> dict[str, int]:
+    return {f"q{number}": min(MOST, max(1, int(draw.lognormvariate(np.log(500), 0.75)))) for number in range(n)}
+
+
+def real_lengths(data: Path) -> list[int]:
+    """Tokens of a real model's replies, in the questions' order."""
+    from medbench.harness.checkpoints.resolve import resolve
+    from medbench.harness.protocols.chat import encode, load_tokenizer
+
+    tokenizer = load_tokenizer(resolve("smollm2-135m").path)
+    replies = pd.read_json(data / "replay" / "mmlu_pro_health_Meta-Llama-3_1-8B-Instruct.jsonl", lines=True)
+    return [len(encode(tokenizer, text, templated=True)) for text in replies["output"]]
+
+
+def measure(case: Case, lengths: Mapping[str, int], capacity: int, seed: int, blocks: bool) -> tuple[float, bool, int]:
+    """(time to verdict over the whole run's, whether the verdict is wrong, questions looked at)"""
+    ids = list(lengths)
+    task = Task(
+        "health", "1", "test", 0.0, tuple(Question(id, id, "", (), (), "A") for id in ids), Data("test", "0" * 64, True)
+    )
+    samples = as_samples(case.scores, lengths)
+    reference = Reference("base", {"health": as_samples(case.baseline, lengths)}) if case.baseline is not None else None
+    controls = [Reference(f"c{i}", {"health": as_samples(one, lengths)}) for i, one in enumerate(case.controls)]
+    gate = LiveGate(case.rules, [task], seed, reference, controls)
+    engine = Engine(lengths, capacity)
+    whole = whole_seconds(engine, gate.orders["health"])
+    took = verdict_seconds(gate, samples, engine, None if blocks else engine.places)
+    (result,) = gate.results()
+    return took / whole, (result.status == "pass") != case.passes, gate.used
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--capacity", type=int, nargs="*", default=[64, 256, 1024])
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    asked = parser.parse_args()
+    data = Path(os.environ.get("MEDBENCH_DATA") or sys.exit("set MEDBENCH_DATA to the folder of the benchmarks"))
+    correct = pd.read_csv(data / "replay" / "mmlu_pro_health_correct.csv", index_col=0).to_numpy(dtype=float)
+    started = time.monotonic()
+    print("| replies | capacity | case | mean | 95th percentile | blocks, mean | questions % | wrong |")
+    print("|---|---|---|---|---|---|---|---|")
+    real = real_lengths(data)
+    for kind in ("lognormal", "real"):
+        for capacity in asked.capacity:
+            for name, make in CASES.items():
+                if asked.only not in name:
+                    continue
+                found = []
+                for seed in range(asked.seeds):
+                    draw = random.Random(f"{name} {seed}")
+                    case = make(correct, draw)
+                    lengths = (
+                        lognormal(len(correct), draw)
+                        if kind == "lognormal"
+                        else {f"q{number}": length for number, length in enumerate(real)}
+                    )
+                    old = measure(case, lengths, capacity, seed, True) if seed < asked.seeds // 4 else None
+                    found.append((*measure(case, lengths, capacity, seed, False), old[0] if old else np.nan))
+                shares, wrong, used, blocks = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+                print(
+                    f"| {kind} | {capacity} | {name} | {shares.mean():.2f} | {np.percentile(shares, 95):.2f} "
+                    f"| {np.nanmean(blocks):.2f} | {100 * used.mean() / len(correct):.0f} | {int(wrong.sum())} |",
+                    flush=True,
+                )
+    print(f"{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
