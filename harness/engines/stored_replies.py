@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import parse_json
+from medbench.harness.text import foreign
 
 FAULTS_SHOWN = 20
 MOST_SAMPLES = 1_000_000
@@ -190,7 +191,7 @@ def _found(row: dict[str, Any], key: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = repr(value[:60]) if isinstance(value, str) else foreign(value, 60)  # repr() of a deep list is a fault
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

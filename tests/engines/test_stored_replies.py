@@ -25,6 +25,8 @@ FAULTY = {
     "a key twice": (b'{"id": "q", "output": "A", "output": "B"}', 'the key "output" is given twice'),
     "a key twice, deeper": (b'{"id": "q", "output": "A", "x": [{"a": 1, "a": 2}]}', 'the key "a" is given twice'),
     "a long key twice": (b'{"%b": 1, "%b": 2}' % (b"k" * 9000, b"k" * 9000), "is given twice"),
+    "deep id": (b'{"id": %b, "output": ""}' % (b"[" * 900 + b"]" * 900), 'no "id" (found [[[[...]]]])'),
+    "large output": (b'{"id": "q", "output": %b}' % json.dumps([["x" * 9000] * 99] * 9).encode(), '"output" must be'),
     "a list": (b"[1]", "expected a JSON object, found list"),
     "null": (b"null", "expected a JSON object, found null"),
     "blank": (b"  ", "a blank line"),
