@@ -19,6 +19,11 @@ class MedbenchError(Exception):
 
     exit_code = 2
 
+    def __init__(self, line: str = "", *details: str) -> None:
+        """`details` are further lines, for faults of which each has its own, such as those of a file of replies."""
+        super().__init__("\n".join((line, *details)))
+        self.lines = (line, *details)
+
 
 class Interrupted(MedbenchError):
     """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""

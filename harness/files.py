@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.text import foreign
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -19,12 +24,49 @@ def slug(text: str, limit: int = 60) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[-limit:].strip("-.") or "run"
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with ~ and ~user replaced. Raises MedbenchError where there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # an unknown user, or a user id without a passwd entry and no HOME
+        fix = "write the path in full, or set HOME (for the cache, MEDBENCH_CACHE)"
+        raise MedbenchError(f"{path}: no such home folder: {fix}") from None
+
+
+def as_text(path: str | Path) -> str:
+    """A name or path as text that can be stored: bytes that are not UTF-8 are escaped, as in caf\\udce9."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON from outside. Raises ValueError with what is wrong, also for a key that is given twice: of two values one
+    would be lost, and not every program loses the same one."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except _RepeatedKey:
+        raise
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON; each line must be one JSON object") from None
+
+
+class _RepeatedKey(ValueError):
+    pass
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise _RepeatedKey(f'the key "{foreign(twice, 80)}" is given twice: keep one')
+    return found
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file, sync and rename it, so that readers see the old file or the new one, never a part.
 
     Raises Interrupted where it cannot be written, for instance on a full disk.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # no longer than a name may be
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -32,7 +74,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.files import expanded, parse_json
 
 SAMPLE = "sample"
 HUB = "hub"
@@ -130,9 +131,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                content = json.loads(line)
-            except (ValueError, RecursionError):
-                raise MedbenchError(f"{path}:{number}: not JSON; each line must be one JSON object") from None
+                content = parse_json(line)
+            except ValueError as fault:
+                raise MedbenchError(f"{path}:{number}: {fault}") from None
             if not isinstance(content, dict):
                 raise MedbenchError(f"{path}:{number}: expected a JSON object, found {type(content).__name__}")
             yield number, content
@@ -160,7 +161,7 @@ def _questions(
             raise MedbenchError(f"{folder}: the task has no built-in sample: add {' or '.join(names)}")
         names = there
     else:
-        folder = Path(source).expanduser()
+        folder = expanded(source)
         names = metadata["files"][split]
         if not folder.is_dir():
             raise MedbenchError(f"data folder {folder} does not exist: correct --data or MEDBENCH_DATA")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import expanded
 
 
 def link_or_copy(file: str | Path, target: str | Path) -> None:
@@ -20,7 +21,8 @@ def link_or_copy(file: str | Path, target: str | Path) -> None:
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get("MEDBENCH_CACHE") or "~/.cache/medbench").expanduser()
+    """Raises MedbenchError where there is no home folder to put it in."""
+    return expanded(os.environ.get("MEDBENCH_CACHE") or "~/.cache/medbench")
 
 
 def install(target: Path, fill: Callable[[Path], Any]) -> None:

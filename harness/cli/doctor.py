@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from medbench.harness.checkpoints.resolve import SMOLLM2
 from medbench.harness.cli.tables import rendered
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines import vllm
+from medbench.harness.files import expanded
 from medbench.harness.runs import provenance
 
 GB = 10**9
@@ -50,6 +52,7 @@ def examine(data: str | None) -> dict[str, Any]:
     """
     gpus, gpu_fault = _gpus()
     memory, version = psutil.virtual_memory(), vllm.version()
+    cache = _cache()
     findings = {
         "python": platform.python_version(),
         "gpus": gpus,
@@ -57,10 +60,13 @@ def examine(data: str | None) -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory": {"total": memory.total, "available": memory.available},
-        "disk_free": {str(folder): _free(folder) for folder in (cache_dir(), Path("runs"))},
+        "disk_free": {str(folder): _free(folder) for folder in (cache, Path("runs")) if folder is not None},
         "packages": provenance.packages() | {d.name: d.version for d in metadata.distributions(name="torchvision")},
         "vllm": {"version": version, "build": "cpu" if vllm.runs_on_cpu() else "gpu"} if version else None,
-        "cache": {"path": str(cache_dir()), SMOLLM2: (cache_dir() / SMOLLM2).exists()},
+        "cache": {
+            "path": None if cache is None else str(cache),
+            SMOLLM2: cache is not None and (cache / SMOLLM2).exists(),
+        },
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "data": _data(data or os.environ.get("MEDBENCH_DATA") or HUB),
     }
@@ -83,7 +89,7 @@ def report(findings: dict[str, Any]) -> str:
         ("cpu", f"{findings['cpu']}, {findings['cores']} cores usable"),
         ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB available"),
         *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
-        ("cache", f"{findings['cache']['path']}, {SMOLLM2} {converted}"),
+        ("cache", f"{findings['cache']['path'] or 'no home folder for it'}, {SMOLLM2} {converted}"),
         ("vllm", f"{build['version']} ({build['build'].upper()} build)" if build else "not installed"),
         ("packages", ", ".join(f"{name} {version}" for name, version in findings["packages"].items())),
         ("settings", ", ".join(f"{name}={value}" for name, value in findings["settings"].items()) or "none"),
@@ -119,6 +125,13 @@ def _cpu_model() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
+def _cache() -> Path | None:
+    """None for a user without a home folder, as `docker run --user` makes one."""
+    with suppress(MedbenchError):
+        return cache_dir()
+    return None
+
+
 def _free(folder: Path) -> int:
     """Free bytes on the disk where `folder` is or would be created."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -136,7 +149,7 @@ def _data(source: str) -> dict[str, Any]:
 def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
     """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does not need) or faulty."""
     state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
-    if split != "test" and not all((Path(source).expanduser() / name).exists() for name in card.files[split]):
+    if split != "test" and not all((expanded(source) / name).exists() for name in card.files[split]):
         return {**state, "state": "absent"}
     try:
         task = loader.load(card.name, split)
@@ -196,6 +209,8 @@ def _on_cpu(findings: dict[str, Any]) -> Iterator[str]:
 
 
 def _on_room(findings: dict[str, Any]) -> Iterator[str]:
+    if findings["cache"]["path"] is None:
+        yield "this user has no home folder, so there is no place for the cache: set MEDBENCH_CACHE to a folder"
     available = findings["memory"]["available"]
     if available < LEAST_MEMORY:
         yield (

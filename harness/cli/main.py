@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medbench.harness.cli import own_faults
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
-from medbench.harness.cli.streams import clean_stdout, messages_on_stderr, say
+from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import as_text
+from medbench.harness.secrets import redact
+from medbench.harness.text import foreign, message
 
 if TYPE_CHECKING:
     from medbench.harness.runs.stored_run import StoredRun
@@ -31,7 +35,17 @@ EXIT_INTERRUPTED = 4
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="medbench", prog_name="medbench")
 def cli() -> None:
-    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
+    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show.
+
+    \b
+    Exit status:
+    0  done; gate and watch: all pass; train: the gates passed
+    1  gate and watch: a gate failed; train: the budget is spent
+    2  wrong input: one line says what, where and how to fix it
+    3  no verdict: undecided or not gateable; eval: a task has no score
+    4  interrupted (Ctrl-C, full disk); what is finished is kept
+    70 a fault of medbench: one line names the file with the traceback
+    """
 
 
 for command in (gate_command, watch_command, compare_command):
@@ -233,14 +247,18 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
 @cli.command("validate")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(paths: tuple[Path, ...]) -> int:
-    """Check YAML files of any kind (task, protocol, eval config, gate file, recipe); list every fault by key path."""
+    """Check YAML files of any kind; list every fault by key path.
+
+    A file is a task, protocol, eval config, gate file, recipe or file of references; its keys say which.
+    """
     from medbench.harness.cli.validate import faults_of
 
     total = 0
     for path in paths:
         kind, faults = faults_of(path)
         total += len(faults)
-        click.echo("\n".join(faults) if faults else f"{path}: valid {kind}")
+        for line in faults or [f"{path}: valid {kind}"]:
+            click.echo(message(redact(line)))
     return 2 if total else 0
 
 
@@ -295,25 +313,39 @@ def _run_text(run: StoredRun, as_json: bool) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit status of `medbench ARGUMENTS`. A user error is one line; a traceback is a bug of medbench."""
+    """The exit status of `medbench ARGUMENTS`. A user error is one line; so is a fault of medbench, with a status of
+    its own, so that neither is taken for a verdict."""
     try:
         with messages_on_stderr():
             status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
     except MedbenchError as error:
-        say(f"medbench: {error}")
+        first, *more = error.lines
+        for line in (f"medbench: {first}", *more):
+            say(line)
         return error.exit_code
     except click.ClickException as error:
         where = f"{error.ctx.command_path}: " if isinstance(error, click.UsageError) and error.ctx else ""
         say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
         return 2
+    except OSError as error:
+        if error.filename is None:
+            say(f"medbench: {own_faults.keep(error)}")
+            return own_faults.EXIT_FAULT
+        # whatever a command was given and cannot use: a name that is too long, a folder that may not be read, ...
+        say(f"medbench: {foreign(as_text(error.filename))}: cannot be used ({error.strerror}): correct the path")
+        return 2
     except (KeyboardInterrupt, click.Abort):
-        say(f"medbench: interrupted{KEPT.get(arguments[0], '')}")
+        say(f"medbench: interrupted{KEPT.get(next(iter(arguments), ''), '')}")
         return EXIT_INTERRUPTED
+    except BaseException as error:  # SystemExit of a plugin and panics of Rust libraries are no Exceptions
+        say(f"medbench: {own_faults.keep(error)}")
+        return own_faults.EXIT_FAULT
     return status if isinstance(status, int) else 0
 
 
 def main() -> None:
     """Entry point."""
+    forgiving_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     # other libraries' bars and warnings would break our lines
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -321,10 +353,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     try:
         status = run(sys.argv[1:])
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = 0
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        status = EXIT_INTERRUPTED
+    sys.stdout.flush()
+    sys.stderr.flush()
     # vLLM leaves threads behind that can hang the interpreter at exit; medbench's own files are closed and synced
     os._exit(status)
 

@@ -14,8 +14,14 @@ from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.training.recipe import check_recipe
+from medbench.reports.read.references import References
 
-MODELS: dict[str, type[Record]] = {"protocol": Protocol, "gate file": GateFile, "eval config": EvalConfig}
+MODELS: dict[str, type[Record]] = {
+    "protocol": Protocol,
+    "gate file": GateFile,
+    "eval config": EvalConfig,
+    "file of references": References,
+}
 
 
 def faults_of(path: Path) -> tuple[str, list[str]]:
@@ -42,6 +48,8 @@ def _kind(content: dict[Any, Any]) -> str:
         return "recipe"
     if "gates" in keys:
         return "gate file"
+    if "references" in keys:
+        return "file of references"
     return "protocol" if keys & {"prompt", "method", "decoding", "about"} else "eval config"
 
 

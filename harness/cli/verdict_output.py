@@ -15,12 +15,13 @@ from xml.etree import ElementTree
 from rich.table import Table
 
 from medbench.harness.cli.tables import rendered, shown
-from medbench.harness.contracts import MedbenchError
-from medbench.harness.files import write_atomically
+from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.files import as_text, write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
-from medbench.harness.text import markdown_cell, percent, printable
+from medbench.harness.secrets import redact
+from medbench.harness.text import foreign, markdown_cell, percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 FLIPS_SHOWN = 20
@@ -52,6 +53,10 @@ def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
             elif gate.status == "undecided":
                 ElementTree.SubElement(case, "skipped", message=_xml(gate.why), type="gate").text = _xml(gate.why)
             ElementTree.SubElement(case, "system-out").text = _xml(gate.why)
+    return _document(root)
+
+
+def _document(root: ElementTree.Element) -> bytes:
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8")
     return b'<?xml version="1.0" encoding="UTF-8"?>\n' + body + b"\n"
@@ -70,11 +75,11 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
         "|---|---|---|---|---|---|",
         *(_row(gate) for gate in verdict.gates),
     ]
-    lines += ["", *(f"> {markdown_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
+    lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
         lines += [
             "",
-            f"**{markdown_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}",
+            f"**{_cell(one.task)}**: {one.overall.lost} lost, {one.overall.gained} gained of {one.overall.n}",
         ]
         flips = ("lost", one.overall.lost, one.lost_ids), ("gained", one.overall.gained, one.gained_ids)
         for name, count, ids in flips:
@@ -131,18 +136,21 @@ def _row(gate: GateResult) -> str:
         low, high = (bound * scale for bound in gate.interval)
         interval = f"{low:.1f} to {high:.1f}"
     asked = f"{gate.used} of {gate.total}"
-    cells = markdown_cell(gate.rule), MARKS[gate.status], estimate, interval, asked, markdown_cell(gate.why)
-    return f"| {' | '.join(cells)} |"
+    return f"| {_cell(gate.rule)} | {MARKS[gate.status]} | {estimate} | {interval} | {asked} | {_cell(gate.why)} |"
+
+
+def _cell(text: str) -> str:
+    return markdown_cell(redact(text))
 
 
 def _code(text: str) -> str:
     """Text that stays inside its backticks; for use outside tables."""
-    return printable(text).replace("`", "'").replace("\n", " ")
+    return printable(redact(text)).replace("`", "'").replace("\n", " ")
 
 
 def _xml(text: str) -> str:
     """Only characters that XML 1.0 allows."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", redact(text))
 
 
 def exit_status(judged: Sequence[Judged]) -> int:
@@ -171,12 +179,46 @@ def write_outputs(
             raise MedbenchError(f"GITHUB_STEP_SUMMARY {step}: cannot be written ({error.strerror})") from None
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises MedbenchError for a file that could not be written after hours of work."""
+    try:
+        path.exists()  # raises where the name is too long
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        fault = "is a folder" if path.is_dir() else "" if there.is_dir() else f"{there} is not a folder"
+        fault = fault or ("" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written")
+    except OSError as error:
+        fault = str(error.strerror)
+    if fault:
+        raise MedbenchError(f"{foreign(as_text(path))}: cannot be written ({fault}): name another file")
+
+
+def write_without_verdict(candidates: Sequence[str], why: str, junit_file: Path | None, summary: Path | None) -> None:
+    """The same files where a fault of medbench's own prevented a verdict: an error, which is not a failure."""
+    if junit_file is not None:
+        root = ElementTree.Element("testsuites")
+        for name in map(_xml, candidates):
+            suite = ElementTree.SubElement(
+                root, "testsuite", name=f"medbench gate {name}", tests="1", failures="0", errors="1", skipped="0"
+            )
+            case = ElementTree.SubElement(suite, "testcase", classname=name, name="medbench", time="0")
+            ElementTree.SubElement(case, "error", message=_xml(why), type="fault").text = _xml(why)
+        _write(junit_file, _document(root))
+    if summary is not None:
+        names = ", ".join(f"`{_code(name)}`" for name in candidates)
+        text = f"### medbench gate: NO VERDICT\n\n{names}\n\na fault of medbench: {_cell(why)}\n"
+        _write(summary, text.encode("utf-8", "replace"))
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MedbenchError(f"{path.parent}: cannot be made ({error.strerror})") from None
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except Interrupted as error:  # its advice is for runs; here the answers and the verdict are kept
+        reason = str(error).removeprefix(f"{path}: ").partition(":")[0]
+        raise Interrupted(f"{path}: {reason}: the verdict above stands; run the same command again") from None
 
 
 def _comparisons(one: Judged, baseline: Path | None) -> list[TaskComparison]:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import codecs
 import difflib
 import hashlib
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import parse_json
+from medbench.harness.text import foreign
 
 FAULTS_SHOWN = 20
 MOST_SAMPLES = 1_000_000
@@ -116,7 +117,7 @@ def check_replies(path: Path, known: Collection[str] | None = None, task: str = 
         raise MedbenchError(faults[0])
     if faults:
         more = [f"and {n_faults - len(faults)} more"] if n_faults > len(faults) else []
-        raise MedbenchError("\n".join([f"{path}: {n_faults} faulty lines of {number}", *faults, *more]))
+        raise MedbenchError(f"{path}: {n_faults} faulty lines of {number}", *faults, *more)
     found.sha256 = digest.hexdigest()
     return found
 
@@ -128,12 +129,12 @@ def _parsed(line: bytes, number: int) -> Reply:
     if number == 1:
         line = line.removeprefix(codecs.BOM_UTF8)
     try:
-        row = json.loads(line.decode())
+        text = line.decode()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError):
-        blank = not line.strip()
-        raise ValueError("a blank line" if blank else "not JSON; each line must be one JSON object") from None
+    if not text.strip():
+        raise ValueError("a blank line")
+    row = parse_json(text)
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {_kind(row)}")
     id = row.get("id", row.get("question_id"))
@@ -190,7 +191,7 @@ def _found(row: dict[str, Any], key: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = repr(value[:60]) if isinstance(value, str) else foreign(value, 60)  # repr() of a deep list is a fault
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

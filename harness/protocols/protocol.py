@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
 from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.protocols.templates import ENVIRONMENT, render_bounded
 from medbench.harness.text import did_you_mean
 
 DEFAULT = "cot-v1"
@@ -25,8 +25,6 @@ FOREIGN = "lm-eval"
 """The protocol of lm-eval's own tasks: everything as the task's YAML says."""
 
 BUILT_IN = Path(str(files("medbench.harness") / "protocols"))
-
-_jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 class Decoding(Record):
@@ -183,7 +181,7 @@ def _render(template: str, question: Question, **more: str) -> str:
 
 
 def _fill(template: str, question: Question, **more: str) -> str:
-    text: str = _template(template).render(
+    values: dict[str, Any] = dict(
         context=question.context,
         question=question.question,
         options=question.options,
@@ -193,9 +191,9 @@ def _fill(template: str, question: Question, **more: str) -> str:
         category=question.category,
         **more,
     )
-    return text
+    return render_bounded(_template(template), values)
 
 
 @cache
-def _template(source: str) -> Any:
-    return _jinja.from_string(source)
+def _template(source: str) -> Template:
+    return ENVIRONMENT.from_string(source)

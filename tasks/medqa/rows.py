@@ -7,12 +7,15 @@ from pydantic import BaseModel
 
 from medbench.harness.benchmarks.rows import benchmark, cluster_id, content_id
 from medbench.harness.contracts import LETTERS, Question
+from medbench.harness.text import foreign
 
 
 class Row(BaseModel):
     question: str
     options: dict[str, str]
     answer_idx: str
+    answer: str | None = None
+    """The text of the right option, which some copies of the data set leave out."""
     meta_info: str = ""
 
     def canonical(self) -> Question:
@@ -21,6 +24,10 @@ class Row(BaseModel):
             raise ValueError(f"options: keys must be A, B, ... in order, found {', '.join(labels) or 'none'}")
         if self.answer_idx not in labels:
             raise ValueError(f"answer_idx: {self.answer_idx!r} is not one of the options {', '.join(labels)}")
+        text = self.options[self.answer_idx]
+        if self.answer is not None and self.answer.split() != text.split():
+            found, said = foreign(self.answer, 80), foreign(text, 80)
+            raise ValueError(f"answer: {found!r} is not the text of option {self.answer_idx}, {said!r}: correct one")
         options = tuple(self.options[label] for label in labels)
         return Question(
             id=content_id(self.question, *options),  # the data set has no ids

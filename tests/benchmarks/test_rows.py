@@ -375,3 +375,35 @@ def test_the_hash_sees_every_field_that_shapes_a_score(rows: list[Question], dat
     others = [*rows[:at], replace(rows[at], **{field: changed}), *rows[at + 1 :]]
     assert rows_sha256(others) != rows_sha256(rows)
     assert rows_sha256(rows[:at] + rows[at + 1 :]) != rows_sha256(rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"a": 1, "a": 2}', 'the key "a" is given twice'),
+        ('{"a": {"b": [{"c": 1, "c": 1}]}}', 'the key "c" is given twice'),
+        ("[" * 100_000, "not JSON"),
+        ('{"a":' * 100_000, "not JSON"),
+        (json.dumps({"k" * 9000: 1})[:-1] + f', "{"k" * 9000}": 2}}', "is given twice"),
+    ],
+    ids=["twice", "deeper", "deep list", "deep object", "long"],
+)
+def test_a_line_that_two_readers_could_read_differently_is_refused(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(MedbenchError, match=re.escape(f"{tmp_path}/x.jsonl:2: ")) as fault:
+        list(read_jsonl(tmp_path / "x.jsonl"))
+    assert said in str(fault.value)
+    assert len(str(fault.value)) < 500
+
+
+@pytest.mark.parametrize("answer", ["a", "", "B", "c" * 9000, "b."])
+def test_a_medqa_answer_that_contradicts_its_letter_is_refused(answer: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"answer: .* is not the text of option B") as fault:
+        medqa.Row.model_validate(GOOD["medqa"] | {"answer": answer}).canonical()
+    assert len(str(fault.value)) < 500
+
+
+@pytest.mark.parametrize("answer", ["b", " b\n", None])
+def test_a_medqa_answer_that_agrees_or_is_absent_is_taken(answer: str | None) -> None:
+    question = medqa.Row.model_validate(GOOD["medqa"] | {"answer": answer}).canonical()
+    assert question == medqa.Row.model_validate(GOOD["medqa"]).canonical()

@@ -76,6 +76,15 @@ def test_the_kind_of_a_file_follows_from_its_keys(tmp_path: Path, text: str, kin
     assert validated(tmp_path / "any.yaml", text) == (kind, [])
 
 
+def test_a_file_of_references_is_recognised_and_checked(tmp_path: Path) -> None:
+    shipped = (ROOT / "reports" / "references.yaml").read_text()
+    assert validated(tmp_path / "mine.yaml", shipped) == ("file of references", [])
+    kind, faults = validated(tmp_path / "mine.yaml", "references: [{model: m, scores: {medqa: 101}, url: x}]\n")
+    assert kind == "file of references"
+    wrong = {"scores.medqa", "url", "protocol", "source"}
+    assert {fault.split(": ")[0] for fault in faults} == {f"references.0.{key}" for key in wrong}
+
+
 def test_all_faults_of_a_task_are_reported_at_once(tmp_path: Path) -> None:
     _, faults = validated(
         tmp_path / "mine.yaml",

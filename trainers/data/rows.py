@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from medbench.harness.benchmarks.rows import cluster_id, content_id, read_jsonl
 from medbench.harness.config import Record
 from medbench.harness.contracts import LETTERS, MedbenchError, Question
+from medbench.harness.files import expanded
 from medbench.harness.training.trainer_plugins import DATA_FOLDER
 from medbench.trainers.data.overlap import TrainingText
 
@@ -127,13 +128,13 @@ def expand(path: str) -> Path:
     """A recipe's path with a leading $MEDBENCH_DATA or ~ expanded. Raises MedbenchError if the variable is not set."""
     first, _, rest = path.partition("/")
     if first not in (f"${DATA_FOLDER}", f"${{{DATA_FOLDER}}}"):
-        return Path(path).expanduser()
+        return expanded(path)
     folder = os.environ.get(DATA_FOLDER)
     if not folder:
         raise MedbenchError(
             f"{path}: {DATA_FOLDER} is not set: export {DATA_FOLDER}=FOLDER, the folder of the data files"
         )
-    return Path(folder).expanduser() / rest
+    return expanded(folder) / rest
 
 
 def _fitting(where: str, raw: Mapping[str, Any]) -> Adapter:
