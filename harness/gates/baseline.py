@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.contracts import MedbenchError, Sample, Task
 from medbench.harness.gates.metric_values import value_of
 from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
+from medbench.harness.runs.sample_check import refuse_other_answer
 
 MOST_CONTROLS = 8
 """Most stored runs used as control variates; the newest come first."""
@@ -62,6 +63,15 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
             )
     check_baseline(candidate, record, list(ids))
     return read_reference(record, folder.resolve(), list(ids))
+
+
+def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[str, Sample]]) -> None:
+    """Raises MedbenchError where a stored sample was scored against another right answer than its question has."""
+    for task in tasks:
+        stored = samples.get(task.name, {})
+        for question in task.questions:
+            if question.id in stored:
+                refuse_other_answer(task.name, stored[question.id], question.gold)
 
 
 def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:

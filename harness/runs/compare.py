@@ -19,6 +19,7 @@ from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.runs.comparability import refuse_incomplete, refuse_unlike
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
+from medbench.harness.runs.sample_check import refuse_other_answer, right_option
 from medbench.harness.stats.intervals import clustered_mean
 
 FLIPS_KEPT = 1000
@@ -85,11 +86,13 @@ def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> Comparison:
 
 
 def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:
-    """Raises MedbenchError when no question was answered by both."""
+    """Raises MedbenchError when no question was answered by both, or one has another right answer in each."""
     first, second = _by_question(a), _by_question(b)
     pairs = [(first[id], second[id]) for id in sorted(first.keys() & second.keys())]
     if not pairs:
         raise MedbenchError(f"{task}: no question was answered by both runs")
+    for one, two in pairs:
+        refuse_other_answer(task, one, right_option(two))
     by_category: dict[str, dict[str, list[tuple[Sample, Sample]]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
         for field, value in pair[0].category.items():
