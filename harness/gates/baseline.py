@@ -26,6 +26,8 @@ class Reference:
     name: str
     samples: Mapping[str, Mapping[str, Sample]]
     """task -> question id -> sample."""
+    record: RunRecord | None = None
+    """Its run.json, where the samples are read from a run folder."""
 
     def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
         """id -> the metric; None unless it is known for all `ids`."""
@@ -42,7 +44,8 @@ class Reference:
 def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
     """A finished run's samples of those of `tasks` that it has."""
     shared = [task for task in tasks if task in record.tasks]
-    return Reference(folder.name, {task: {s.id: s for s in read_samples(folder, task)} for task in shared})
+    samples = {task: {s.id: s for s in read_samples(folder, task)} for task in shared}
+    return Reference(folder.name, samples, record)
 
 
 def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, Collection[str]]) -> Reference | None:
