@@ -28,6 +28,7 @@ from medbench.harness.runs.comparability import describe_differences
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.sample_check import checked_lines
 from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.text import without_halves
 
 SYNC_SECONDS = 1.0
 """Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
@@ -210,7 +211,7 @@ def read_json(
     Raises MedbenchError for a file that is missing, unreadable, not a `model`, or of a schema newer than `newest`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = without_halves(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise MedbenchError(f"{path}: no such file; {hint.format(parent=path.parent)}") from None
     except (ValueError, OSError, RecursionError) as error:

@@ -7,12 +7,13 @@ with pydantic takes ten. Lines that are no strict JSON (NaN, half a surrogate pa
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from medbench.harness.contracts import FinishReason, Outcome, Sample
 from medbench.harness.runs.records import SCHEMA_VERSION
+from medbench.harness.text import without_halves
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -82,13 +83,8 @@ def decode(raw: bytes) -> Line:
 
 def _slowly(raw: bytes) -> Line:
     try:
-        return msgspec.convert(_without_halves(json.loads(raw)), Line)
+        return msgspec.convert(without_halves(json.loads(raw)), Line)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a sample written by medbench, or damaged ({error})") from None
     except (ValueError, RecursionError):
         raise ValueError("not a sample written by medbench, or damaged") from None
-
-
-def _without_halves(content: Any) -> Any:
-    """`content` with "?" for each half of a surrogate pair, which no output could hold."""
-    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
