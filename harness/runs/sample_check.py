@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from medbench.harness.contracts import LETTERS, MedbenchError, Sample, sample_key
@@ -33,6 +34,16 @@ def refuse_other_answer(task: str, sample: Sample, right: str) -> None:
         raise MedbenchError(
             f"{task}: the right answer of question {sample.id[:60]!r} is {found[:60]!r} in one place "
             f"and {right[:60]!r} in the other: one of them is damaged, or made from other data: evaluate again"
+        )
+
+
+def refuse_excess(folder: Path, record: RunRecord, task: str, n: int) -> None:
+    """Raises MedbenchError for a result over more samples than run.json allows."""
+    most = record.tasks[task].n * record.repeats
+    if n > most:
+        raise MedbenchError(
+            f"{folder}/results/{task}.json: n: {n} samples, but run.json has at most {most}: "
+            f"one of the two files is damaged"
         )
 
 

@@ -232,6 +232,7 @@ RESULTS: list[dict[str, Any]] = [
     {"interval": [0.9, 0.1]},
     {"n": -1},
     {"n": 9000},
+    {"n": 9000, "outcomes": {"answered": 9000}},
     {"n_error": -1},
     {"n_error": 9},
     {"n_unparsed": 9},
