@@ -36,7 +36,7 @@ from medbench.harness.runs.run_folder import (
 )
 from medbench.harness.scoring.summary import TaskResult
 
-MEDQA = TaskRecord(version="1", split="test", source="local", sha256="a" * 64, official=True, n=1273)
+MEDQA = TaskRecord(version="1", split="test", source="local", sha256="a" * 64, official=True, n=1_000_000)
 RECORD = RunRecord(
     run_id="run",
     status="running",
