@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
+from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 MISLEADING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -67,3 +69,8 @@ def markdown_cell(text: str) -> str:
 def printable(text: str) -> str:
     """`text` with each control character except newline and tab replaced by U+FFFD."""
     return CONTROL.sub("\ufffd", text)
+
+
+def without_halves(content: Any) -> Any:
+    """What was read from JSON, with "?" for each half of a surrogate pair: no output could hold one."""
+    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))

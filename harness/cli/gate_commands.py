@@ -164,4 +164,5 @@ def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
-        click.echo(comparison_table(found.a.run_id, found.b.run_id, list(found.tasks.values())), nl=False)
+        table = comparison_table(found.a.run_id, found.b.run_id, list(found.tasks.values()), found.warnings)
+        click.echo(table, nl=False)

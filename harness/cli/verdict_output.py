@@ -102,7 +102,7 @@ def verdict_table(verdict: Verdict) -> str:
     return rendered(table, *(shown(f"warning: {warning}") for warning in verdict.warnings))
 
 
-def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison]) -> str:
+def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warnings: Sequence[str] = ()) -> str:
     """What `medbench compare` prints."""
     table = Table(title=shown(f"{b} minus {a}"), title_justify="left", show_edge=False)
     table.add_column("task")
@@ -124,7 +124,7 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison]) -> s
                 str(d.lost),
                 str(d.gained),
             )
-    return rendered(table)
+    return rendered(table, *(shown(f"warning: {warning}") for warning in warnings))
 
 
 def _row(gate: GateResult) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -51,7 +52,7 @@ class EvalOptions:
     protocol: str | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
     data: str | None = None
-    partition: str = "all"
+    partition: Literal["all", "gate", "report"] = "all"
     limit: int | None = None
     max_new_tokens: int | None = None
     thinking: bool | None = None

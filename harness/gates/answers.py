@@ -120,8 +120,6 @@ class Answers:
             return f"none of {self.used} questions got an answer"
         if self.failed > MOST_ERRORS * self.used:
             return f"{self.failed} of {self.used} requests failed"
-        if any(share is not None and math.isnan(share) for share in self.shares):
-            return "a score is not a number"
         return "no answer has a token count" if self._uncounted else ""
 
     @property

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.contracts import MedbenchError, Sample, Task
 from medbench.harness.gates.metric_values import value_of
 from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
+from medbench.harness.runs.sample_check import refuse_other_answer
 
 MOST_CONTROLS = 8
 """Most stored runs used as control variates; the newest come first."""
@@ -25,6 +26,8 @@ class Reference:
     name: str
     samples: Mapping[str, Mapping[str, Sample]]
     """task -> question id -> sample."""
+    record: RunRecord | None = None
+    """Its run.json, where the samples are read from a run folder."""
 
     def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
         """id -> the metric; None unless it is known for all `ids`."""
@@ -41,7 +44,8 @@ class Reference:
 def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
     """A finished run's samples of those of `tasks` that it has."""
     shared = [task for task in tasks if task in record.tasks]
-    return Reference(folder.name, {task: {s.id: s for s in read_samples(folder, task)} for task in shared})
+    samples = {task: {s.id: s for s in read_samples(folder, task)} for task in shared}
+    return Reference(folder.name, samples, record)
 
 
 def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, Collection[str]]) -> Reference | None:
@@ -62,6 +66,15 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
             )
     check_baseline(candidate, record, list(ids))
     return read_reference(record, folder.resolve(), list(ids))
+
+
+def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[str, Sample]]) -> None:
+    """Raises MedbenchError where a stored sample was scored against another right answer than its question has."""
+    for task in tasks:
+        stored = samples.get(task.name, {})
+        for question in task.questions:
+            if question.id in stored:
+                refuse_other_answer(task.name, stored[question.id], question.gold)
 
 
 def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:

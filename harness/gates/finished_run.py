@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gates.baseline import Reference, read_baseline
+from medbench.harness.gates.baseline import Reference, read_baseline, refuse_other_answers
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Judged, written
@@ -44,6 +44,8 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     _refuse_unmeasured(rules, record, samples)
     reference = read_baseline(baseline, record, samples)
     tasks = [_task_of(name, record, samples[name], reference) for name in rules.tasks]
+    if reference is not None:
+        refuse_other_answers(tasks, reference.samples)
     orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
     fractional = record.protocol["name"].startswith(FOREIGN)
     gate = LiveGate(

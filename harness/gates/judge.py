@@ -24,7 +24,7 @@ from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import example_notes, find_model, open_evaluation, plan_evaluation
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
-from medbench.harness.gates.baseline import read_baseline, read_controls
+from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
@@ -70,6 +70,8 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
     refuse_repeats(wanted)
     ids = {task.name: [question.id for question in task.questions] for task in tasks}
     reference = read_baseline(asked.baseline, wanted, ids)
+    if reference is not None:
+        refuse_other_answers(tasks, reference.samples)
     controls = read_controls(options.runs, wanted, asked.baseline, rules.tasks)
     unit = float(protocol.decoding.max_new_tokens)
     gate = LiveGate(rules, tasks, wanted.seed, reference, controls, unit=unit, alpha_fail=asked.alpha_fail)

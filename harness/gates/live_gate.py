@@ -18,6 +18,7 @@ from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, overall_of, warnings_of
+from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.records import RunRecord
 
 FIRST_LOOK = 32
@@ -172,6 +173,8 @@ def verdict_of(
 ) -> Verdict:
     """The verdict on the run `record`; `noise` is what was measured per task."""
     overall, why = overall_of(results)
+    reference = gate.baseline.record if gate.baseline else None
+    baseline_warnings = setup_warnings(reference, record) if reference is not None else []
     return Verdict(
         overall=overall,
         why=why,
@@ -185,5 +188,5 @@ def verdict_of(
         protocol=record.protocol["name"],
         gates=list(results),
         noise=dict(noise or {}),
-        warnings=warnings_of(dict(noise or {}), gate.rules),
+        warnings=[*warnings_of(dict(noise or {}), gate.rules), *baseline_warnings],
     )

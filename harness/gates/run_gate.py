@@ -9,6 +9,7 @@ from contextlib import closing
 from medbench.harness.contracts import Engine
 from medbench.harness.evaluation.requests import Instance
 from medbench.harness.evaluation.runner import Progress, ask, seal
+from medbench.harness.gates.baseline import refuse_other_answers
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
 from medbench.harness.gates.verdict import GateResult
@@ -26,6 +27,7 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
         name: {sample.id: sample for sample in read_samples(run.folder, name)} if run.done(name) else {}
         for name in tasks
     }
+    refuse_other_answers(gate.tasks, stored)
     for name, by_id in questions.items():
         progress.start(name, len(by_id), len(stored[name]))
     before, started = run.record.totals.seconds, time.monotonic()

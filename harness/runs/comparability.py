@@ -40,6 +40,39 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
     return differences
 
 
+def setup_warnings(a: RunRecord, b: RunRecord) -> list[str]:
+    """One line on what differs in how the two runs' replies were computed, if anything does.
+
+    Such runs may be compared, but the same model gives other replies: floating-point sums in another order, or kernels
+    of another version, change near ties. What only one of the runs recorded is not compared.
+    """
+    ours, theirs = _setup(a), _setup(b)
+    different = [
+        f"{name} {ours[name]} and {theirs[name]}"
+        for name in ours
+        if name in theirs and str(ours[name]) != str(theirs[name])
+    ]
+    if not different:
+        return []
+    return [
+        f"{a.run_id} and {b.run_id} were computed differently ({', '.join(different)}), which alone can change answers "
+        f"and scores: evaluate both in the same way before trusting a small difference"
+    ]
+
+
+def _setup(record: RunRecord) -> dict[str, object]:
+    """What is recorded of engine and numerics, by its name in words."""
+    name, settings = record.engine.get("name"), record.engine.get("settings", {})
+    found: dict[str, object] = {"engine": "stored replies" if name == "fake" else name}
+    for key, words in (("vllm", "vLLM"), ("device", "device"), ("dtype", "dtype")):
+        if key in settings:
+            found[words] = str(settings[key]).removeprefix("torch.")
+    if "vllm" in settings:
+        found["batch-invariant mode"] = "on" if settings.get("batch_invariant") else "off"
+        found["tensor parallel size"] = settings.get("tensor_parallel_size", 1)
+    return found
+
+
 def describe_repeats(record: RunRecord) -> str:
     """How often each question of the run is asked, for people."""
     if record.shuffle_options:

@@ -16,9 +16,10 @@ from typing import Any
 from scipy.special import bdtr
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.runs.comparability import refuse_incomplete, refuse_unlike
+from medbench.harness.runs.comparability import refuse_incomplete, refuse_unlike, setup_warnings
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
+from medbench.harness.runs.sample_check import refuse_other_answer, right_option
 from medbench.harness.stats.intervals import clustered_mean
 
 FLIPS_KEPT = 1000
@@ -63,10 +64,18 @@ class Comparison:
     b: RunRecord
     tasks: Mapping[str, TaskComparison]
     """Tasks that both runs asked."""
+    warnings: tuple[str, ...] = ()
+    """What else differs between the runs and moves scores, see comparability.setup_warnings."""
 
     def as_json(self) -> dict[str, Any]:
         tasks = [asdict(one) for one in self.tasks.values()]
-        return {"a": self.a.run_id, "b": self.b.run_id, "protocol": self.a.protocol["name"], "tasks": tasks}
+        return {
+            "a": self.a.run_id,
+            "b": self.b.run_id,
+            "protocol": self.a.protocol["name"],
+            "tasks": tasks,
+            "warnings": list(self.warnings),
+        }
 
 
 def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> Comparison:
@@ -81,15 +90,17 @@ def compare_runs(a: Path, b: Path, *, incomplete: bool = False) -> Comparison:
         refuse_incomplete(second)
     refuse_unlike(first, second, shared)
     compared = {task: compare_task(task, read_samples(a, task), read_samples(b, task)) for task in shared}
-    return Comparison(first, second, compared)
+    return Comparison(first, second, compared, tuple(setup_warnings(first, second)))
 
 
 def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskComparison:
-    """Raises MedbenchError when no question was answered by both."""
+    """Raises MedbenchError when no question was answered by both, or one has another right answer in each."""
     first, second = _by_question(a), _by_question(b)
     pairs = [(first[id], second[id]) for id in sorted(first.keys() & second.keys())]
     if not pairs:
         raise MedbenchError(f"{task}: no question was answered by both runs")
+    for one, two in pairs:
+        refuse_other_answer(task, one, right_option(two))
     by_category: dict[str, dict[str, list[tuple[Sample, Sample]]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
         for field, value in pair[0].category.items():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SCHEMA_VERSION = 1
+MOST_QUESTIONS = 10_000_000
+"""Of a task. A gate holds an order of all of them; a larger number was not written by medbench."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    """Strict: JSON's true is no 1, and "1" neither."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
 class ModelRecord(_Record):
@@ -31,7 +37,7 @@ class ModelRecord(_Record):
     base: str | None = None
     merge_deviation: float | None = None
     """See contracts.Checkpoint."""
-    parameters: int | None = None
+    parameters: Count | None = None
 
 
 class TaskRecord(_Record):
@@ -42,7 +48,7 @@ class TaskRecord(_Record):
     source: str
     sha256: str
     official: bool
-    n: int
+    n: Annotated[int, Field(ge=0, le=MOST_QUESTIONS)]
     """Number of questions of the task."""
     examples: str | None = None
     """sha256 over the rows that few-shot examples are drawn from; None where none are shown."""
@@ -51,17 +57,42 @@ class TaskRecord(_Record):
 class Totals(_Record):
     """Sums over all sessions of the run."""
 
-    seconds: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     peak_memory_gib: float | None = None
     """Peak memory of this process, where the model runs in it on a CPU; otherwise None."""
+
+
+class _Decoding(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1
+
+
+class _Asked(BaseModel):
+    """What readers of run.json use of a resolved protocol; other versions of medbench may have more keys."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    about: str = ""
+    method: str = ""
+    shots: Annotated[int, Field(ge=0)] = 0
+    decoding: _Decoding = _Decoding()
+
+
+class _Engine(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str = ""
+    settings: dict[str, Any] = {}
 
 
 class RunRecord(_Record):
     """run.json."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
     run_id: str
     status: Literal["running", "complete", "failed"]
     created: str
@@ -74,13 +105,13 @@ class RunRecord(_Record):
     seed: int
     partition: Literal["all", "gate", "report"] = "all"
     """Which half of the questions (see benchmarks.partition)."""
-    limit: int | None
+    limit: Annotated[int, Field(ge=1)] | None
     """Most questions per task, the first of the seeded order; None is all."""
-    samples: int = 1
+    samples: Annotated[int, Field(ge=1)] = 1
     """Completions per question."""
-    shuffle_options: int = 0
+    shuffle_options: Annotated[int, Field(ge=0)] = 0
     """Number of orders of the options in which each question is asked; 0 is only the question's own order."""
-    incomplete: int = 0
+    incomplete: Count = 0
     """Questions that lack replies in the file of stored replies; such a run cannot be compared or gated."""
     engine: dict[str, Any]
     """name, chat_template (see contracts.Engine) and settings."""
@@ -89,3 +120,29 @@ class RunRecord(_Record):
     notes: list[str] = []
     """Caveats for readers: no chat template, unofficial rows, built-in sample, ..."""
     totals: Totals = Totals()
+
+    @property
+    def repeats(self) -> int:
+        """How often each question is asked."""
+        return max(self.samples, self.shuffle_options)
+
+    @field_validator("protocol")
+    @classmethod
+    def _readable_protocol(cls, content: dict[str, Any]) -> dict[str, Any]:
+        _refuse_unreadable(content, _Asked)
+        return content
+
+    @field_validator("engine")
+    @classmethod
+    def _readable_engine(cls, content: dict[str, Any]) -> dict[str, Any]:
+        _refuse_unreadable(content, _Engine)
+        return content
+
+
+def _refuse_unreadable(content: dict[str, Any], model: type[BaseModel]) -> None:
+    """As a ValueError of one line: pydantic's own has several."""
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None

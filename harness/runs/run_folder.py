@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.files import cannot_write, is_torn, locked, write_atomically
 from medbench.harness.runs.comparability import describe_differences
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
+from medbench.harness.runs.sample_check import checked_lines
 from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.text import without_halves
 
 SYNC_SECONDS = 1.0
 """Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
 
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
-_sample = TypeAdapter(Sample)
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -56,7 +57,7 @@ class Run:
             self._logs.pop(task).close()  # its file may be replaced below
         if not path.exists():
             return set()
-        samples = list(_read_samples(path))
+        samples = list(_read_samples(path, self.record))
         answered = [sample for sample in samples if sample.error is None]
         if len(answered) < len(samples) or is_torn(path):
             write_atomically(path, b"".join(map(_line, answered)))
@@ -140,7 +141,8 @@ def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
     path = samples_path(Path(folder), task)
     if not path.exists():
         raise MedbenchError(f"{path}: no such file; the run has no samples of {task}")
-    return _read_samples(path)
+    record = read_run(folder) if (Path(folder) / "run.json").exists() else None
+    return _read_samples(path, record)
 
 
 def samples_path(folder: Path, task: str) -> Path:
@@ -190,19 +192,15 @@ def _line(sample: Sample) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def _read_samples(path: Path) -> Iterator[Sample]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                content = json.loads(line)
-                check_version(content.pop("schema_version"), f"{path}:{number}")
-                yield _sample.validate_python(content)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                raise MedbenchError(
-                    f"{path}:{number}: not a sample written by medbench: delete the run folder"
-                ) from None
+def _read_samples(path: Path, record: RunRecord | None) -> Iterator[Sample]:
+    try:
+        with path.open("rb") as lines:
+            for line in checked_lines(lines, record, path.stem):
+                yield line.sample()
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror}): the file is damaged") from None
+    except ValueError as error:
+        raise MedbenchError(f"{path}:{error}") from None
 
 
 def read_json(
@@ -213,7 +211,7 @@ def read_json(
     Raises MedbenchError for a file that is missing, unreadable, not a `model`, or of a schema newer than `newest`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = without_halves(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise MedbenchError(f"{path}: no such file; {hint.format(parent=path.parent)}") from None
     except (ValueError, OSError, RecursionError) as error:
@@ -231,7 +229,7 @@ def read_json(
 
 def check_version(version: object, where: str, *, newest: int = SCHEMA_VERSION) -> None:
     """Raises MedbenchError, beginning with `where`, unless `version` is a schema version that this medbench reads."""
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:  # true is an int for Python
         raise MedbenchError(f"{where}: no schema_version: not written by medbench, or damaged")
     if version > newest:
         raise MedbenchError(f"{where}: schema version {version} is newer than {newest}: upgrade medbench")

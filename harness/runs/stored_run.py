@@ -14,6 +14,7 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples, results_of
+from medbench.harness.runs.sample_check import refuse_excess
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import did_you_mean, percent
 
@@ -55,7 +56,10 @@ def load_run(folder: str | Path) -> StoredRun:
     record = read_run(folder)
     if record.status == "running":
         raise MedbenchError(f"{folder}: the run is not finished: continue it with --resume")
-    return StoredRun(folder, record, results_of(folder, record.tasks))
+    results = results_of(folder, record.tasks)
+    for task, result in results.items():
+        refuse_excess(folder, record, task, result.n)
+    return StoredRun(folder, record, results)
 
 
 def _line(result: TaskResult) -> str:

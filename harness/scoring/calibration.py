@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Sample
+from medbench.harness.scoring.bounds import Amount, Count, Share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +32,12 @@ class Bin(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: float
-    high: float
-    n: int
-    confidence: float
+    low: Share
+    high: Share
+    n: Count
+    confidence: Share
     """Mean, 0..1."""
-    accuracy: float
+    accuracy: Share
 
 
 class Calibration(BaseModel):
@@ -49,30 +50,30 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n: int
+    n: Count
     """Rows, abstentions included."""
-    n_abstained: int
-    confidence: float
+    n_abstained: Count
+    confidence: Share
     """Mean over the answered rows, as are all figures below; 0..1."""
-    accuracy: float
-    ece: float
+    accuracy: Share
+    ece: Share
     """Expected calibration error of the answer given: mean |accuracy - confidence| over `bins`, weighted by size.
 
     15 bins of equal width. Guo et al. 2017, arXiv 1706.04599, equation 3. 0..1. Biased upwards where bins are small.
     """
-    ece_adaptive: float
+    ece_adaptive: Share
     """ECE over 15 bins of equal size (Nixon et al. 2019, arXiv 1904.01685); equal confidences share a bin."""
-    brier: float | None
+    brier: Amount | None
     """Mean squared distance of the choices' probabilities from the truth, summed over choices: 0..2 (Brier 1950).
 
     For two choices, twice the 0..1 score of the binary definition. None, like `nll`, where some gold answer is not
     among the choices (possible for lm-eval's own tasks).
     """
-    nll: float | None
+    nll: Amount | None
     """Mean negative log-probability of the gold answer, in nats; also None where it is infinite."""
     bins: list[Bin]
     """Non-empty bins of `ece`."""
-    risk_coverage: list[tuple[float, float]]
+    risk_coverage: list[tuple[Share, Share]]
     """(coverage, risk) when answers are taken from the most confident down, at most 50 points.
 
     Coverage is the share of all rows, so it ends below 1 where some abstained; risk is 1 - accuracy of those taken.

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import LETTERS, Sample
+from medbench.harness.scoring.bounds import Count, Interval, Share
 from medbench.harness.scoring.repeated_samples import answer_of, mean_over_questions
 
-Share = tuple[float, tuple[float, float]]
+Measured = tuple[float, tuple[float, float]]
 
 
 class Letter(BaseModel):
@@ -21,11 +22,11 @@ class Letter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gold: float
+    gold: Share
     """Share of the completions for which this letter was right."""
-    chosen: float
+    chosen: Share
     """Share of the completions that chose it; sums to less than 1 where some have no answer."""
-    accuracy: float | None
+    accuracy: Share | None
     """Accuracy where this letter was right; None where it never was."""
 
 
@@ -34,29 +35,29 @@ class Shuffling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n: int
+    n: Count
     """Questions with a score in some shuffled order."""
-    orders: int
+    orders: Count
     """Most scored orders of any question; the question's own order is one of them."""
-    accuracy: float
+    accuracy: Share
     """Mean over questions of the mean score of their orders, 0..1."""
-    interval: tuple[float, float]
+    interval: Interval
     """95 %, clustered by duplicate question."""
-    n_compared: int
+    n_compared: Count
     """Questions answered in two or more orders; the fields below are None where there are none."""
-    follows_letter: float | None
+    follows_letter: Share | None
     """Share of `n_compared` whose pairs of answers agree in the letter more often than in the text.
 
     Only two kinds of pairs count: same letter and different text, or same text and different letter. Questions with
     equal numbers of both are in neither share. A guesser is as often in one share as in the other.
     """
-    follows_letter_interval: tuple[float, float] | None
+    follows_letter_interval: Interval | None
     """95 %, clustered, like the two intervals below."""
-    follows_text: float | None
-    follows_text_interval: tuple[float, float] | None
-    consistent: float | None
+    follows_text: Share | None
+    follows_text_interval: Interval | None
+    consistent: Share | None
     """Share of `n_compared` answered with the same text in every order; an order without an answer is inconsistent."""
-    consistent_interval: tuple[float, float] | None
+    consistent_interval: Interval | None
     letters: dict[str, Letter]
     """Each letter that was right or chosen, over all completions."""
 
@@ -127,7 +128,7 @@ def _leaning(replies: Sequence[_Reply]) -> int:
     return sum((one.letter == two.letter) - (one.text == two.text) for one, two in pairs)
 
 
-def _share(questions: Sequence[tuple[str, bool]]) -> tuple[None, None] | Share:
+def _share(questions: Sequence[tuple[str, bool]]) -> tuple[None, None] | Measured:
     if not questions:
         return None, None
     return mean_over_questions([(cluster, float(value)) for cluster, value in questions])

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import Question, Sample
 from medbench.harness.extraction.published import EXTRACTORS, huatuo_o1_output
+from medbench.harness.scoring.bounds import Share
 
 
 class Published(BaseModel):
@@ -18,7 +19,7 @@ class Published(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    accuracy: float
+    accuracy: Share
     """0..1"""
     how: str
     """One line for people: how it differs from medbench's."""

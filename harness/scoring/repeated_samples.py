@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from medbench.harness.contracts import LETTERS, MedbenchError, Sample
+from medbench.harness.scoring.bounds import Amount, Count, Interval, Share
 from medbench.harness.stats.intervals import clustered_interval
 
 _PLACES = {letter: place for place, letter in enumerate(LETTERS)}
@@ -24,40 +25,40 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: int
+    k: Count
     """Most completions of any question."""
-    n: int
+    n: Count
     """Questions with at least one."""
-    n_short: int
+    n_short: Count
     """Questions with fewer than k. Unless it is 0, the figures of `pass_at` are over different sets of questions."""
-    accuracy: float
+    accuracy: Share
     """Mean over questions of the mean score of their completions, 0..1."""
-    interval: tuple[float, float]
+    interval: Interval
     """95 %, for new questions of the same kind and new completions; clustered by duplicate question."""
-    between: float | None
+    between: Amount | None
     """Variance across questions of the expected score; None with one question, or where none has two completions.
 
     Unbiased, except that a negative estimate is given as 0. Miller 2024, "Adding Error Bars to Evals", section 3.1:
     the variance of the accuracy is (between + within / k) / n, so more completions per question only reduce `within`.
     """
-    within: float | None
+    within: Amount | None
     """Variance of a completion's score about its question's expected score, mean over questions; unbiased."""
-    maj_at_k: float
+    maj_at_k: Share
     """Share of questions whose most frequent answer is right (Wang et al. 2022, "Self-Consistency").
 
     Completions without an answer have no vote, and a question without any vote is wrong. Ties count as broken at
     random, each answer equally likely, on average.
     """
-    maj_interval: tuple[float, float]
+    maj_interval: Interval
     """95 %, clustered by duplicate question."""
-    pass_at: dict[int, float]
+    pass_at: dict[int, Share]
     """k -> probability that at least one of k completions has full score, mean over questions; at 1, 2, 4, ..., `k`."""
-    agreement: float | None
+    agreement: Share | None
     """Share of pairs of a question's completions with the same answer, mean over questions with two or more.
 
     A completion without an answer agrees with nothing. None where no question has two.
     """
-    unanimous: float | None
+    unanimous: Share | None
     """Share of those questions whose completions all give the same answer."""
 
 

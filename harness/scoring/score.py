@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medbench.harness.contracts import Completion, Extraction, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Extraction, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 
@@ -17,7 +17,10 @@ def score_completion(
     completion: Completion,
     order: tuple[int, ...] | None = None,
 ) -> Sample:
-    """The sample of one completed (or failed) request; `order` is that of shuffled options, see contracts.Sample."""
+    """The sample of one completed (or failed) request; `order` is that of shuffled options, see contracts.Sample.
+
+    Raises MedbenchError for one of lm-eval's own tasks whose metric is no share from 0 to 1.
+    """
     answer, score = Extraction(None, "error"), None
     if completion.error is None:
         answer, score = _judge(task, question, request, completion)
@@ -46,6 +49,11 @@ def _judge(task: Task, question: Question, request: Request, completion: Complet
     if task.foreign is not None:
         text = cut_at_stop(completion.text, request.stop, opened=opens_reasoning(request.prompt))
         extracted, score = task.foreign.score(question.id, text, completion.logprobs)
+        if not 0 <= score <= 1:  # NaN is neither
+            raise MedbenchError(
+                f"{task.name}: its metric is {score} for question {question.id!r}, and medbench's scores are shares "
+                f"from 0 to 1: evaluate this task with the lm_eval command"
+            )
         return Extraction(extracted, "answered" if extracted is not None else "unparsed"), score
     if completion.logprobs is not None:
         best = max(completion.logprobs.items(), key=lambda choice: choice[1])[0].strip()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from medbench.harness.contracts import Sample, Task
+from medbench.harness.scoring.bounds import Amount, Count, Interval, Share
 from medbench.harness.scoring.calibration import Calibration
 from medbench.harness.scoring.option_order_bias import Shuffling
 from medbench.harness.scoring.published_accuracy import Published
@@ -20,9 +22,9 @@ class CategoryResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n: int
-    accuracy: float
-    interval: tuple[float, float]
+    n: Count
+    accuracy: Share
+    interval: Interval
 
 
 class TaskResult(BaseModel):
@@ -30,31 +32,31 @@ class TaskResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Annotated[int, Strict(), Field(ge=1)] = 1
     task: str
     version: str
     split: str
     source: str
-    official: bool
+    official: Annotated[bool, Strict()]
     protocol: str
-    n: int
+    n: Count
     """Samples, errors included."""
-    n_error: int
+    n_error: Count
     """Failed requests; no score includes them."""
-    n_unparsed: int
+    n_unparsed: Count
     """Completions without an answer, for any reason; counted as wrong."""
-    n_truncated: int
+    n_truncated: Count
     """Completions cut off by the token limit, with or without an answer."""
-    outcomes: dict[str, int]
+    outcomes: dict[str, Count]
     """contracts.Outcome -> number of samples; sums to n."""
-    accuracy: float | None
+    accuracy: Share | None
     """Mean score, right / (n - n_error), 0..1; None where nothing was scored."""
-    interval: tuple[float, float] | None
+    interval: Interval | None
     """95 %, clustered by duplicate question (see clustered_interval)."""
-    interval_wilson: tuple[float, float] | None
+    interval_wilson: Interval | None
     """95 %, Wilson, as if all samples were independent."""
-    chance: float
-    tokens_per_answer: float | None
+    chance: Share
+    tokens_per_answer: Amount | None
     """Mean completion tokens per scored sample; None where they were not counted: stored replies, log-likelihoods."""
     categories: dict[str, dict[str, CategoryResult]]
     """field -> value -> result."""
@@ -64,6 +66,16 @@ class TaskResult(BaseModel):
     """For protocols with log-likelihoods; None for generated completions."""
     published: Published | None = None
     """The accuracy by the arithmetic of the protocol's source, where that differs from `accuracy` by construction."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(self.outcomes.values()) != self.n:
+            raise ValueError(f"the outcomes do not add up to n, {self.n}")
+        if max(self.n_error, self.n_unparsed, self.n_truncated) > self.n:
+            raise ValueError(f"a part is larger than n, {self.n}")
+        if (self.accuracy is None) != (self.n_error == self.n):
+            raise ValueError("an accuracy of nothing, or none of something")
+        return self
 
 
 def summarize(task: Task, protocol: str, samples: Iterable[Sample]) -> TaskResult:

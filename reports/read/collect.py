@@ -24,6 +24,7 @@ from medbench.harness.gates.verdict import Verdict
 from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.run_folder import read_result, read_run
+from medbench.harness.runs.sample_check import refuse_excess
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.folders import (
     as_unicode,
@@ -129,7 +130,9 @@ def _read(folder: Path) -> _Read:
             content = read_checked(folder, name) or b""
             contents.update(content)
             if content:
-                results[task] = _parsed(content, TaskResult, partial(read_result, folder, task), folder / name)
+                result = _parsed(content, TaskResult, partial(read_result, folder, task), folder / name)
+                refuse_excess(folder, record, task, result.n)
+                results[task] = result
         except MedbenchError as error:
             broken.append(Broken(f"{folder.name}: {name}", without_path(str(error), folder)))
     try:

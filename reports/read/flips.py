@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.runs.comparability import refuse_unlike
 from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.runs.sample_check import checked_lines
+from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import inside, without_path
-from medbench.reports.read.lines import Line, decode, head_of, order_of
+from medbench.reports.read.lines import head_of, order_of
 from medbench.reports.read.records import RunView
 
 FLIPS_SHOWN = 15
 LONGEST_REPLY = 6_000
 """Characters: enough for a chain of thought, and a page of flips stays under two megabytes."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def compared(a: RunView, b: RunView) -> Compared:
     try:
         refuse_unlike(a.record, b.record, shared)
         for task in shared:
-            one = compare_task(task, _each(a, task, _sample), _each(b, task, _sample))
+            one = compare_task(task, _samples(a, task), _samples(b, task))
             lost, gained = (sorted(ids, key=order_of)[:FLIPS_SHOWN] for ids in (one.lost_ids, one.gained_ids))
             comparisons.append(one)
             flips[task] = tuple(_flips(a, b, task, lost, gained))
@@ -78,50 +76,20 @@ def compared(a: RunView, b: RunView) -> Compared:
     return Compared(tuple(comparisons), flips)
 
 
-class _Bare(msgspec.Struct, gc=False):
-    """What comparing needs of a line."""
-
-    id: str
-    cluster: str
-    score: float | None
-    category: dict[str, str]
-
-    def sample(self) -> Sample:
-        return Sample(
-            self.id, self.cluster, "", "", "stop", None, "answered", None, "", self.score, None, 0, 0, self.category
-        )
-
-
-class _Id(msgspec.Struct, gc=False):
-    id: str
-
-
-_bare = msgspec.json.Decoder(_Bare).decode
-_id = msgspec.json.Decoder(_Id).decode
-
-
-def _sample(raw: bytes) -> Sample:
-    try:
-        return _bare(raw).sample()
-    except (ValueError, RecursionError):
-        line = decode(raw)
-        return _Bare(line.id, line.cluster, line.score, line.category).sample()
-
-
-def _each(run: RunView, task: str, read: Callable[[bytes], T]) -> Iterator[T]:
-    """What `read` makes of each line. Raises MedbenchError for a file that cannot be read, and for a damaged line."""
+def _each(run: RunView, task: str) -> Iterator[Line]:
+    """The task's lines. Raises MedbenchError for a file that cannot be read, and for a damaged line."""
     path = Path(inside(run.folder, f"samples/{task}.jsonl"))
     try:
         with path.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                if raw.endswith(b"\n"):  # else torn: the last line of an evaluation that runs
-                    try:
-                        found = read(raw)
-                    except ValueError as error:
-                        raise MedbenchError(f"{path}: line {number}: {error}") from None
-                    yield found
+            yield from checked_lines(lines, run.record, task)
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise MedbenchError(f"{path}: line {error}") from None
+
+
+def _samples(run: RunView, task: str) -> Iterator[Sample]:
+    return (line.sample() for line in _each(run, task))
 
 
 def _flips(a: RunView, b: RunView, task: str, lost: Sequence[str], gained: Sequence[str]) -> Iterator[Flip]:
@@ -136,18 +104,10 @@ def _flips(a: RunView, b: RunView, task: str, lost: Sequence[str], gained: Seque
 def _lines(run: RunView, task: str, wanted: set[str]) -> dict[str, Line]:
     """The first repeat of each wanted question that got an answer."""
 
-    def read(raw: bytes) -> Line | None:
-        try:
-            if _id(raw).id not in wanted:
-                return None
-        except (ValueError, RecursionError):
-            pass  # `decode` knows better
-        line = decode(raw)
-        return line if line.id in wanted and line.score is not None else None
-
     lines: dict[str, Line] = {}
-    for line in filter(None, _each(run, task, read)):
-        lines.setdefault(line.id, line)
+    for line in _each(run, task):
+        if line.id in wanted and line.score is not None:
+            lines.setdefault(line.id, line)
     return lines
 
 

@@ -43,7 +43,7 @@ def metrics_files(training: Path) -> list[Path]:
 
 def _folders_with(name: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     def is_one(folder: Path) -> bool:
-        return (folder / name).is_file()
+        return os.path.lexists(folder / name)  # a link that leads nowhere is a fault to be told, too
 
     seen: set[Path] = set()
     for path in paths:
@@ -109,11 +109,21 @@ def inside(folder: Path, name: str) -> str:
         modes = os.lstat(f"{folder}/{part}").st_mode, os.lstat(path).st_mode
     except OSError:
         return path  # whoever opens it learns that it is not there
-    if any(map(stat.S_ISLNK, modes)) and folder.resolve() not in Path(path).resolve().parents:
-        raise MedbenchError(f"{path}: a link that leads out of its folder")
+    if any(map(stat.S_ISLNK, modes)):
+        refuse_outside(folder, Path(path))
     if not stat.S_ISREG(modes[1]) and not os.path.isfile(path):  # noqa: PTH113 - a pipe would never end
         raise MedbenchError(f"{path}: not a plain file")
     return path
+
+
+def refuse_outside(folder: Path, path: Path) -> None:
+    """Raises MedbenchError for a link that leads out of `folder`, or back to itself."""
+    try:
+        leaves = folder.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # Python 3.13 has neither for a loop, whose opening then fails
+        raise MedbenchError(f"{path}: a link that leads back to itself") from None
+    if leaves:
+        raise MedbenchError(f"{path}: a link that leads out of its folder")
 
 
 @lru_cache(maxsize=1024)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from medbench.harness.contracts import MedbenchError
-from medbench.reports.read.folders import as_unicode, is_file_name
+from medbench.reports.read.folders import as_unicode, is_file_name, refuse_outside
 
 WORDS = {
     "loss": "Loss",
@@ -117,10 +117,8 @@ def _refuse_foreign(training: Path, path: Path) -> None:
     parts = path.relative_to(training).parts
     if not all(map(is_file_name, parts)):
         raise MedbenchError(f"{path}: not a name of a stage or attempt folder")
-    real = path.resolve()
-    if training.resolve() not in real.parents:
-        raise MedbenchError(f"{path}: a link that leads out of its folder")
-    if real.exists() and not real.is_file():  # a pipe would never end
+    refuse_outside(training, path)
+    if path.exists() and not path.is_file():  # a pipe would never end
         raise MedbenchError(f"{path}: not a plain file")
 
 

@@ -13,9 +13,12 @@ from types import TracebackType
 
 import msgspec
 
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import MedbenchError, sample_key
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.sample_check import SeenLines
+from medbench.harness.runs.sample_line import Count, Line, decode
 from medbench.reports.read.folders import inside
-from medbench.reports.read.lines import Count, Line, decode, order_of
+from medbench.reports.read.lines import order_of
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 1_000_000
@@ -25,11 +28,13 @@ NEW_LINE = ord("\n")
 
 
 class _Key(msgspec.Struct, gc=False):
-    """What the order of the rows and their heads depend on."""
+    """What the order of the rows, their heads and SeenLines depend on."""
 
     id: str
     prompt: str
+    gold: str
     repeat: Count = 0
+    order: tuple[Count, ...] | None = None
 
 
 _decode_key = msgspec.json.Decoder(_Key).decode
@@ -43,11 +48,15 @@ class OrderedSamples:
     Entering raises MedbenchError, naming the file, where there is none that can be read.
     """
 
-    def __init__(self, folder: Path, task: str) -> None:
+    def __init__(self, folder: Path, task: str, record: RunRecord | None = None) -> None:
         self.prefix = ""
         """What all prompts begin with."""
         self.faults: list[str] = []
-        """A line on each damaged one, which is left out; whole when the last batch has been taken."""
+        """A line on each damaged one, which is left out; whole when the last batch has been taken.
+
+        Of two different answers to one question both are left out: nobody can say which one counts.
+        """
+        self._seen = SeenLines(record, task)
         self._path = Path(inside(folder, f"samples/{task}.jsonl"))
         self._places: list[_Place] = []
         self._held: dict[int, Line] = {}
@@ -59,7 +68,9 @@ class OrderedSamples:
             self._first_pass(hold=os.fstat(self._file.fileno()).st_size <= MOST_HELD)
         except OSError as error:
             raise MedbenchError(f"{self._path}: cannot be read ({error.strerror})") from None
-        self._places.sort()
+        self._places = sorted(
+            place for place in self._places if sample_key(place[3], place[4]) not in self._seen.contradicted
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -91,9 +102,11 @@ class OrderedSamples:
                 break  # the torn last line of an evaluation that runs
             try:
                 line = decode(raw) if hold else _key_of(raw)
+                new = self._seen.add(raw, line, line.id, line.repeat)
             except ValueError as error:
                 self.faults.append(f"line {number}: {error}")
-            else:
+                new = False
+            if new:
                 if isinstance(line, Line):
                     held[offset] = line
                 places.append((*order_of(line.id), line.id, line.repeat, offset, length, number))
@@ -117,7 +130,7 @@ def _key_of(raw: bytes) -> _Key:
         return _decode_key(raw)
     except (ValueError, RecursionError):
         line = decode(raw)
-        return _Key(line.id, line.prompt, line.repeat)
+        return _Key(line.id, line.prompt, line.gold, line.repeat, line.order)
 
 
 def _common(a: str, b: str) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import without_path
-from medbench.reports.read.lines import Line
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.write.manifest import Manifest, Writer
@@ -56,7 +56,7 @@ def _files(run: RunView, left_out: list[str]) -> Iterator[tuple[str, bytes]]:
     for task in run.results:
         slug = run.slugs[task]
         try:
-            with OrderedSamples(run.folder, task) as samples:
+            with OrderedSamples(run.folder, task, run.record) as samples:
                 rows = list(_rows(run, task, samples))
                 left_out += (f"{run.id}: {task}: {fault}" for fault in samples.faults)
         except MedbenchError as error:

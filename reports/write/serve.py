@@ -105,7 +105,10 @@ class _Handler(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def _inside(self) -> bool:
-        return Path(self.translate_path(self.path)).resolve().is_relative_to(Path(self.directory).resolve())
+        try:
+            return Path(self.translate_path(self.path)).resolve().is_relative_to(Path(self.directory).resolve())
+        except (OSError, RuntimeError):  # a link loop, or a name longer than a file system has
+            return False
 
     def list_directory(self, path: Any) -> None:
         self.send_error(404)

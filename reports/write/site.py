@@ -48,6 +48,8 @@ from medbench.reports.write.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
 DATA_CODE = (
+    "../harness/runs/sample_check.py",
+    "../harness/runs/sample_line.py",
     "read/folders.py",
     "read/lines.py",
     "read/ordered.py",
@@ -136,7 +138,9 @@ def _build_runs(collection: Collection, manifest: Manifest, workers: Workers) ->
     pairs = {run.id: tuple(pair for pair in collection.pairs if run.id in pair) for run in collection.runs}
     data_code = code(*DATA_CODE)
     for run in collection.runs:
-        stamps |= {_data(run, task): _hash(data_code, run.id, task, _times(run, task)) for task in run.slugs}
+        for task in run.slugs:
+            counts = run.record.tasks[task].n, run.record.repeats
+            stamps[_data(run, task)] = _hash(data_code, run.id, task, _times(run, task), counts)
         stamps[f"run {run.id}"] = _hash(code(), run.id, run.stamp, pairs[run.id])
         stale = tuple(task for task in run.slugs if not manifest.fresh(_data(run, task), stamps[_data(run, task)]))
         page = not manifest.fresh(f"run {run.id}", stamps[f"run {run.id}"])
@@ -162,7 +166,7 @@ def _run(job: _RunJob) -> _RunDone:
         known = None if task in job.stale else _stored_scores(f"{job.site}/{folder}")
         if known is None:
             written = _Written(writer, folder)
-            known = write_task(run.folder, task, run.id, slug, written.put)
+            known = write_task(run.folder, task, run.id, slug, written.put, run.record)
             written.put("scores.json", msgspec.json.encode(known))
             data[task] = written.names
         scores[task] = known

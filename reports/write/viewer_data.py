@@ -53,19 +53,21 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import without_path
-from medbench.reports.read.lines import Line, head_of
+from medbench.reports.read.lines import head_of
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.scores import Scores
 from medbench.reports.write.viewer_index import Chunks, Columns, Put, script, write_index
 
 
-def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put) -> Scores:
+def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put, record: RunRecord | None = None) -> Scores:
     """Write the data of one task of the run in `folder`; what is wrong with its samples goes into the index."""
     columns = Columns()
     chunks = Chunks()
     try:
-        with OrderedSamples(folder, task) as samples:
+        with OrderedSamples(folder, task, record) as samples:
             for lines in samples.batches():
                 columns.add(lines, [head_of(line.prompt, samples.prefix) for line in lines])
                 content = script("medbenchChunk", run_id, slug, len(chunks.starts), [_row(line) for line in lines])

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import natural
-from medbench.reports.read.lines import Line
 
 PART_ROWS = 20_000
 

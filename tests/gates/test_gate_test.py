@@ -291,14 +291,6 @@ def test_a_run_in_which_nothing_was_scored_is_not_gateable(tmp_path: Path) -> No
     assert "none of 20" in verdict.why
 
 
-def test_a_score_that_is_no_number_is_not_gateable(tmp_path: Path) -> None:
-    samples = [*answers(30), answer("odd", math.nan)]
-    folder = stored_run(tmp_path, "c", {"toy": samples})
-    verdict = gate_finished_run(folder, GateFile(gates=[Gate(task="toy", at_least=0.5)]), None).verdict
-    assert verdict.overall == "not gateable"
-    assert "NaN" not in (folder / "verdict.json").read_text()
-
-
 # ---- tokens and seconds
 
 

@@ -238,7 +238,9 @@ def test_the_hub_library_loads_the_samples_as_a_data_set(tmp_path: Path) -> None
 
 
 def test_several_askings_are_repeats_of_one_document(tmp_path: Path) -> None:
-    run = stored_run(tmp_path / "runs", "run", {"medqa": [answer("q2", 1.0, output="first")]})
+    run = stored_run(tmp_path / "runs", "run", {"medqa": [answer("q2", 1.0, output="first")]}, n=2)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"samples": 2}))
     from medbench.harness.runs.run_folder import _line
 
     with (run / "samples" / "medqa.jsonl").open("ab") as file:

@@ -36,6 +36,7 @@ def address(runs: Path, tmp_path: Path) -> Iterator[str]:
     build(collect([runs]), tmp_path / "site")
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "site" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "site" / "loop").symlink_to("loop")
     with serving(tmp_path / "site", 0) as found:
         yield found
 
@@ -77,7 +78,8 @@ def test_pages_and_data_are_served_with_their_types_and_guards(address: str, pat
 
 @pytest.mark.parametrize(
     "path",
-    ["/link", "/.medbench-site.json", "/runs/../.medbench-site.json", "/../secret", "/%2e%2e/secret", "/..%2fsecret",
+    ["/link", "/loop", "/loop/x", f"/{'x' * 300}",
+     "/.medbench-site.json", "/runs/../.medbench-site.json", "/../secret", "/%2e%2e/secret", "/..%2fsecret",
      "//etc/passwd", "/runs", "/runs/", "/runs/a/data/", "/nothing", "/index.html%00", "/.git/config", "/\\..\\secret"],
 )  # fmt: skip
 def test_nothing_else_is_served(address: str, path: str) -> None:

@@ -188,7 +188,7 @@ def test_scores_are_kept_a_value_a_question(tmp_path: Path) -> None:
     assert scores.array()[:2].tolist() == [1.0, 0.0]
     assert str(scores.array()[2]) == "nan"
     assert scores.cluster_array().tolist() == [0, 0, 2]
-    others = written(tmp_path / "two", [replace(sample, score=1.0, cluster=sample.id) for sample in samples])[1]
+    others = written(tmp_path / "two", [answer(sample.id) for sample in samples])[1]
     assert others.digest == scores.digest
     assert others.cluster_array().tolist() == [0, 1, 2]
     assert written(tmp_path / "three", samples[:2])[1].digest != scores.digest
@@ -283,10 +283,29 @@ def test_a_torn_last_line_of_a_run_under_way_is_no_fault(tmp_path: Path) -> None
     assert files.index()["fault"] is None
 
 
-@pytest.mark.parametrize("number", [b"NaN", b"-Infinity"])
-def test_numbers_that_are_none_are_left_out(tmp_path: Path, number: bytes) -> None:
-    files = of_lines(tmp_path, line(answer("q1")).replace(b'"score": 1.0', b'"score": ' + number))
-    assert files.rows()[0]["score"] is None
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"5.0", b"true", b"null"])
+def test_a_score_that_cannot_be_true_is_a_damaged_line(tmp_path: Path, number: bytes) -> None:
+    damaged = line(answer("q1")).replace(b'"score": 1.0', b'"score": ' + number)
+    index = of_lines(tmp_path, damaged + line(answer("q2"))).index()
+    assert index["ids"] == ["q2"]
+    assert index["fault"].startswith("1 damaged line left out: line 1: ")
+
+
+def test_of_two_different_answers_neither_is_shown(tmp_path: Path) -> None:
+    lines = line(answer("q1")) + line(answer("q2")) + line(answer("q1", 0.0, output="(B)"))
+    index = of_lines(tmp_path, lines).index()
+    assert index["ids"] == ["q2"]
+    assert "line 3: question 'q1' has two different answers" in index["fault"]
+
+
+def test_the_same_line_twice_is_shown_once(tmp_path: Path) -> None:
+    index = of_lines(tmp_path, 2 * line(answer("q1"))).index()
+    assert (index["ids"], index["fault"]) == (["q1"], None)
+
+
+def test_a_log_likelihood_that_is_no_number_is_shown_as_none(tmp_path: Path) -> None:
+    files = of_lines(tmp_path, line(answer("q1", logprobs={"A": float("-inf"), "B": float("nan"), "C": -1.0})))
+    assert files.rows()[0]["logprobs"] == {"A": None, "B": None, "C": -1.0}
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.scoring.score import lm_eval_results, score_completion, score_reply
 from medbench.harness.scoring.summary import TaskResult, summarize
 from medbench.harness.stats.intervals import wilson_interval
@@ -214,3 +214,23 @@ def test_lm_eval_results() -> None:
     assert lm_eval_results(doc, ["The answer is (no)."]) == {"accuracy": 0.0, "unparsed": 0.0}
     assert lm_eval_results(doc, ["lol"]) == {"accuracy": 0.0, "unparsed": 1.0}
     assert lm_eval_results(doc, ["Maybe.\nQuestion: Is it so?\nThe answer is (no)."])["accuracy"] == 1.0
+
+
+class ForeignMetric:
+    """One of lm-eval's own tasks, whose metric says `value`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def score(self, id: str, output: str, logprobs: object) -> tuple[str | None, float]:
+        return output, self.value
+
+
+@pytest.mark.parametrize("value", [5.0, -0.1, math.nan, math.inf])
+def test_a_metric_that_is_no_share_is_refused_before_it_is_stored(value: float) -> None:
+    question = Question("q1", "q1", "Which?", (), (), "iron")
+    foreign: Any = ForeignMetric(value)
+    task = Task("ppl", "1", "test", 0.0, (question,), Data("lm-eval", "0" * 64, False), foreign=foreign)
+    request = Request("q1", (), "Which?", 8)
+    with pytest.raises(MedbenchError, match=r"ppl: its metric is .* for question 'q1'"):
+        score_completion(task, question, request, Completion("q1", "iron", "stop"))
