@@ -7,6 +7,7 @@ be interrupted in Python: a case that takes more than HANGS seconds is ended wit
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,8 @@ HANGS = 45.0
 """Seconds of wall time; much more than the CPU time allowed, since the machine may be busy."""
 KEPT = 3
 """Failures of the same kind that are written to files."""
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where the cases lie: medbench syncs what it writes, and disks are slow at that."""
 CORPUS = Path(__file__).parent / "corpus"
 
 
@@ -79,7 +82,7 @@ def campaign(plans: Sequence[Plan], out: Path) -> list[Line]:
     with ExitStack() as stack:
         workers = []
         for number, plan in enumerate(plans):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-", dir=MEMORY)))
             worker = _Worker(plan, number, out, time.monotonic() + plan.seconds)
             worker.results.write_text("")
             _start(worker, folder)
@@ -172,6 +175,7 @@ def work(plan: Plan, number: int, out: Path, folder: Path) -> None:
         seeds = {name: _next_seed(name, plan.seed, earlier, died) for name in plan.categories}
         while left := [name for name in plan.categories if _goes_on(plan, seeds[name], began)]:
             name = min(left, key=lambda one: spent[one] / CATEGORIES[one].share)
+            under_way.write_text(json.dumps({"category": name, "seed": seeds[name]}))  # to draw it could take for ever too
             spent[name] += attempt(drawn(name, seeds[name], sound), None)
             seeds[name] += 1
     under_way.unlink(missing_ok=True)

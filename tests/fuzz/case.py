@@ -36,18 +36,26 @@ class Case:
     """Corpus: what harm it did. Otherwise: what was damaged."""
     environment: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    exit: int | None = None
+    """What the exit status has to be, where only one is right."""
 
     def to_json(self, **more: Any) -> str:
         content = {"category": self.category, "seed": self.seed, "why": self.why, "command": self.command}
         content |= {"environment": self.environment} if self.environment else {}
+        content |= {"exit": self.exit} if self.exit is not None else {}
         return json.dumps({**content, "changes": self.changes, **more}, indent=1) + "\n"
 
 
 def read_case(path: Path) -> Case:
     content = json.loads(path.read_text())
-    command, environment = tuple(content["command"]), content.get("environment", {})
     return Case(
-        content["category"], command, content["changes"], content.get("why", ""), environment, content.get("seed")
+        content["category"],
+        tuple(content["command"]),
+        content["changes"],
+        content.get("why", ""),
+        content.get("environment", {}),
+        content.get("seed"),
+        content.get("exit"),
     )
 
 

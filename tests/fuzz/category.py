@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuzz.case import Case
-from fuzz.play import SECONDS, Done
+from fuzz.play import NOTHING, SECONDS, Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +28,5 @@ class Category:
     """Of the time of `make fuzz`."""
     seconds: float = SECONDS
     """CPU time allowed."""
+    may_leave: str = NOTHING
+    """See play."""

@@ -79,5 +79,11 @@ def wrong(case: Case, folder: Path, done: Done) -> list[str]:
 
 
 CATEGORY = Category(
-    "checkpoints", (MODEL, ADAPTER, "hf.yaml", "tiny.yaml", "data"), draw_case, wrong, build=build, share=1.5
+    "checkpoints",
+    (MODEL, ADAPTER, "hf.yaml", "tiny.yaml", "data"),
+    draw_case,
+    wrong,
+    build=build,
+    share=1.5,
+    may_leave="^runs(/|$)",  # the run is begun before the engine is; the same command continues it
 )

@@ -31,6 +31,9 @@ from typing import Any
 
 import psutil
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # as medbench.harness.cli.main.main does; read at import
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
 
@@ -42,8 +45,8 @@ LONGEST_LINE = 1200
 """Characters of a line on standard error, paths of the temporary folder not counted."""
 MOST_LINES = 40
 STATUSES = (0, 1, 2, 3, 4)
-IGNORED = re.compile(r"(^|/)\.lock$|(^|/)cache(/|$)")
-"""Files that a refused command may leave: locks, and medbench's cache."""
+ALWAYS_LEFT = r"(^|/)\.lock$|(^|/)cache(/|$)"
+NOTHING = r"(?!)"
 
 
 class TooLong(BaseException):
@@ -74,8 +77,12 @@ def play(
     functions: Mapping[str, Callable[[Path], int]] | None = None,
     environment: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
+    may_leave: str = NOTHING,
 ) -> Done:
-    """Run `medbench COMMAND` in `folder`, or the one of `functions` that the command's first word names."""
+    """Run `medbench COMMAND` in `folder`, or the one of `functions` that the command's first word names.
+
+    `may_leave`: pattern of the paths that a refused command may leave, besides locks and medbench's cache.
+    """
     before = tree(folder)
     state = _process_state()
     function = (functions or {}).get(command[0])
@@ -103,11 +110,12 @@ def play(
     if status not in STATUSES and not trace:
         faults.append(f"exit status {status}")
     if not slow and not trace:
-        faults += _message_faults(said, folder)
+        faults += _message_faults(said if command[0] != "validate" else shown, folder)
         if status == 2 and not (shown or said):
             faults.append("refused without a word")
-        faults += _leftovers(before, folder, status)
-    faults += _leaks(state, _process_state())
+        faults += _leftovers(before, folder, status, may_leave)
+    if not trace:
+        faults += _leaks(state, _process_state())
     return Done(status, shown, said, took, slow, tuple(faults), trace)
 
 
@@ -117,18 +125,18 @@ def _message_faults(said: str, folder: Path) -> list[str]:
     if "Traceback (most recent" in said or "Exception ignored in" in said:
         faults.append(f"a traceback on standard error: {said.strip().splitlines()[-1][:100]}")
     if (longest := max((len(line.replace(str(folder), "")) for line in lines), default=0)) > LONGEST_LINE:
-        faults.append(f"a line of {longest} characters on standard error")
+        faults.append(f"a line of {longest} characters in a message")
     if len(lines) > MOST_LINES:
-        faults.append(f"{len(lines)} lines on standard error")
+        faults.append(f"{len(lines)} lines in a message")
     return faults
 
 
-def _leftovers(before: Mapping[str, str], folder: Path, status: int | None) -> list[str]:
+def _leftovers(before: Mapping[str, str], folder: Path, status: int | None, may_leave: str) -> list[str]:
     after = tree(folder)
     found = [f"left behind: {name}" for name in after if name not in before and name.endswith((".tmp", "~"))]
     if status == 2:
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        if left := [name for name in changed if not IGNORED.search(name)]:
+        if left := [name for name in changed if not re.search(f"{ALWAYS_LEFT}|{may_leave}", name)]:
             found.append(f"refused, but wrote or changed {left[0]}")
     if (folder / "hacked").exists():
         found.append("ran code of the input")

@@ -64,9 +64,11 @@ def tried(case: Case, folder: Path) -> Tried:
             _copy(folder / name, copy / name)
         for name, change in case.changes.items():
             apply(change, copy / name)
-        done = play(case.command, copy, category.functions, case.environment, category.seconds)
-        wrong = () if done.trace or done.slow else tuple(category.wrong(case, copy, done))
-        return Tried(case, done, wrong)
+        done = play(case.command, copy, category.functions, case.environment, category.seconds, category.may_leave)
+        wrong = [] if done.trace or done.slow else category.wrong(case, copy, done)
+        if case.exit not in (None, done.status):
+            wrong.append(f"exit status {done.status}, not {case.exit}")
+        return Tried(case, done, tuple(wrong))
     finally:
         shutil.rmtree(copy, ignore_errors=True)
 
