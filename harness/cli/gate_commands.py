@@ -6,12 +6,15 @@ medbench gate checkpoints/step-800 --gates gates.yaml --baseline runs/base
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from medbench.harness.cli.own_faults import describe
 from medbench.harness.cli.streams import clean_stdout, say
+from medbench.harness.contracts import MedbenchError
 
 EXIT_NOT_SCORED = 3
 
@@ -47,7 +50,8 @@ def gate_command(
 
     Each CANDIDATE is the folder of a finished run, which is judged at once, or a model or checkpoint, which is
     evaluated only as far as the verdict needs. Several candidates share one engine.
-    Exit status: 0 all pass, 1 a gate failed, 3 undecided or not gateable.
+    Exit status: 0 all pass, 1 a gate failed, 3 undecided or not gateable; 2, 4 and 70 are no verdicts, see
+    medbench --help.
     """
     from medbench.harness.gates import rules
 
@@ -59,10 +63,17 @@ def gate_command(
         raise click.UsageError("name at least one candidate, and --gates FILE (--init writes an example)")
     from medbench.harness import api
     from medbench.harness.cli.options import gate_keywords
-    from medbench.harness.cli.verdict_output import exit_status, verdict_table, write_outputs
+    from medbench.harness.cli.verdict_output import exit_status, verdict_table, write_outputs, write_without_verdict
 
     with clean_stdout() as stdout:
-        judged = api.gate_all(candidates, gates_file, baseline=baseline, **gate_keywords(options))
+        try:
+            judged = api.gate_all(candidates, gates_file, baseline=baseline, **gate_keywords(options))
+        except (MedbenchError, click.ClickException, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            with suppress(MedbenchError):  # of the two faults, ours is the one to report
+                write_without_verdict(candidates, describe(error), junit_file, summary)
+            raise
         write_outputs(judged, baseline, junit_file, summary)
         if as_json:
             content = {"exit": exit_status(judged), "verdicts": [one.as_json() for one in judged]}

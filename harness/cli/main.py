@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medbench.harness.cli import own_faults
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
-from medbench.harness.cli.streams import clean_stdout, messages_on_stderr, say
+from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ EXIT_INTERRUPTED = 4
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="medbench", prog_name="medbench")
 def cli() -> None:
-    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show."""
+    """Verdicts on medical language models: evaluate, gate, train until the gates pass, show.
+
+    \b
+    Exit status:
+    0  done; gate and watch: all pass; train: the gates passed
+    1  gate and watch: a gate failed; train: the budget is spent
+    2  wrong input: one line says what, where and how to fix it
+    3  no verdict: undecided or not gateable; eval: a task has no score
+    4  interrupted (Ctrl-C, full disk); what is finished is kept
+    70 a fault of medbench: one line names the file with the traceback
+    """
 
 
 for command in (gate_command, watch_command, compare_command):
@@ -295,7 +306,8 @@ def _run_text(run: StoredRun, as_json: bool) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit status of `medbench ARGUMENTS`. A user error is one line; a traceback is a bug of medbench."""
+    """The exit status of `medbench ARGUMENTS`. A user error is one line; so is a fault of medbench, with a status of
+    its own, so that neither is taken for a verdict."""
     try:
         with messages_on_stderr():
             status = cli.main(arguments, prog_name="medbench", standalone_mode=False)
@@ -307,24 +319,25 @@ def run(arguments: list[str]) -> int:
         say(f"medbench: {where.removeprefix('medbench ')}{error.format_message()}")
         return 2
     except (KeyboardInterrupt, click.Abort):
-        say(f"medbench: interrupted{KEPT.get(arguments[0], '')}")
+        say(f"medbench: interrupted{KEPT.get(next(iter(arguments), ''), '')}")
         return EXIT_INTERRUPTED
+    except BaseException as error:  # SystemExit of a plugin and panics of Rust libraries are no Exceptions
+        say(f"medbench: {own_faults.keep(error)}")
+        return own_faults.EXIT_FAULT
     return status if isinstance(status, int) else 0
 
 
 def main() -> None:
     """Entry point."""
+    forgiving_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     # other libraries' bars and warnings would break our lines
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
-    try:
-        status = run(sys.argv[1:])
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = 0
+    status = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
     # vLLM leaves threads behind that can hang the interpreter at exit; medbench's own files are closed and synced
     os._exit(status)
 

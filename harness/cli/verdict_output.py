@@ -20,6 +20,7 @@ from medbench.harness.files import write_atomically
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
+from medbench.harness.secrets import redact
 from medbench.harness.text import percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
@@ -52,6 +53,10 @@ def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
             elif gate.status == "undecided":
                 ElementTree.SubElement(case, "skipped", message=_xml(gate.why), type="gate").text = _xml(gate.why)
             ElementTree.SubElement(case, "system-out").text = _xml(gate.why)
+    return _document(root)
+
+
+def _document(root: ElementTree.Element) -> bytes:
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8")
     return b'<?xml version="1.0" encoding="UTF-8"?>\n' + body + b"\n"
@@ -133,18 +138,18 @@ def _row(gate: GateResult) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays inside its cell and is no markup of Markdown or HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(text)).replace("\n", " ")
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", printable(redact(text))).replace("\n", " ")
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _code(text: str) -> str:
     """Text that stays inside its backticks; for use outside tables."""
-    return printable(text).replace("`", "'").replace("\n", " ")
+    return printable(redact(text)).replace("`", "'").replace("\n", " ")
 
 
 def _xml(text: str) -> str:
     """Only characters that XML 1.0 allows."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", redact(text))
 
 
 def exit_status(judged: Sequence[Judged]) -> int:
@@ -171,6 +176,23 @@ def write_outputs(
                 file.write(text)
         except OSError as error:
             raise MedbenchError(f"GITHUB_STEP_SUMMARY {step}: cannot be written ({error.strerror})") from None
+
+
+def write_without_verdict(candidates: Sequence[str], why: str, junit_file: Path | None, summary: Path | None) -> None:
+    """The same files where a fault of medbench's own prevented a verdict: an error, which is not a failure."""
+    if junit_file is not None:
+        root = ElementTree.Element("testsuites")
+        for name in map(_xml, candidates):
+            suite = ElementTree.SubElement(
+                root, "testsuite", name=f"medbench gate {name}", tests="1", failures="0", errors="1", skipped="0"
+            )
+            case = ElementTree.SubElement(suite, "testcase", classname=name, name="medbench", time="0")
+            ElementTree.SubElement(case, "error", message=_xml(why), type="fault").text = _xml(why)
+        _write(junit_file, _document(root))
+    if summary is not None:
+        names = ", ".join(f"`{_code(name)}`" for name in candidates)
+        text = f"### medbench gate: NO VERDICT\n\n{names}\n\na fault of medbench: {_cell(why)}\n"
+        _write(summary, text.encode("utf-8", "replace"))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from medbench.harness.contracts import Checkpoint, Engine, Say
 from medbench.harness.engines.hot_swap import WarmEngine
 from medbench.harness.engines.plugins import check_choice, checked_engine, find_engine
 from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.secrets import redacted
 
 
 class EngineKeeper:
@@ -57,8 +58,8 @@ class EngineKeeper:
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:
-    """run.json's `engine`."""
-    return {"name": engine.name, "chat_template": engine.chat_template, "settings": dict(engine.settings())}
+    """run.json's `engine`, without secrets."""
+    return {"name": engine.name, "chat_template": engine.chat_template, "settings": redacted(engine.settings())}
 
 
 def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:

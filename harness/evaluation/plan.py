@@ -29,6 +29,7 @@ from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load
 from medbench.harness.runs import provenance
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
 from medbench.harness.runs.run_folder import Run, create_run, refuse_existing, reopen_run
+from medbench.harness.secrets import redacted_command, without_credentials
 
 Clock = Callable[[], datetime]
 
@@ -136,7 +137,8 @@ def find_model(choice: EngineChoice, name: str, say: Say) -> Model:
         return Model(ModelRecord(name=name, kind="replies", fingerprint=check_replies(choice.replies).sha256))
     # the weights cannot be seen: the server's address, or the engine's name, and the model's name stand for them
     if choice.base_url is not None:
-        return Model(ModelRecord(name=name, kind="served", fingerprint=_sha256(f"{choice.base_url} {name}")))
+        address = without_credentials(choice.base_url)
+        return Model(ModelRecord(name=name, kind="served", fingerprint=_sha256(f"{address} {name}")))
     return Model(ModelRecord(name=name, kind="engine", fingerprint=_sha256(f"{choice.name} {name}")))
 
 
@@ -245,7 +247,7 @@ def _new_record(
         run_id=options.name or f"{slug(model.name)}-{slug(protocol.name)}-{digest[:6]}",
         status="running",
         created=clock().isoformat(timespec="seconds"),
-        command=sys.argv,
+        command=redacted_command(sys.argv),
         model=model,
         tasks=described,
         protocol=resolved,

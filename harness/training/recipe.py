@@ -22,6 +22,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
+from medbench.harness.secrets import is_secret
 from medbench.harness.training.trainer_plugins import find_trainer
 from medbench.harness.training.watchdogs import WatchdogConfig
 
@@ -138,6 +139,7 @@ def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | No
 
 def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPoint] | None) -> Iterator[Fault]:
     """What `Recipe` itself cannot check: plugins, other stages, files. `content` may have other faults."""
+    yield from _secrets_in(content, ())
     stages = content.get("stages")
     names: list[Any] = []
     for index, stage in enumerate(stages if isinstance(stages, list) else []):
@@ -157,6 +159,19 @@ def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPo
         if isinstance(file, str) and not (path.parent / file).is_file():
             message = f"{path.parent / file}: no such file; `accelerate config` writes one"
             yield Fault((*where, "launch", "accelerate"), message)
+
+
+def _secrets_in(value: Any, path: tuple[str | int, ...]) -> Iterator[Fault]:
+    """Recipe, configs and journal are kept and published with the results, and the children inherit the environment."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if is_secret(key) and isinstance(inner, str) and inner:
+                message = "a secret does not belong in a recipe, which is published: set it in the environment"
+                yield Fault((*path, str(key)), message)
+            yield from _secrets_in(inner, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _secrets_in(inner, (*path, index))
 
 
 def _config_faults(stage: dict[Any, Any], points: Sequence[EntryPoint] | None) -> list[Fault]:

@@ -26,6 +26,7 @@ from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.runs import provenance
+from medbench.harness.secrets import redacted_command
 from medbench.harness.training.engine_judge import EngineJudge
 from medbench.harness.training.journal import (
     TRAINING,
@@ -162,7 +163,7 @@ def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
     return Training(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=sys.argv,
+        command=redacted_command(sys.argv),
         recipe=recipe.model_dump(mode="json"),
         recipe_sha256=digest,
         start=recipe.start,

@@ -10,6 +10,7 @@ from medbench.harness.gates.verdict import GateResult
 from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.secrets import redacted, redacted_command
 from medbench.harness.stats.intervals import wilson_interval
 from medbench.harness.training.journal import Training
 from medbench.reports.read.collect import state_of
@@ -109,7 +110,7 @@ def view_of(run: RunView, pairs: Sequence[tuple[str, str]]) -> RunPage:
         gates=tuple(map(gate_line, run.verdict.gates)) if run.verdict else (),
         facts=tuple(_facts(run)),
         protocol=tuple(flat(run.record.protocol)),
-        engine=tuple(flat(run.record.engine)),
+        engine=tuple(flat(redacted(run.record.engine))),
         packages=tuple(sorted(run.record.packages.items())),
         command=command_of(run.record),
         compared=tuple((a, b, page_name(a, b)) for a, b in pairs if run.id in (a, b)),
@@ -130,10 +131,10 @@ def gate_line(gate: GateResult) -> GateLine:
 
 
 def command_of(record: RunRecord | Training) -> str:
-    """What was typed, ready for a shell; the program by its name alone."""
+    """What was typed, ready for a shell but for secrets; the program by its name alone."""
     if not record.command:
         return ""
-    program, *arguments = record.command
+    program, *arguments = redacted_command(record.command)
     return shlex.join([program.replace("\\", "/").rpartition("/")[2] or program, *arguments])
 
 
