@@ -1,7 +1,7 @@
 """Many cases, in worker processes that are watched: one that hangs or dies is replaced, and its case is kept.
 
-A worker writes one line per case to results-N.jsonl, and the case under way to under-way-N.json. What C code does cannot
-be interrupted in Python: a case that takes more than HANGS seconds is ended with its process.
+A worker writes one line per case to results-N.jsonl, and the case under way to under-way-N.json. What C code does
+cannot be interrupted in Python: a case that takes more than HANGS seconds is ended with its process.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _look_after(worker: _Worker, folder: Path) -> None:
         worker.process.kill()
         worker.process.wait()
     what = f"no end after {HANGS:g} s, in code that cannot be interrupted" if code is None else f"died ({code})"
-    if not worker.under_way.exists():
+    if code == 1 or not worker.under_way.exists():  # 1: an exception outside of the command
         log = worker.out / f"log-{worker.number}.txt"
         raise RuntimeError(f"the fuzzer itself failed, see {log}: {log.read_text()[-500:]}")
     worker.died.append(_casualty(worker, what))
@@ -175,7 +175,7 @@ def work(plan: Plan, number: int, out: Path, folder: Path) -> None:
         seeds = {name: _next_seed(name, plan.seed, earlier, died) for name in plan.categories}
         while left := [name for name in plan.categories if _goes_on(plan, seeds[name], began)]:
             name = min(left, key=lambda one: spent[one] / CATEGORIES[one].share)
-            under_way.write_text(json.dumps({"category": name, "seed": seeds[name]}))  # to draw it could take for ever too
+            under_way.write_text(json.dumps({"category": name, "seed": seeds[name]}))  # drawing it could hang too
             spent[name] += attempt(drawn(name, seeds[name], sound), None)
             seeds[name] += 1
     under_way.unlink(missing_ok=True)

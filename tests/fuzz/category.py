@@ -1,4 +1,4 @@
-"""What is damaged, in which proportion; each module says how an input is made, what it is run through, what is right."""
+"""A kind of input: how it is made, what it is run through, what is right."""
 
 from __future__ import annotations
 

@@ -72,10 +72,8 @@ def wrong(case: Case, folder: Path, done: Done) -> list[str]:
         shown = done.json
     except ValueError as error:
         return [f"standard output: {str(error)[:80]}"]
-    gates = [gate for verdict in shown.get("verdicts", ()) for gate in verdict["gates"]]
-    return [
-        f"estimate {gate['estimate']}" for gate in gates if gate["estimate"] is not None and not 0 <= gate["estimate"] <= 1
-    ]
+    found = [gate["estimate"] for verdict in shown.get("verdicts", ()) for gate in verdict["gates"]]
+    return [f"an accuracy of {estimate}" for estimate in found if estimate is not None and not 0 <= estimate <= 1]
 
 
 CATEGORY = Category(

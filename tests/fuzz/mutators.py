@@ -1,4 +1,4 @@
-"""Damage to bytes, to structure (JSON, YAML) and to lines. Each function returns the damaged thing and says what it did.
+"""Damage to bytes, to structure (JSON, YAML) and to lines. Each function says what it did.
 
     draw = random.Random(7)
     text, done = damaged_json({"score": 1.0}, draw)      # '{"score": NaN}', 'score = NaN'
@@ -101,7 +101,7 @@ def damaged_yaml(content: Any, draw: random.Random) -> tuple[str, str]:
 
 def as_json(content: Any, indent: int | None = None) -> str:
     raw: list[Raw] = []
-    text = json.dumps(_marked(content, raw), ensure_ascii=draw_free_ascii(content), indent=indent)
+    text = json.dumps(_marked(content, raw), ensure_ascii=_needs_ascii(content), indent=indent)
     return _filled(text, raw)
 
 
@@ -116,7 +116,7 @@ class _NoAliases(yaml.SafeDumper):
         return True
 
 
-def draw_free_ascii(content: Any) -> bool:
+def _needs_ascii(content: Any) -> bool:
     """Whether JSON of `content` has to escape: half a surrogate pair has no UTF-8."""
     try:
         json.dumps(_marked(content, []), ensure_ascii=False).encode()
@@ -205,7 +205,9 @@ def _near(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool):
         return draw.choice((not value, int(value), str(value)))
     if isinstance(value, int | float):
-        return draw.choice((-value, value + 1, value - 1, value * 1000, value + 0.5, str(value), [value], 0, bool(value)))
+        return draw.choice(
+            (-value, value + 1, value - 1, value * 1000, value + 0.5, str(value), [value], 0, bool(value))
+        )
     if isinstance(value, str):
         return draw.choice((value + "x", value[1:], value[:-1], value.upper(), value * 100, f" {value}", value + "\n"))
     return None
@@ -257,9 +259,25 @@ def _noise_inserted(content: bytes, draw: random.Random) -> bytes:
     return content[:start] + draw.randbytes(draw.choice((1, 4, 50))) + content[start:]
 
 
+PIECES = (b"\r", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b'"', b"{", b"]", b"\t", b": ", b"&a ")
+
+
 def _text_inserted(content: bytes, draw: random.Random) -> bytes:
     start, _ = _span(content, draw)
-    pieces = (b"\r", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b'"', b"{", b"]", b"\t", b": ", b"- ", b"&a ")
+    pieces = (
+        b"\r",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"\xe2\x80\xa8",
+        b"\xef\xbb\xbf",
+        b'"',
+        b"{",
+        b"]",
+        b"\t",
+        b": ",
+        b"- ",
+        b"&a ",
+    )
     return content[:start] + draw.choice(pieces) + content[start:]
 
 
@@ -304,11 +322,16 @@ BYTES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 # --- JSON lines --------------------------------------------------------------------------------------------------
 
 
+LINE_KINDS = ("inside",) * 10 + ("contradicted",) * 3 + ("deleted", "doubled", "moved", "blank", "torn", "long")
+
+
 def damaged_lines(content: bytes, draw: random.Random) -> tuple[bytes, str]:
     """One line of JSON lines damaged, or their order, number or ends."""
     lines = content.splitlines(keepends=True)
     at = draw.randrange(len(lines))
-    kind = draw.choice(("inside",) * 10 + ("contradicted",) * 3 + ("deleted", "doubled", "moved", "blank", "torn", "long"))
+    kind = draw.choice(
+        ("inside",) * 10 + ("contradicted",) * 3 + ("deleted", "doubled", "moved", "blank", "torn", "long")
+    )
     line = lines[at]
     if kind == "inside":
         text, done = damaged_json(json.loads(line), draw)

@@ -3,15 +3,14 @@
     done = play(["gate", "runs/a", "--gates", "gates.yaml"], folder)
     done.status, done.err, done.faults
 
-`faults` are what is wrong whatever the input was: an exception that nobody caught, a traceback, too much time or memory, a
-message that is not a line, files half written, anything left behind in this process.
+`faults` are what is wrong whatever the input was: an exception that nobody caught, a traceback, too much time or
+memory, a message that is not a line, files half written, anything left behind in this process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -35,6 +34,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # as medbench.harness.cli.main.main 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from medbench.harness.cli.main import run
+from medbench.harness.cli.own_faults import EXIT_FAULT
+from medbench.harness.cli.streams import forgiving_streams
 from medbench.harness.contracts import MedbenchError
 
 SECONDS = 5.0
@@ -56,7 +57,7 @@ class TooLong(BaseException):
 @dataclass(frozen=True, slots=True)
 class Done:
     status: int | None
-    """None: an exception got out."""
+    """None: an exception got out, or medbench called it a fault of its own (status 70)."""
     out: str
     err: str
     seconds: float
@@ -87,27 +88,26 @@ def play(
     state = _process_state()
     function = (functions or {}).get(command[0])
     with _inside(folder, environment or {}), _captured() as (out, err):
-        began, status, trace, slow = time.process_time(), None, "", False
-        try:
-            with _limits(seconds):
+        began, status, trace = time.process_time(), None, ""
+        with _limits(seconds) as late:
+            try:
                 status = function(folder) if function else run(list(command))
-        except MedbenchError as error:
-            if function:
+            except MedbenchError as error:
+                if function is None:
+                    raise
                 status = 2
                 print(f"medbench: {error}", file=sys.stderr)
-            else:
+            except BaseException:  # what it is, is the finding
                 trace = traceback.format_exc()
-        except TooLong:
-            slow, trace = True, traceback.format_exc()
-        except BaseException:  # what it is, is the finding
-            trace = traceback.format_exc()
         took = time.process_time() - began
     shown, said = out(), err()
-    slow = slow or took > seconds
+    if status == EXIT_FAULT:
+        status, trace = None, _kept_traceback(said)
+    slow = bool(late) or took > seconds
     faults = [f"over {seconds:g} s of CPU time"] if slow else []
     if trace and not slow:
         faults.append(f"uncaught: {_signature(trace)}")
-    if status not in STATUSES and not trace:
+    elif status not in STATUSES and not slow:
         faults.append(f"exit status {status}")
     if not slow and not trace:
         faults += _message_faults(said if command[0] != "validate" else shown, folder)
@@ -147,16 +147,14 @@ def tree(folder: Path) -> dict[str, str]:
     """Every path below, with a digest of its contents."""
     found = {}
     for at, folders, names in os.walk(folder):
-        for name in [*folders, *names]:
-            path = os.path.join(at, name)
-            relative = os.path.relpath(path, folder)
-            if os.path.islink(path):
-                found[relative] = f"link {os.readlink(path)}"
-            elif os.path.isfile(path):
-                with open(path, "rb") as file:
-                    found[relative] = hashlib.blake2b(file.read(), digest_size=8).hexdigest()
+        for path in (Path(at, name) for name in [*folders, *names]):
+            if path.is_symlink():
+                content = f"link {path.readlink()}"
+            elif path.is_file():
+                content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
             else:
-                found[relative] = "folder"
+                content = "folder"
+            found[str(path.relative_to(folder))] = content
     return found
 
 
@@ -164,16 +162,20 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _limits(seconds: float) -> Iterator[None]:
+def _limits(seconds: float) -> Iterator[list[float]]:
+    """Yields a list that is empty unless the time is over."""
+    late: list[float] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        late.append(time.process_time())
         raise TooLong
 
     old_handler = signal.signal(signal.SIGPROF, stop)
     old_memory = resource.getrlimit(resource.RLIMIT_AS)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)  # again and again: what was raised first may be swallowed
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, old_memory[1]))
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)  # again and again: what was raised first may be swallowed
     try:
-        yield
+        yield late
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, old_memory)
@@ -207,11 +209,7 @@ def _captured() -> Iterator[tuple[Callable[[], str], Callable[[], str]]]:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
-        # strict and backslashreplace, as Python itself opens them in a UTF-8 locale
-        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="strict")
-        sys.stderr = io.TextIOWrapper(
-            os.fdopen(2, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
-        )
+        forgiving_streams()
         texts: dict[int, str] = {}
         try:
             yield lambda: texts[1], lambda: texts[2]
@@ -238,9 +236,18 @@ def _process_state() -> tuple[int, int, int]:
 
 def _leaks(before: tuple[int, int, int], after: tuple[int, int, int]) -> list[str]:
     names = ("threads", "log handlers", "child processes")
-    return [
-        f"left {now - then} {name}" for name, then, now in zip(names, before, after, strict=True) if now > then
-    ]
+    return [f"left {now - then} {name}" for name, then, now in zip(names, before, after, strict=True) if now > then]
+
+
+def _kept_traceback(said: str) -> str:
+    """Of the file that the message names, which is removed."""
+    named = re.search(r"the traceback is in (\S+)", said)
+    if named is None:
+        return said
+    file = Path(named[1])
+    text = file.read_text()
+    file.unlink()
+    return text
 
 
 def _signature(trace: str) -> str:

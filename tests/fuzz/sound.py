@@ -1,11 +1,11 @@
 """The sound folder that every case damages a copy of.
 
-    data/{medqa,pubmedqa,mmlu_pro_medical}/*.jsonl   made-up benchmarks, 16 questions each; GOLD is always the answer
-    replies.jsonl, weak.jsonl                        stored replies to medqa: 12 and 4 of 16 right
-    gates.yaml, floor.yaml                           with and without a gate that needs a baseline
-    runs/{base,candidate,torn}                       finished; finished; killed after ten answers
-    training/train-mine                              a training that ended
-    *.yaml                                           a recipe, an eval config, a protocol, a task, references
+data/{medqa,pubmedqa,mmlu_pro_medical}/*.jsonl   made-up benchmarks, 16 questions each; GOLD is always the answer
+replies.jsonl, weak.jsonl                        stored replies to medqa: 12 and 4 of 16 right
+gates.yaml, floor.yaml                           with and without a gate that needs a baseline
+runs/{base,candidate,torn}                       finished; finished; killed after ten answers
+training/train-mine                              a training that ended
+*.yaml                                           a recipe, an eval config, a protocol, a task, references
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import random
 import shutil
 from pathlib import Path
 
-from medbench.harness.cli.main import run
 from support.gate_runs import write_medqa
 from support.made_trainings import two_stages
+
+from medbench.harness.cli.main import run
 
 N = 16
 GOLD = "A"
@@ -116,7 +117,9 @@ def _tear(run_folder: Path) -> None:
 
 
 def _reply(id: str, right: bool) -> str:
-    return json.dumps({"id": id, "output": f"The answer is ({GOLD if right else 'B'}).", "finish_reason": "stop"}) + "\n"
+    return (
+        json.dumps({"id": id, "output": f"The answer is ({GOLD if right else 'B'}).", "finish_reason": "stop"}) + "\n"
+    )
 
 
 def _add_answers(path: Path) -> None:

@@ -135,7 +135,8 @@ def _writes(folder: Path) -> int:
         (_prints("x" * 2000), "a line of 2000 characters"),
         (_prints("Traceback (most recent call last):\n"), "a traceback"),
         (_prints("", 2), "refused without a word"),
-        (_prints("medbench: a fault of medbench", 70), "exit status 70"),
+        (_prints("medbench: a fault of medbench", 70), "uncaught"),
+        (_prints("", 5), "exit status 5"),
     ],
 )
 def test_harm_is_seen(function, fault: str, tmp_path: Path) -> None:
