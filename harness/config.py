@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -10,7 +11,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.text import did_you_mean, one_line
+from medbench.harness.text import did_you_mean, foreign, one_line
+
+LARGEST_FILE = 128 * 2**10
+"""Bytes; about a second's parsing."""
+LARGEST_CONTENT = 2**20
+"""Characters, with every alias written out; each value counts as 8 more."""
+DEEPEST = 50
+"""Lists and mappings in one another."""
+LONGEST_NUMBER = 100
+"""Digits."""
+TOO_DEEP = f"more than {DEEPEST} lists and keys deep: flatten it"
+FAULTS_SHOWN = 20
 
 
 class Record(BaseModel):
@@ -32,21 +44,27 @@ class Fault:
         return Fault((*path, *self.path), self.message)
 
     def line(self, where: str) -> str:
-        return f"{where}: {'.'.join(map(str, self.path)) or '(top)'}: {self.message}"
+        return f"{where}: {'.'.join(foreign(part, 80) for part in self.path) or '(top)'}: {self.message}"
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A duplicate key is an error; lm-eval's `!function a.b` is read as the string "a.b"."""
+class Loader(yaml.SafeLoader):
+    """Plain values only; lm-eval's `!function a.b` is read as the string "a.b".
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    In Python and not libyaml's, which nesting can crash.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _TooMuch(TOO_DEEP)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
-UniqueKeyLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore
+Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore
 
 
 R = TypeVar("R", bound=BaseModel)
@@ -69,16 +87,88 @@ def check_yaml(path: Path, model: type[R]) -> tuple[R | None, list[str]]:
 def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
     """(keys and values, []) or ({}, [one line that says why the file cannot be read])."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            return {}, [f"{path}: larger than {LARGEST_FILE >> 10} KiB: shorten it"]
+        content = _content(text.decode("utf-8-sig"))
     except FileNotFoundError:
         return {}, [f"{path}: no such file"]
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f"{path}: cannot be read ({one_line(error)})"]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
-        return {}, [f"{path}: not YAML ({one_line(error)})"]
+    except _TooMuch as error:
+        return {}, [f"{path}: {error}"]
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
+        return {}, [f"{path}: not YAML ({foreign(one_line(error), 300)})"]
     if not isinstance(content, dict):
         return {}, [f"{path}: expected keys and values, found {type(content).__name__}"]
     return content, []
+
+
+class _TooMuch(Exception):
+    """The file is YAML, and more than medbench reads."""
+
+
+def _content(text: str) -> Any:
+    loader = Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _Nodes().measure(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+class _Nodes:
+    """One walk over a file's nodes before any value is made of them: a small file can describe a huge value."""
+
+    def __init__(self) -> None:
+        self._known: dict[yaml.Node, tuple[int, int] | None] = {}
+        """None while the walk is inside the node."""
+
+    def measure(self, node: yaml.Node) -> tuple[int, int]:
+        """(characters, depth) with every alias written out. Raises _TooMuch, and YAMLError for a repeated key."""
+        if node in self._known:
+            known = self._known[node]
+            if known is None:
+                raise _TooMuch(f"line {node.start_mark.line + 1}: a value contains itself: remove the alias")
+            return known
+        self._known[node] = None
+        size, depth = 8, 0
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
+                raise _TooMuch(f"line {node.start_mark.line + 1}: a number of {len(node.value)} characters: shorten it")
+            size += len(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            _refuse_repeated_keys(node)
+        for part in _parts(node):
+            inner, below = self.measure(part)
+            size, depth = size + inner, max(depth, below + 1)
+        if size > LARGEST_CONTENT:
+            raise _TooMuch(f"its aliases stand for more than {LARGEST_CONTENT >> 20} MiB: write out what is needed")
+        if depth >= DEEPEST:
+            raise _TooMuch(TOO_DEEP)
+        self._known[node] = size, depth
+        return size, depth
+
+
+def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        yield from (part for pair in node.value for part in pair)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                said = f"key {foreign(key.value, 80)!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+            seen.add(key.value)
 
 
 def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[R | None, list[str]]:
@@ -90,17 +180,20 @@ def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[
 
 
 def faults_in(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
-    """What `model` found wrong, worded for the author of the file."""
-    return [Fault(fault["loc"], _message(fault, model)) for fault in error.errors(include_url=False)]
+    """What `model` found wrong, worded for the author of the file: the first FAULTS_SHOWN, and how many more."""
+    found = error.errors(include_url=False)
+    shown = [Fault(fault["loc"], _message(fault, model)) for fault in found[:FAULTS_SHOWN]]
+    return shown + ([Fault((), f"and {len(found) - FAULTS_SHOWN} more faults")] if len(found) > FAULTS_SHOWN else [])
 
 
 def _message(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
-        hint = did_you_mean(str(fault["loc"][-1]), _fields_at(model, fault["loc"][:-1]))
+        hint = did_you_mean(str(fault["loc"][-1])[:80], _fields_at(model, fault["loc"][:-1]))
         return f"unknown key; {hint}"
     if fault["type"] == "missing":
         return "missing"
-    return f"{fault['msg'][0].lower()}{fault['msg'][1:]} (found {_short(fault['input'])})"
+    said = foreign(fault["msg"], 400)
+    return f"{said[0].lower()}{said[1:]} (found {_short(fault['input'])})"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
@@ -119,5 +212,4 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return repr(value[:60]) + ("..." if len(value) > 60 else "") if isinstance(value, str) else foreign(value, 60)

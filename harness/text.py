@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MISLEADING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that end a line, drive a terminal, turn text around, or cannot be written."""
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -17,6 +20,30 @@ def did_you_mean(name: str, known: list[str]) -> str:
 def one_line(error: BaseException) -> str:
     """The error's message with line breaks and runs of spaces as single spaces."""
     return " ".join(str(error).split())
+
+
+def escaped(text: str) -> str:
+    """`text` on one line: line breaks, control characters and half characters as \\n, \\x1b, \\ud800."""
+    return MISLEADING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def joined(value: object) -> object:
+    """Text with line breaks and runs of blanks as single blanks; any other value as it is."""
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def foreign(value: object, limit: int = 200) -> str:
+    """Something from outside, to be quoted in a message: escaped, and cut after `limit` characters."""
+    text = value if isinstance(value, str) else _start_of_repr(value, limit)
+    return escaped(text[:limit]) + (f"... ({len(text)} characters)" if len(text) > limit else "")
+
+
+def _start_of_repr(value: object, limit: int) -> str:
+    """repr() of a value of any size and depth, in bounded time; longer than `limit` where it has been cut."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, limit + 1, limit + 1, limit + 1
+    short.maxdict = short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = 6
+    return short.repr(value)[: limit + 1]
 
 
 def percent(share: float | None) -> str:

@@ -44,7 +44,7 @@ HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", 
 ONLY_IN = {
     "vllm": ("harness/engines/vllm.py",),
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
-    "openai": ("harness/engines/openai.py",),
+    "openai": ("harness/engines/openai.py", "harness/engines/server_replies.py"),
     "trl": ("trainers/",),
     "peft": ("harness/checkpoints/merge.py", "trainers/"),
 }

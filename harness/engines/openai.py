@@ -6,6 +6,7 @@ The key comes from the environment (OPENAI_API_KEY) and never appears in setting
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,20 +15,38 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
+from medbench.harness.contracts import Checkpoint, Completion, Engine, FinishReason, MedbenchError, Message, Request
+from medbench.harness.engines.server_replies import (
+    ChatChoice,
+    ChatMessage,
+    ChatReply,
+    ModelList,
+    ServedModel,
+    TextChoice,
+    TextReply,
+    Usage,
+    bounded_client,
+    read_reply,
+)
 from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.secrets import redact
+from medbench.harness.text import escaped, foreign, joined
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from openai import AsyncOpenAI
-    from openai.types import Model
 
 NEEDS = ("base_url",)
 
 # `vllm serve` takes what a request does not set from the checkpoint's generation_config.json (Qwen: top_k 20,
 # repetition_penalty 1.05), which makes even greedy replies differ from those of the same model run in process.
 NEUTRAL_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+PREFLIGHT_S = 10
+"""Seconds for the list of models."""
+
+log = logging.getLogger("medbench")
 
 NO_LOGPROBS = "log-likelihoods need a server whose /completions supports echo with logprobs, as `vllm serve` does"
 
@@ -49,7 +68,7 @@ class OpenAIEngine:
     ) -> None:
         """Raises MedbenchError unless the server answers, accepts the key and serves `model`."""
         self._url, userinfo = _split_userinfo(base_url)
-        self._key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+        self._key = _key()
         # In the URL they would appear in every line that the HTTP client logs.
         basic = b64encode(":".join(userinfo).encode()).decode() if any(userinfo) else ""
         self._headers = {"Authorization": f"Basic {basic}"} if basic else {}
@@ -60,29 +79,22 @@ class OpenAIEngine:
         self._timeout = timeout
         # Set while the server cannot be reached, so that the rest of a run fails in seconds and without retries.
         self._unreachable = False
+        self._other_model_noted = False
         card = self._find_model()
         self._is_vllm = card.owned_by == "vllm"
-        self._max_model_len = getattr(card, "max_model_len", None)
+        self._max_model_len = card.max_model_len
 
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
         # Only for the record: the server gets the messages and applies its own template.
         return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        import openai
         from anyio.from_thread import start_blocking_portal
 
         source = iter(requests)
         finished: SimpleQueue[Future[Completion]] = SimpleQueue()
         under_way = 0
-        limits = openai.Timeout(self._timeout, connect=min(self._timeout, 10))
-        client = openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=self._url,
-            default_headers=self._headers,
-            max_retries=self._max_retries,
-            timeout=limits,
-        )
+        client = self._client(self._timeout, self._max_retries)
         # The portal is an event loop in a thread: requests proceed while the caller stores completions. Leaving the
         # block early, as closing the iterator does, cancels those under way; vLLM sees the connection drop and stops.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
@@ -111,6 +123,18 @@ class OpenAIEngine:
     def close(self) -> None:
         pass
 
+    def _client(self, seconds: float, max_retries: int) -> AsyncOpenAI:
+        import openai
+
+        return openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=self._url,
+            default_headers=self._headers,
+            max_retries=max_retries,
+            timeout=openai.Timeout(None, connect=min(seconds, 10)),
+            http_client=bounded_client(seconds),
+        )
+
     async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
         import openai
 
@@ -134,8 +158,7 @@ class OpenAIEngine:
             reason = f"HTTP {fault.status_code}: {_server_text(fault)}"
             if request.choices is not None and fault.status_code in (404, 405, 501):
                 reason = f"{NO_LOGPROBS} ({reason})"
-        # A server may send anything: invalid JSON, empty lists, missing fields.
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as fault:
+        except Exception as fault:  # a server may send anything; whatever that breaks is the error of this sample only
             reason = f"the server's reply cannot be used: {fault or type(fault).__name__}"
         self._unreachable = unreachable
         return Completion(request.id, "", "error", error=self._one_line(reason))
@@ -146,7 +169,7 @@ class OpenAIEngine:
         if request.thinking is not None:
             extra["chat_template_kwargs"] = {"enable_thinking": request.thinking}
         turns: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
-        reply = await client.chat.completions.create(
+        sent = await client.chat.completions.with_raw_response.create(
             model=self._model,
             messages=turns,
             temperature=request.temperature,
@@ -155,12 +178,14 @@ class OpenAIEngine:
             max_tokens=request.max_new_tokens,
             extra_body=extra or None,
         )
+        reply = read_reply(sent.http_response.content, ChatReply)
+        self._note_other_model(reply.model)
         choice = reply.choices[0]
-        return _completion(request, reply, _whole_text(choice.message, choice.finish_reason), choice.finish_reason)
+        return _completion(request, reply.usage, _whole_text(choice.message, choice.finish_reason), choice)
 
     async def _continue(self, client: AsyncOpenAI, request: Request) -> Completion:
         """Without a chat template (base models, protocols with `chat: never`) the server continues the plain prompt."""
-        reply = await client.completions.create(
+        sent = await client.completions.with_raw_response.create(
             model=self._model,
             prompt=request.prompt,
             temperature=request.temperature,
@@ -169,7 +194,9 @@ class OpenAIEngine:
             max_tokens=request.max_new_tokens,
             extra_body=self._extra_body(request) or None,
         )
-        return _completion(request, reply, reply.choices[0].text, reply.choices[0].finish_reason)
+        reply = read_reply(sent.http_response.content, TextReply)
+        self._note_other_model(reply.model)
+        return _completion(request, reply.usage, reply.choices[0].text, reply.choices[0])
 
     async def _score(self, client: AsyncOpenAI, request: Request, choices: tuple[str, ...]) -> Completion:
         """Log-likelihoods by lm-eval's rule (see chat.split_choice), in one call.
@@ -181,7 +208,7 @@ class OpenAIEngine:
         if not context:
             raise ValueError("there is no prompt that the choices could continue")
         texts = [context, *(request.prompt + choice for choice in choices)]
-        reply = await client.completions.create(
+        sent = await client.completions.with_raw_response.create(
             model=self._model,
             prompt=texts,
             echo=True,
@@ -189,14 +216,21 @@ class OpenAIEngine:
             max_tokens=0,
             temperature=0,
         )
+        reply = read_reply(sent.http_response.content, TextReply)
+        self._note_other_model(reply.model)
         # A server that ignores echo or max_tokens sends other texts, with other numbers.
-        if [row.text for row in reply.choices] != texts or not all(row.logprobs for row in reply.choices):
+        rows = [row.logprobs.token_logprobs for row in reply.choices if row.logprobs]
+        if [row.text for row in reply.choices] != texts or len(rows) < len(texts):
             raise ValueError(NO_LOGPROBS)
-        rows: list[Any] = [row.logprobs.token_logprobs if row.logprobs else [] for row in reply.choices]
         seam = len(rows[0])
         if seam == 0 or any(len(row) <= seam for row in rows[1:]):
             raise ValueError("a choice adds no token of its own to the prompt")
-        logprobs = {choice: float(sum(row[seam:])) for choice, row in zip(choices, rows[1:], strict=True)}
+        logprobs = {}
+        for choice, row in zip(choices, rows[1:], strict=True):
+            own = [value for value in row[seam:] if value is not None]
+            if len(own) < len(row) - seam:
+                raise ValueError("a token of a choice has no log-likelihood")
+            logprobs[choice] = sum(own)
         return Completion(request.id, "", "stop", prompt_tokens=seam, logprobs=logprobs)
 
     def _extra_body(self, request: Request) -> dict[str, Any]:
@@ -205,14 +239,24 @@ class OpenAIEngine:
             extra["top_k"] = request.top_k
         return extra
 
-    def _find_model(self) -> Model:
-        import openai
+    def _note_other_model(self, name: str | None) -> None:
+        if name in (None, self._model) or self._other_model_noted:
+            return
+        self._other_model_noted = True
+        log.info("note: asked for %s, the server answers as %s", self._model, self._one_line(str(name)))
 
+    def _find_model(self) -> ServedModel:
+        import openai
+        from anyio.from_thread import start_blocking_portal
+
+        usual = "correct --base-url, which usually ends in /v1"
         try:
-            with openai.OpenAI(
-                api_key=self._key, base_url=self._url, default_headers=self._headers, max_retries=1, timeout=10
-            ) as client:
-                served = {model.id: model for model in client.models.list()}
+            with start_blocking_portal() as portal:
+                served = {card.id: card for card in portal.call(self._served)}
+        except openai.APITimeoutError:
+            raise MedbenchError(
+                f"{self._url} sends no list of models within {PREFLIGHT_S} s: start it or {usual}"
+            ) from None
         except openai.APIConnectionError:
             raise MedbenchError(
                 f"no server answers at {self._url}: start it (vllm serve {self._model}) or correct --base-url"
@@ -223,30 +267,45 @@ class OpenAIEngine:
             ) from None
         except openai.APIStatusError as fault:
             raise MedbenchError(
-                self._one_line(
-                    f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): "
-                    f"correct --base-url, which usually ends in /v1"
-                )
+                self._one_line(f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): {usual}")
             ) from None
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        except Exception as fault:  # a server may send anything
+            said = self._one_line(str(fault) or type(fault).__name__)
             raise MedbenchError(
-                f"{self._url}/models is not an OpenAI-compatible list of models: "
-                f"correct --base-url, which usually ends in /v1"
+                f"{self._url}/models is not an OpenAI-compatible list of models ({said}): {usual}"
             ) from None
         if self._model in served:
             return served[self._model]
-        near = difflib.get_close_matches(self._model, served, n=3, cutoff=0.4)
-        listed = near + [name for name in served if name not in near]
-        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        near = difflib.get_close_matches(self._model, list(served)[:1000], n=3, cutoff=0.4)
+        listed = [foreign(name, 80) for name in near + [name for name in served if name not in near][:5]]
+        more = f" and {len(served) - 5} more" if len(served) > 5 else ""
+        hint = f"; did you mean {' or '.join(listed[: len(near)])}?" if near else ""
         raise MedbenchError(
             f"{self._url} does not serve {self._model!r}: it serves {', '.join(listed[:5]) or 'nothing'}{more}{hint}"
         )
 
+    async def _served(self) -> list[ServedModel]:
+        async with self._client(PREFLIGHT_S, 1) as client:
+            sent = await client.models.with_raw_response.list()
+            return read_reply(sent.http_response.content, ModelList).data
+
     def _one_line(self, text: str) -> str:
+        text = redact(text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return " ".join(text.split())[:300]
+        return escaped(" ".join(text.split())[:300])
+
+
+def _key() -> str:
+    """OPENAI_API_KEY. Raises MedbenchError for one that no request header can carry."""
+    key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    if not key.isascii():
+        raise MedbenchError("OPENAI_API_KEY has a character that is not ASCII: copy the key again")
+    if not key.isprintable() or key != key.strip():
+        raise MedbenchError(
+            "OPENAI_API_KEY has a line break, a blank at an end or a control character: copy the key again, alone"
+        )
+    return key
 
 
 def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
@@ -254,30 +313,31 @@ def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
     try:
         parts = urlsplit(base_url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+        fits = fits and base_url.isprintable() and not any(map(str.isspace, base_url))
     except ValueError:  # the port is not a number
         fits = False
     if not fits:
-        shown = base_url.rpartition("@")[2].partition("?")[0]
+        shown = foreign(base_url.rpartition("@")[2].partition("?")[0])
         raise MedbenchError(f"--base-url {shown!r} is not the URL of a server: write it like http://localhost:8000/v1")
     url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     return url, (unquote(parts.username or ""), unquote(parts.password or ""))
 
 
-def _completion(request: Request, reply: Any, text: str, finish_reason: str | None) -> Completion:
-    if finish_reason not in ("stop", "length"):
-        raise ValueError(f"generation ended with finish_reason {finish_reason!r}")
-    prompt_tokens = reply.usage.prompt_tokens if reply.usage else 0
-    completion_tokens = reply.usage.completion_tokens if reply.usage else 0
-    return Completion(
-        request.id, text, "length" if finish_reason == "length" else "stop", prompt_tokens, completion_tokens
-    )
+def _completion(request: Request, usage: Usage | None, text: str, choice: ChatChoice | TextChoice) -> Completion:
+    if choice.finish_reason not in ("stop", "length"):
+        raise ValueError(f"generation ended with finish_reason {foreign(choice.finish_reason, 60)!r}")
+    usage = usage or Usage()
+    finish: FinishReason = "length" if choice.finish_reason == "length" else "stop"
+    # half of a surrogate pair is valid JSON, but no text
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return Completion(request.id, whole, finish, usage.prompt_tokens, usage.completion_tokens)
 
 
-def _whole_text(message: Any, finish_reason: str | None) -> str:
+def _whole_text(message: ChatMessage, finish_reason: str | None) -> str:
     """The completion as the model wrote it: reasoning that the server split off is put back, for medbench to split."""
-    content = str(message.content or getattr(message, "refusal", None) or "")
+    content = message.content or message.refusal or ""
     # vLLM's current name, and the older one that DeepSeek and SGLang still use
-    thought = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+    thought = message.reasoning or message.reasoning_content
     if not thought:
         return content
     if finish_reason == "length" and not content:
@@ -289,4 +349,4 @@ def _server_text(fault: Any) -> str:
     """The server's own error message."""
     body = fault.body
     said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
-    return str(said or fault.message)
+    return foreign(joined(said or fault.message), 300)
