@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -17,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import conftest  # noqa: F401  # sets environment variables: no hub, few threads
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the clock counts all threads
 from fuzz.campaign import CORPUS, Plan, campaign, table, work
 from fuzz.case import read_case
 from fuzz.trial import CATEGORIES, sound_folder, tried

@@ -105,10 +105,11 @@ def _start(worker: _Worker, folder: Path) -> None:
             "seed": worker.plan.seed,
         }
     )
-    here = str(Path(__file__).parents[1])
     command = [sys.executable, "-m", "fuzz", "--worker", str(worker.number), "--plan", plan, "--out", str(worker.out)]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}  # the clock counts all threads
     with (worker.out / f"log-{worker.number}.txt").open("ab") as log:
-        worker.process = subprocess.Popen([*command, "--folder", str(folder)], cwd=here, stdout=log, stderr=log)
+        worker.process = subprocess.Popen([*command, "--folder", str(folder)], stdout=log, stderr=log, env=environment)
 
 
 def _look_after(worker: _Worker, folder: Path) -> None:

@@ -42,7 +42,7 @@ SECONDS = 5.0
 """CPU time of one command."""
 MEMORY = 1536 * 2**20
 """Bytes that a command may ask the system for, beyond what the process has."""
-LONGEST_LINE = 1200
+LONGEST_LINE = 2000
 """Characters of a line on standard error, paths of the temporary folder not counted."""
 MOST_LINES = 40
 STATUSES = (0, 1, 2, 3, 4)

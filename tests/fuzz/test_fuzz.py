@@ -6,7 +6,6 @@ Cases run in a process of their own (see campaign.py): some faults could not be 
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -19,15 +18,11 @@ from fuzz.oracles import run_faults
 from fuzz.play import play
 from fuzz.trial import CATEGORIES
 
-FAST = {"yaml": 70, "replies": 60, "data": 90, "runs": 150, "training": 120}
-"""Cases of each category."""
-SLOW = {"checkpoints": 12}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """The clock counts the CPU time of all threads."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+FAST = ("yaml", "replies", "data", "runs", "training")
+FRESH = 100
+"""Cases of each category, always the same."""
+SLOW = ("checkpoints",)
+FRESH_CHECKPOINTS = 12
 
 
 def corpus(*categories: str) -> list[str]:
@@ -42,8 +37,15 @@ def tell(lines: list[Line], out: Path) -> str:
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
-    lines = campaign([Plan(tuple(FAST), tuple(corpus(*FAST)), cases=0)], tmp_path_factory.mktemp("corpus"))
+    """Corpus file -> what came of it."""
+    lines = campaign([Plan(FAST, tuple(corpus(*FAST)), cases=0)], tmp_path_factory.mktemp("corpus"))
     return {line.corpus: line for line in lines if line.corpus}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Line], Path]:
+    out = tmp_path_factory.mktemp("fresh")
+    return campaign([Plan(FAST, cases=FRESH, seed=0)], out), out
 
 
 @pytest.mark.slow
@@ -55,16 +57,16 @@ def test_what_once_did_harm_does_none(name: str, replayed: dict[str, Line]) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("category", FAST)
-def test_fresh_damage_does_no_harm(category: str, tmp_path: Path) -> None:
-    lines = campaign([Plan((category,), cases=FAST[category], seed=0)], tmp_path)
-    assert len(lines) == FAST[category]
-    assert not any(line.bad for line in lines), tell(lines, tmp_path)
+def test_fresh_damage_does_no_harm(category: str, fresh: tuple[list[Line], Path]) -> None:
+    lines = [line for line in fresh[0] if line.category == category]
+    assert len(lines) == FRESH
+    assert not any(line.bad for line in lines), tell(lines, fresh[1])
 
 
 @pytest.mark.engine
 def test_damaged_checkpoints_do_no_harm(tmp_path: Path) -> None:
-    ((category, cases),) = SLOW.items()
-    lines = campaign([Plan((category,), tuple(corpus(category)), cases=cases, seed=0)], tmp_path)
+    lines = campaign([Plan(SLOW, tuple(corpus(*SLOW)), cases=FRESH_CHECKPOINTS, seed=0)], tmp_path)
+    assert len(lines) == len(corpus(*SLOW)) + FRESH_CHECKPOINTS
     assert not any(line.bad for line in lines), tell(lines, tmp_path)
 
 
@@ -132,7 +134,7 @@ def _writes(folder: Path) -> int:
         (_loops, "over 0.2 s of CPU time"),
         (_fills_memory, "uncaught: MemoryError"),
         (_writes, "refused, but wrote or changed half.json"),
-        (_prints("x" * 2000), "a line of 2000 characters"),
+        (_prints("x" * 4000), "a line of 4000 characters"),
         (_prints("Traceback (most recent call last):\n"), "a traceback"),
         (_prints("", 2), "refused without a word"),
         (_prints("medbench: a fault of medbench", 70), "uncaught"),
