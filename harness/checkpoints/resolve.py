@@ -46,12 +46,15 @@ def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
         raise MedbenchError(f"model {name!r}: cannot be read ({error}): fix that and run again") from None
 
 
-def _resolve(name: str, say: Say) -> Checkpoint:
+def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = ()) -> Checkpoint:
+    """`adapters`: those whose base this is, of which none may be its base in turn."""
     if name == SMOLLM2:
         return _full(name, _smollm2(say), say)
     path = _existing(name)
     if path is not None:
-        return _adapter(name, path, say) if (path / "adapter_config.json").exists() else _full(name, path, say)
+        if (path / "adapter_config.json").exists():
+            return _adapter(name, path, say, adapters)
+        return _full(name, path, say)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
         hint = did_you_mean(name, [SMOLLM2])
         raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name); {hint}")
@@ -80,8 +83,10 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     )
 
 
-def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
+def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...]) -> Checkpoint:
     """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
+    if folder.resolve() in adapters:
+        raise BrokenCheckpoint(f"{folder}: adapters that name each other as their base: name the base model")
     config = read_json_file(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
@@ -93,7 +98,7 @@ def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
     if _existing(base_name) == folder:
         raise BrokenCheckpoint(f"{folder}/adapter_config.json: the adapter names itself as its base: name the model")
     try:
-        base = resolve(base_name, say)
+        base = _resolve(base_name, say, (*adapters, folder.resolve()))
     except MedbenchError as error:
         raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
     own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location

@@ -107,7 +107,11 @@ def _shards(index: Path) -> list[str]:
     weight_map = read_json_file(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BrokenCheckpoint(f"{index}: no weight_map of tensor names to files: the file is damaged")
-    return sorted(set(weight_map.values()))
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if not shard or len(shard) > 200 or shard != Path(shard).name or not shard.isprintable():
+            raise BrokenCheckpoint(f"{index}: {shard[:60]!r} is no file name: the file is damaged")
+    return shards
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
