@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -205,9 +206,8 @@ def _near(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool):
         return draw.choice((not value, int(value), str(value)))
     if isinstance(value, int | float):
-        return draw.choice(
-            (-value, value + 1, value - 1, value * 1000, value + 0.5, str(value), [value], 0, bool(value))
-        )
+        half = value + 0.5 if abs(value) < 2**53 else math.inf
+        return draw.choice((-value, value + 1, value - 1, value * 1000, half, str(value), [value], 0, bool(value)))
     if isinstance(value, str):
         return draw.choice((value + "x", value[1:], value[:-1], value.upper(), value * 100, f" {value}", value + "\n"))
     return None
