@@ -42,8 +42,8 @@ SECONDS = 5.0
 """CPU time of one command."""
 MEMORY = 1536 * 2**20
 """Bytes that a command may ask the system for, beyond what the process has."""
-LONGEST_LINE = 2000
-"""Characters of a line on standard error, paths of the temporary folder not counted."""
+LONGEST_LINE = 2100
+"""Characters of a line on standard error, paths of the temporary folder not counted: 2,000 and a few words."""
 MOST_LINES = 40
 STATUSES = (0, 1, 2, 3, 4)
 ALWAYS_LEFT = r"(^|/)\.lock$|(^|/)cache(/|$)"
