@@ -205,9 +205,9 @@ def _near(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool):
         return draw.choice((not value, int(value), str(value)))
     if isinstance(value, int | float):
-        return draw.choice(
-            (-value, value + 1, value - 1, value * 1000, value + 0.5, str(value), [value], 0, bool(value))
-        )
+        half = value + 0.5 if abs(value) < 1e15 else 0.5  # 10^400 has no float
+        other = (-value, value + 1, value - 1, value * 1000, half, 0)
+        return draw.choice((*other, str(value), [value], bool(value)))
     if isinstance(value, str):
         return draw.choice((value + "x", value[1:], value[:-1], value.upper(), value * 100, f" {value}", value + "\n"))
     return None
