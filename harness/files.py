@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from medbench.harness.contracts import Interrupted, MedbenchError
@@ -79,13 +80,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
-def is_torn(path: Path) -> bool:
-    """Whether the last line has no newline: a writer was killed in the middle of it."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+def remove_leftovers(*folders: Path) -> None:
+    """Remove the temporary files of `write_atomically` whose process on this machine was killed."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            found = re.fullmatch(r"\..+\.(\d{1,9})\.tmp", path.name)
+            if found and not psutil.pid_exists(int(found[1])):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def locked(folder: Path) -> FileLock:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-from medbench.harness.contracts import Completion, Engine, Request, Sample, Task
+from medbench.harness.contracts import Completion, Engine, MedbenchError, Request, Sample, Task
 from medbench.harness.evaluation.requests import Instance, build_request, instances_of
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
@@ -64,7 +64,7 @@ def ask(
     """
     started = time.monotonic()
     before = run.record.totals
-    prompt_tokens = completion_tokens = 0
+    stored = prompt_tokens = completion_tokens = 0
     sent: dict[str, _Sent] = {}
     stream = completions(_requests(instances, protocol, engine, run.record.seed, sent), protocol, engine)
     try:
@@ -73,6 +73,7 @@ def ask(
             task = one.instance.task
             sample = score_completion(task, one.instance.question, one.request, completion, one.instance.order)
             run.append(task.name, sample)
+            stored += 1
             prompt_tokens += sample.prompt_tokens
             completion_tokens += sample.completion_tokens
             yield task, sample
@@ -86,7 +87,8 @@ def ask(
                 "peak_memory_gib": peak_memory_gib() if engine.settings().get("device") == "cpu" else None,
             }
         )
-        run.update(totals=totals)
+        if stored:
+            run.update(totals=totals)
 
 
 def completions(
@@ -161,7 +163,18 @@ def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
 
 
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
-    """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all."""
+    """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all.
+
+    Raises MedbenchError where a sample answers a question that its task does not have.
+    """
+    for task in tasks:
+        known = {question.id for question in task.questions}
+        for sample in read_samples(run.folder, task.name) if task.foreign is None else ():
+            if sample.id not in known:
+                raise MedbenchError(
+                    f"{run.folder}: an answer to question {sample.id[:60]!r}, which {task.name} does not have: "
+                    f"the run is damaged or of other data; evaluate again under another --name"
+                )
     results = {task.name: _result(run, task, protocol) for task in tasks}
     for result in results.values():
         run.write_result(result)

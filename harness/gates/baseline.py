@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
 from medbench.harness.runs.sample_check import refuse_other_answer
+
+log = logging.getLogger("medbench")
 
 MOST_CONTROLS = 8
 """Most stored runs used as control variates; the newest come first."""
@@ -87,6 +89,10 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
             continue
         try:
             record = read_run(folder)
+        except MedbenchError as error:
+            log.warning("left out as a control: %s", error)
+            continue
+        try:
             check_baseline(candidate, record, tasks)
         except MedbenchError:
             continue
@@ -95,6 +101,8 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
             found.append((record.created, folder, record))
     references = []
     for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
-        with suppress(MedbenchError):  # a damaged run is skipped
+        try:
             references.append(read_reference(record, folder, tasks))
+        except MedbenchError as error:
+            log.warning("left out as a control: %s", error)
     return references

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference, read_baseline, refuse_other_answers
@@ -75,7 +77,14 @@ def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str,
 def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
     """The gate file's protocol, else the baseline's own, else the default."""
     if rules.protocol is None and rules.max_new_tokens is None and baseline is not None:
-        return Protocol.model_validate(read_run(baseline).protocol)
+        try:
+            return Protocol.model_validate(read_run(baseline).protocol)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise MedbenchError(
+                f"{baseline}: its protocol cannot be used by this medbench ({'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg'].lower()}): name a protocol in the gate file, or upgrade medbench"
+            ) from None
     return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens)
 
 

@@ -14,7 +14,7 @@ from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.runs.run_folder import Run, read_samples
+from medbench.harness.runs.run_folder import Run
 
 
 def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progress: Progress) -> list[GateResult]:
@@ -23,10 +23,7 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     """
     tasks = {task.name: task for task in gate.tasks}
     questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
-    stored = {
-        name: {sample.id: sample for sample in read_samples(run.folder, name)} if run.done(name) else {}
-        for name in tasks
-    }
+    stored = {name: {sample.id: sample for sample in run.answered(name)} for name in tasks}
     refuse_other_answers(gate.tasks, stored)
     for name, by_id in questions.items():
         progress.start(name, len(by_id), len(stored[name]))
@@ -36,7 +33,7 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     def instances() -> Iterator[Instance | None]:
         for item in schedule.to_send():
             if item is not None and run.record.status != "running":
-                run.update(status="running", limit=None)  # a limited run that is extended is unfinished
+                run.begin(status="running", limit=None)  # a limited run that is extended is unfinished
             yield Instance(tasks[item[0]], questions[item[0]][item[1]]) if item is not None else None
 
     while not schedule.done:

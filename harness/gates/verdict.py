@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from medbench.harness.contracts import Interrupted
 from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.files import write_atomically
+from medbench.harness.files import remove_leftovers, write_atomically
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
+
+log = logging.getLogger("medbench")
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
@@ -171,9 +175,15 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
 
 
 def written(verdict: Verdict, folder: Path) -> Judged:
-    """Write verdict.json into the run folder."""
+    """Write verdict.json into the run folder. Where that cannot be done the verdict stands, and a warning says so."""
+    remove_leftovers(folder)
     content = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(folder / "verdict.json", content.encode("utf-8", "replace") + b"\n")
+    path = folder / "verdict.json"
+    try:
+        write_atomically(path, content.encode("utf-8", "replace") + b"\n")
+    except Interrupted as error:
+        why = str(error).partition("): ")[0]  # without the advice to resume, which a gate cannot
+        log.warning("the verdict stands, but is not stored: %s)", why)
     return Judged(verdict, folder)
 
 

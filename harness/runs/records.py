@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SCHEMA_VERSION = 1
-MOST_QUESTIONS = 10_000_000
+MOST_QUESTIONS = 1_000_000
 """Of a task. A gate holds an order of all of them; a larger number was not written by medbench."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]

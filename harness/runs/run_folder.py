@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +25,11 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.files import cannot_write, is_torn, locked, write_atomically
+from medbench.harness.files import cannot_write, locked, remove_leftovers, write_atomically
 from medbench.harness.runs.comparability import describe_differences
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
-from medbench.harness.runs.sample_check import checked_lines
+from medbench.harness.runs.sample_check import SeenLines, checked_lines
+from medbench.harness.runs.sample_line import NewerSample, decode
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import without_halves
 
@@ -34,6 +37,8 @@ SYNC_SECONDS = 1.0
 """Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
 
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
+
+log = logging.getLogger("medbench")
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -46,35 +51,46 @@ class Run:
         self.record = record
         self._lock = lock
         self._logs: dict[str, _SampleLog] = {}
+        self._changes: dict[str, Any] = {}
 
-    def done(self, task: str) -> set[str]:
-        """Keys (see contracts.Sample.key) of the stored samples that have no error.
-
-        Samples of failed requests are removed from the file, so that they are asked again.
-        """
+    def answered(self, task: str) -> list[Sample]:
+        """The stored samples that have no error. Damaged lines and a torn last one are left out; nothing is changed."""
         path = samples_path(self.folder, task)
         if task in self._logs:
-            self._logs.pop(task).close()  # its file may be replaced below
-        if not path.exists():
-            return set()
-        samples = list(_read_samples(path, self.record))
-        answered = [sample for sample in samples if sample.error is None]
-        if len(answered) < len(samples) or is_torn(path):
-            write_atomically(path, b"".join(map(_line, answered)))
-        return {sample.key for sample in answered}
+            self._logs.pop(task).close()  # the next answer may take the place of one that failed since
+        return _sorted_lines(path, self.record).answered if path.exists() else []
+
+    def done(self, task: str) -> set[str]:
+        """Keys (see contracts.Sample.key) of `answered`."""
+        return {sample.key for sample in self.answered(task)}
+
+    def begin(self, **changes: Any) -> None:
+        """Change fields of run.json just before the next answer is stored: until then, nothing of the run changes."""
+        self._changes = changes
 
     def append(self, task: str, sample: Sample) -> None:
-        """Raises Interrupted when the disk is full; samples appended before are kept."""
+        """Store an answer. The first one of a task takes the place of its failed requests, which are asked again.
+
+        Raises Interrupted when the disk is full; samples appended before are kept. Raises MedbenchError for a sample
+        that could not be read back.
+        """
+        if self._changes:
+            self.update()
         if task not in self._logs:
-            self._logs[task] = _SampleLog(samples_path(self.folder, task))
+            path = samples_path(self.folder, task)
+            _tidy(path, self.record)
+            self._logs[task] = _SampleLog(path)
         self._logs[task].append(sample)
 
     def update(self, **changes: Any) -> None:
         """Change fields of run.json, `record` included."""
-        self.record = self.record.model_copy(update=changes)
+        self.record = self.record.model_copy(update=self._changes | changes)
+        self._changes = {}
         write_atomically(self.folder / "run.json", _json_bytes(self.record))
 
     def write_result(self, result: TaskResult) -> None:
+        with suppress(OSError):  # git keeps no empty folder; where it cannot be made, writing says why
+            (self.folder / "results").mkdir(exist_ok=True)
         write_atomically(self.folder / "results" / f"{result.task}.json", _json_bytes(result))
 
     def close(self) -> None:
@@ -112,6 +128,7 @@ def refuse_existing(folder: Path) -> None:
 def reopen_run(folder: Path, wanted: RunRecord) -> Run:
     """Open a run to add samples. Raises MedbenchError naming the differences where it is not the run `wanted`."""
     lock = locked(folder)
+    remove_leftovers(folder, folder / "samples", folder / "results")
     try:
         record = read_run(folder)
         differences = describe_differences(record, wanted)
@@ -154,6 +171,7 @@ class _SampleLog:
         self._path = path
         self._synced = time.monotonic()
         try:
+            path.parent.mkdir(exist_ok=True)  # git keeps no empty folder
             # unbuffered: a line is in the kernel's hands, safe from kill -9, as soon as append returns
             self._file = path.open("ab", buffering=0)
         except OSError as error:
@@ -161,6 +179,13 @@ class _SampleLog:
 
     def append(self, sample: Sample) -> None:
         line = _line(sample)
+        try:
+            decode(line)
+        except ValueError as error:
+            raise MedbenchError(
+                f"{self._path}: the answer to {sample.id[:60]!r} cannot be stored ({error}): "
+                f"the engine or the task gave a value that it must not give"
+            ) from None
         start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is past the end
         try:
             if self._file.write(line) != len(line):
@@ -190,6 +215,65 @@ def _line(sample: Sample) -> bytes:
     content["schema_version"] = SCHEMA_VERSION
     # a lone surrogate (from a stored reply) cannot be encoded as UTF-8; the replacement is visible and harmless
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """The lines of a file of samples."""
+
+    answered: list[Sample]
+    damaged: list[bytes]
+    tidy: bool
+    """Whether all lines are whole and none is of a failed request."""
+
+
+def _sorted_lines(path: Path, record: RunRecord) -> _Sorted:
+    """Raises MedbenchError where lines contradict each other, are of a newer schema, or cannot be read at all."""
+    seen = SeenLines(record, path.stem)
+    answered: list[Sample] = []
+    damaged: list[bytes] = []
+    number, tidy = 0, True
+    try:
+        with path.open("rb") as lines:
+            for raw in lines:
+                number += 1
+                if not raw.endswith(b"\n"):
+                    tidy = False
+                    break
+                try:
+                    line = decode(raw)
+                except NewerSample:
+                    raise
+                except ValueError:
+                    damaged.append(raw)
+                    continue
+                if line.error is not None or line.score is None:
+                    tidy = False
+                elif seen.add(raw, line, line.id, line.repeat):
+                    answered.append(line.sample())
+    except OSError as error:
+        raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise MedbenchError(f"{path}:{number}: {error}") from None
+    return _Sorted(answered, damaged, tidy and not damaged)
+
+
+def _tidy(path: Path, record: RunRecord) -> None:
+    """Before new samples: drop failed requests and a torn last line, and keep damaged lines in a file of their own."""
+    if not path.exists():
+        return
+    found = _sorted_lines(path, record)
+    if found.damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        try:
+            with aside.open("ab") as file:
+                file.writelines(found.damaged)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(aside, error) from None
+        log.warning("%s: %d damaged lines are set aside in %s and asked again", path, len(found.damaged), aside.name)
+    if not found.tidy:
+        write_atomically(path, b"".join(map(_line, found.answered)))
 
 
 def _read_samples(path: Path, record: RunRecord | None) -> Iterator[Sample]:

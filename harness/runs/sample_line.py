@@ -65,6 +65,10 @@ class Line(msgspec.Struct, gc=False):
         )
 
 
+class NewerSample(ValueError):
+    """A line that a newer medbench has written: it is not damaged."""
+
+
 _decode = msgspec.json.Decoder(Line).decode
 
 
@@ -75,7 +79,7 @@ def decode(raw: bytes) -> Line:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         line = _slowly(raw)
     if line.schema_version > SCHEMA_VERSION:
-        raise ValueError(f"schema version {line.schema_version} is newer than {SCHEMA_VERSION}: upgrade medbench")
+        raise NewerSample(f"schema version {line.schema_version} is newer than {SCHEMA_VERSION}: upgrade medbench")
     if (line.score is None) != (line.outcome == "error"):
         raise ValueError("a failed request with a score, or an answer without one: not written by medbench, or damaged")
     return line

@@ -84,7 +84,8 @@ def test_model_protocol_speed_and_notes_are_shown() -> None:
 
 
 def test_a_task_without_a_score_shows_dashes() -> None:
-    text = shown(results=[a_result(accuracy=None, interval=None, tokens_per_answer=None, n=0, outcomes={})])
+    none: dict[str, object] = {"n_error": 0, "n_unparsed": 0, "n_truncated": 0, "outcomes": {}}
+    text = shown(results=[a_result(accuracy=None, interval=None, tokens_per_answer=None, n=0, **none)])
     (row,) = [line for line in text.splitlines() if line.strip().startswith("medqa")]
     cells = [cell.strip() for cell in row.split("│")]
     assert (cells[1], cells[2], cells[-1]) == ("-", "-", "-")

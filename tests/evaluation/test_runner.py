@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.questions import COT, a_task, right
 
-from medbench.harness.contracts import Completion, Data, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import build_request, permuted, sampling_seed
-from medbench.harness.evaluation.runner import evaluate
+from medbench.harness.evaluation.runner import evaluate, seal
 from medbench.harness.protocols.protocol import Continuation, load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord
-from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples
+from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples, samples_path
 
 
 class Silent:
@@ -233,3 +233,13 @@ def test_a_continuation_that_fails_is_an_error(tmp_path: Path) -> None:
     with a_run(tmp_path) as run:
         result = evaluate(run, [a_task(2)], FORCED, Scripted(reply), limit=None, progress=Silent())["toy"]
     assert (result.n_error, result.accuracy) == (2, None)
+
+
+def test_answers_to_questions_that_the_task_does_not_have_are_never_sealed(tmp_path: Path) -> None:
+    engine = Scripted(lambda request: Completion(request.id, "The answer is (A).", "stop"))
+    with a_run(tmp_path) as run:
+        evaluate(run, [a_task(2)], COT, engine, limit=None, progress=Silent())
+        path = samples_path(run.folder, "toy")
+        path.write_text(path.read_text().replace('"q1"', '"q77"'))
+        with pytest.raises(MedbenchError, match="'q77', which toy does not have"):
+            seal(run, [a_task(2)], COT)

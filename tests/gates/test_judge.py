@@ -54,6 +54,12 @@ class Bench:
         self._capfd.readouterr()
         return Path("runs") / name
 
+    def run(self, arguments: list[str]) -> int:
+        """The exit status of a command whose output does not matter."""
+        status = run(arguments)
+        self._capfd.readouterr()
+        return status
+
     def gate(self, candidate: str | Path, gates: Path, *more: str | Path) -> tuple[int, dict[str, Any]]:
         """(exit status, the verdict as JSON; {} where there is none)"""
         status = run(["gate", str(candidate), "--gates", str(gates), *map(str, more), *self.common])
@@ -522,6 +528,71 @@ def test_finished_runs_are_judged_at_once_and_without_torch(tmp_path: Path) -> N
     assert seconds < 3
     assert "step-800" in done.stdout
     assert len(re.findall(r"│ +pass +│", done.stdout)) == 5
+
+
+# ---- what must not change a run, and what must not cost a verdict
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_a_resume_that_cannot_start_changes_nothing(bench: Bench) -> None:
+    """With a quarter of its requests failed a run is not gateable; a failed --resume once made it pass."""
+    replies = bench.replies("holes", 110, failed=40)
+    arguments = ["eval", "holes", "--tasks", "medqa", "--name", "holes", *bench.common]
+    assert bench.run([*arguments, "--replies", str(replies)]) == 0
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.6}")
+    assert bench.gate("runs/holes", gates)[0] == 3
+    before = files_of(Path("runs/holes"))
+    replies.rename(bench.folder / "gone.jsonl")
+    assert bench.run([*arguments, "--replies", str(replies), "--resume"]) == 2
+    assert files_of(Path("runs/holes")) == before
+    replies.symlink_to(bench.folder / "gone.jsonl")
+    (bench.folder / "gone.jsonl").chmod(0o644)
+    assert bench.run([*arguments, "--replies", str(replies), "--resume"]) == 0  # asked again, and failed again
+    assert bench.gate("runs/holes", gates)[0] == 3
+
+
+def test_a_sealed_run_without_its_results_is_sealed_again(bench: Bench) -> None:
+    folder = bench.evaluate("whole", 100)
+    before = files_of(folder)
+    shutil.rmtree(folder / "results")
+    bench.evaluate("whole", 100, "--resume")
+    assert files_of(folder)["results/medqa.json"] == before["results/medqa.json"]
+
+
+def test_a_verdict_that_cannot_be_stored_is_given_all_the_same(bench: Bench) -> None:
+    folder = bench.evaluate("whole", 150)
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.6}")
+    (folder / "verdict.json").mkdir()
+    status, verdict = bench.gate(folder, gates)
+    assert (status, verdict["overall"]) == (0, "pass")
+    assert "the verdict stands, but is not stored" in bench.err
+    assert "--resume" not in bench.err
+
+
+def test_a_run_that_cannot_be_read_is_left_out_as_a_control_with_its_reason(bench: Bench) -> None:
+    bench.evaluate("other", 100)
+    record = Path("runs/other/run.json")
+    record.write_text(record.read_text().replace('"cot-v1"', "null"))
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.5}")
+    status, _ = bench.gate("new", gates, "--engine", "fake", "--replies", bench.replies("new", 150))
+    assert status == 0
+    assert "left out as a control" in bench.err
+
+
+def test_a_baseline_of_a_newer_medbench_is_refused_in_one_line(bench: Bench) -> None:
+    folder = bench.evaluate("other", 100)
+    content = json.loads((folder / "run.json").read_text())
+    content["protocol"]["dialect"] = "new"
+    (folder / "run.json").write_text(json.dumps(content))
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, margin: 0.5}")
+    candidate = bench.replies("new", 150)
+    status, _ = bench.gate("new", gates, "--baseline", folder, "--engine", "fake", "--replies", candidate)
+    assert status == 2
+    assert "name a protocol in the gate file, or upgrade medbench" in bench.err
 
 
 # ---- one warm engine for several checkpoints

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,7 +259,7 @@ def test_failed_lines_are_asked_again_and_ids_stay_unique(tmp_path: Path) -> Non
     assert stored(folder) == ["q0", "q1", "q2", "q3"]
     with reopen_run(folder, RECORD) as run:
         assert run.done("medqa") == {"q0", "q2"}
-        assert stored(folder) == ["q0", "q2"]
+        assert stored(folder) == ["q0", "q1", "q2", "q3"]  # nothing changes before there is an answer to store
         run.append("medqa", sample(1))
         run.append("medqa", failed(3))
         # a gate works in blocks: it asks the same open run repeatedly what is done
@@ -556,3 +558,63 @@ def test_kill_9_loses_no_line_whose_append_returned(tmp_path: Path) -> None:
     assert len(told) > 50
     with reopen_run(folder, RECORD) as run:
         assert run.done("medqa") == set(told)
+
+
+# what is damaged is set aside, and what is sound goes on
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fault", [b"\0" * 4096, b"{}", b"[1]", b'{"id": "q1"}', b"\xff\xfe", b"nonsense"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_one_damaged_line_is_set_aside_and_the_rest_goes_on(
+    tmp_path: Path, fault: bytes, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with create_run(tmp_path, RECORD) as run:
+        for number in range(3):
+            run.append("medqa", sample(number))
+    path = samples_path(tmp_path / "run", "medqa")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:place], fault + b"\n", *lines[place:]]))
+    before = files_of(tmp_path)
+    with reopen_run(tmp_path / "run", RECORD) as run:
+        assert run.done("medqa") == {"q0", "q1", "q2"}
+        assert files_of(tmp_path) == before
+        run.append("medqa", sample(3))
+    assert stored(tmp_path / "run") == ["q0", "q1", "q2", "q3"]
+    assert path.with_name("medqa.jsonl.damaged").read_bytes() == fault + b"\n"
+    assert "1 damaged lines are set aside in medqa.jsonl.damaged" in caplog.text
+
+
+def test_a_sample_that_could_not_be_read_back_is_never_written(tmp_path: Path) -> None:
+    with create_run(tmp_path, RECORD) as run:
+        run.append("medqa", sample(0))
+        faults: list[dict[str, Any]] = [{"completion_tokens": None}, {"prompt_tokens": -1}, {"score": 5.0}]
+        for changes in faults:
+            with pytest.raises(MedbenchError, match="'q1' cannot be stored"):
+                run.append("medqa", replace(sample(1), **changes))
+    assert stored(tmp_path / "run") == ["q0"]
+
+
+def test_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    create_run(tmp_path, RECORD).close()
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, mine = f".run.json.{ended.stdout.strip()}.tmp", f".run.json.{os.getpid()}.tmp"
+    for name in (dead, mine):
+        (tmp_path / "run" / name).touch()
+    reopen_run(tmp_path / "run", RECORD).close()
+    assert not (tmp_path / "run" / dead).exists()
+    assert (tmp_path / "run" / mine).exists()
+
+
+def test_folders_that_git_did_not_keep_are_made_again(tmp_path: Path) -> None:
+    create_run(tmp_path, RECORD).close()
+    for name in ("samples", "results"):
+        shutil.rmtree(tmp_path / "run" / name)
+    with reopen_run(tmp_path / "run", RECORD) as run:
+        assert run.done("medqa") == set()
+        run.append("medqa", sample(0))
+        run.write_result(RESULT)
+    assert stored(tmp_path / "run") == ["q0"]
