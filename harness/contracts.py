@@ -25,6 +25,10 @@ class MedbenchError(Exception):
         self.lines = (line, *details)
 
 
+class BrokenCheckpoint(MedbenchError):
+    """The content of a checkpoint's files is at fault, not the machine that reads them. Exit status 2."""
+
+
 class Interrupted(MedbenchError):
     """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""
 

@@ -29,10 +29,10 @@ def escaped(text: str) -> str:
     return MISLEADING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def message(line: str, limit: int = 2000) -> str:
-    """A message for people as one line of at most `limit` characters and a few; its end, the fix, is kept."""
+def message(line: str, limit: int = 1900) -> str:
+    """A message for people as one line of about `limit` characters at most; its end, the fix, is kept."""
     if len(line) > limit:
-        line = f"{line[: limit - 500]} ... {line[-500:]}"
+        line = f"{line[: limit - 505]} ... {line[-500:]}"
     return escaped(line)
 
 

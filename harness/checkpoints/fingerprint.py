@@ -10,7 +10,7 @@ from typing import Any
 
 from medbench.harness.checkpoints.cache import cache_dir, make_cache_dir
 from medbench.harness.checkpoints.weights import read_json_file
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import BrokenCheckpoint
 from medbench.harness.files import write_atomically
 
 TOKENIZER_FILES = (
@@ -61,7 +61,9 @@ def sha256_of_tokenizer(folder: Path) -> str:
     """sha256 over names and contents of the tokenizer files. Raises MedbenchError if there are none."""
     files = tokenizer_files(folder)
     if not files:
-        raise MedbenchError(f"{folder}: no tokenizer files; save the tokenizer beside the model with save_pretrained()")
+        raise BrokenCheckpoint(
+            f"{folder}: no tokenizer files; save the tokenizer beside the model by save_pretrained()"
+        )
     return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
 
 

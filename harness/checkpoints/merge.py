@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from medbench.harness.checkpoints.faults import is_machine_fault
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, read_json_file
-from medbench.harness.contracts import Checkpoint, MedbenchError
+from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MERGE_FILE = "medbench_merge.json"
@@ -49,7 +50,9 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
         model = adapted.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise MedbenchError(f"adapter {adapter} does not fit its base {base}: {reason}") from None
+        if is_machine_fault(error):
+            raise MedbenchError(f"adapter {adapter} cannot be merged ({reason}): fix that and run again") from None
+        raise BrokenCheckpoint(f"adapter {adapter} does not fit its base {base}: {reason}") from None
     config = read_json_file(base / "config.json")
     own_type = (
         config.get("dtype") or config.get("torch_dtype") or "float32"

@@ -18,7 +18,7 @@ from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_conf
 from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
-from medbench.harness.contracts import Checkpoint, MedbenchError, Say
+from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
 from medbench.harness.text import did_you_mean
 
@@ -34,20 +34,27 @@ VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
 def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
     """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id ("org/model").
 
-    Raises MedbenchError for everything that an engine would fail on later: no weights, truncated weight files or files
-    of another format, a missing shard, an adapter without its base.
+    Raises BrokenCheckpoint for everything that an engine would fail on later: no weights, truncated weight files or
+    files of another format, a missing shard; MedbenchError for what is no fault of the files: an adapter without its
+    base, no permission, a full disk.
     """
-    found = _resolve(name, say)
-    folder = Path(found.path)
-    return replace(found, config_sha256=sha256_of_config(folder), parameters=count_parameters(folder))
+    try:
+        found = _resolve(name, say)
+        folder = Path(found.path)
+        return replace(found, config_sha256=sha256_of_config(folder), parameters=count_parameters(folder))
+    except OSError as error:  # at any of many files: permissions, a failing disk, a folder removed meanwhile
+        raise MedbenchError(f"model {name!r}: cannot be read ({error}): fix that and run again") from None
 
 
-def _resolve(name: str, say: Say) -> Checkpoint:
+def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = ()) -> Checkpoint:
+    """`adapters`: those whose base this is, of which none may be its base in turn."""
     if name == SMOLLM2:
         return _full(name, _smollm2(say), say)
     path = _existing(name)
     if path is not None:
-        return _adapter(name, path, say) if (path / "adapter_config.json").exists() else _full(name, path, say)
+        if (path / "adapter_config.json").exists():
+            return _adapter(name, path, say, adapters)
+        return _full(name, path, say)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
         hint = did_you_mean(name, [SMOLLM2])
         raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name); {hint}")
@@ -76,22 +83,24 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     )
 
 
-def _adapter(name: str, folder: Path, say: Say) -> Checkpoint:
+def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...]) -> Checkpoint:
     """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
+    if folder.resolve() in adapters:
+        raise BrokenCheckpoint(f"{folder}: adapters that name each other as their base: name the base model")
     config = read_json_file(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise MedbenchError(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
+        raise BrokenCheckpoint(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
     check_safetensors(weights)
     base_name = config.get("base_model_name_or_path")
     if not isinstance(base_name, str) or not base_name:
-        raise MedbenchError(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+        raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
     if _existing(base_name) == folder:
-        raise MedbenchError(f"{folder}/adapter_config.json: the adapter names itself as its base: name the base model")
+        raise BrokenCheckpoint(f"{folder}/adapter_config.json: the adapter names itself as its base: name the model")
     try:
-        base = resolve(base_name, say)
+        base = _resolve(base_name, say, (*adapters, folder.resolve()))
     except MedbenchError as error:
-        raise MedbenchError(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
+        raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
     own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location
     merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))

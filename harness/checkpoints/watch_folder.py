@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
@@ -33,12 +34,18 @@ def checkpoints_in(
     if not folder.is_dir():
         raise MedbenchError(f"{folder}: no such folder to watch")
     seen: set[Path] = set()
+    still_since: dict[Path, dict[float, float]] = {}  # first seen with this time, which may lie in the future
     last = clock()
     while True:
         waiting = False
-        for path in sorted(_candidates(folder) - seen, key=lambda path: (_changed(path), path.name)):
-            if clock() - _changed(path) < settled_seconds:
+        found = {path: changed for path in _candidates(folder) - seen if (changed := _changed(path)) is not None}
+        still_since = {path: still_since.get(path, {}) for path in found}
+        for path, changed in sorted(found.items(), key=lambda item: (item[1], item[0].name)):
+            since = still_since[path].setdefault(changed, clock())
+            if clock() - min(changed, since) < settled_seconds:
                 waiting = True
+                continue
+            if _changed(path) is None:  # rotated away while another checkpoint was judged
                 continue
             seen.add(path)
             yield path
@@ -53,12 +60,13 @@ def _candidates(folder: Path) -> set[Path]:
     return {path for path in marked if not path.name.startswith((".", "tmp"))}
 
 
-def _changed(folder: Path) -> float:
-    """When anything in the folder was last written, in seconds since the epoch."""
-    times = [folder.stat().st_mtime]
-    for path in folder.iterdir():
-        try:
-            times.append(path.stat().st_mtime)
-        except FileNotFoundError:  # renamed between the two calls
-            continue
+def _changed(folder: Path) -> float | None:
+    """When anything in the folder was last written, in seconds since the epoch; None if the folder is gone."""
+    try:
+        times = [folder.stat().st_mtime]
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # renamed between the two calls
+                times.append(path.stat().st_mtime)
+    except FileNotFoundError:  # a trainer keeps only its last checkpoints
+        return None
     return max(times)

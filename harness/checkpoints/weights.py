@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.checkpoints.faults import is_machine_fault
+from medbench.harness.contracts import BrokenCheckpoint, MedbenchError
 
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
 
@@ -20,25 +21,29 @@ def count_parameters(folder: Path) -> int:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a full checkpoint, sorted. Raises MedbenchError if one is missing or damaged."""
+    """The safetensors files of a full checkpoint, sorted. Raises BrokenCheckpoint if one is missing or damaged."""
     if not folder.is_dir():
         raise MedbenchError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
     if not any(folder.iterdir()):
-        raise MedbenchError(f"{folder}: the folder is empty; a checkpoint has config.json and *.safetensors")
+        raise BrokenCheckpoint(f"{folder}: the folder is empty; a checkpoint has config.json and *.safetensors")
     if not (folder / "config.json").exists():
-        raise MedbenchError(f"{folder}: no config.json; save the model with save_pretrained()")
+        raise BrokenCheckpoint(f"{folder}: no config.json; save the model with save_pretrained()")
     read_json_file(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = _shards(index)
         missing = [shard for shard in shards if not (folder / shard).exists()]
         if missing:
-            raise MedbenchError(f"{folder}: shard {missing[0]} of {len(shards)} is missing: copy the checkpoint again")
+            raise BrokenCheckpoint(
+                f"{folder}: shard {missing[0]} of {len(shards)} is missing: copy the checkpoint again"
+            )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         foreign = [path.name for pattern in FOREIGN_WEIGHTS for path in folder.glob(pattern)]
         found = f"found {foreign[0]}, which is not loaded" if foreign else "no weight file at all"
-        raise MedbenchError(f"{folder}: no *.safetensors ({found}): save with save_pretrained(safe_serialization=True)")
+        raise BrokenCheckpoint(
+            f"{folder}: no *.safetensors ({found}): save with save_pretrained(safe_serialization=True)"
+        )
     for path in files:
         check_safetensors(path)
     return files
@@ -47,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
 def check_safetensors(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: tensor -> {"dtype", "shape", "data_offsets"}.
 
-    Raises MedbenchError unless the file holds exactly the tensors that its header names.
+    Raises BrokenCheckpoint unless the file holds exactly the tensors that its header names.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -56,9 +61,11 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="np"):  # types, shapes and gaps, which the engine's loader checks too
             return header
     except OSError as error:
-        raise MedbenchError(f"{path}: cannot be read ({error.strerror}): copy the checkpoint again") from None
+        raise _unreadable(path, error) from None
     except SafetensorError as error:
-        raise MedbenchError(f"{path}: its safetensors header is damaged ({error}): copy the checkpoint again") from None
+        raise BrokenCheckpoint(
+            f"{path}: its safetensors header is damaged ({error}): copy the checkpoint again"
+        ) from None
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -67,14 +74,16 @@ def _header(path: Path) -> dict[str, Any]:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if len(head) < 8 or length > min(size - 8, 100_000_000):
-            raise MedbenchError(f"{path}: not a safetensors file, or cut off in its header: copy the checkpoint again")
+            raise BrokenCheckpoint(
+                f"{path}: not a safetensors file, or cut off in its header: copy the checkpoint again"
+            )
         try:
             header = json.loads(file.read(length))
             end = max((t["data_offsets"][1] for key, t in header.items() if key != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise MedbenchError(f"{path}: its safetensors header is damaged: copy the checkpoint again") from None
+            raise BrokenCheckpoint(f"{path}: its safetensors header is damaged: copy the checkpoint again") from None
     if end != size - 8 - length:
-        raise MedbenchError(
+        raise BrokenCheckpoint(
             f"{path}: {size - 8 - length} bytes of tensors where its header says {end}: the file is "
             f"truncated, copy the checkpoint again"
         )
@@ -82,7 +91,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def refuse_nan(folder: Path) -> None:
-    """Raises MedbenchError naming the first tensor that holds a NaN or an infinity."""
+    """Raises BrokenCheckpoint naming the first tensor that holds a NaN or an infinity."""
     import torch
     from safetensors import safe_open
 
@@ -91,22 +100,34 @@ def refuse_nan(folder: Path) -> None:
             for name in file.keys():  # noqa: SIM118  not a dict
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise MedbenchError(f"{path}: {name} holds NaN or infinity: the training diverged")
+                    raise BrokenCheckpoint(f"{path}: {name} holds NaN or infinity: the training diverged")
 
 
 def _shards(index: Path) -> list[str]:
     weight_map = read_json_file(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise MedbenchError(f"{index}: no weight_map of tensor names to files: the file is damaged")
-    return sorted(set(weight_map.values()))
+        raise BrokenCheckpoint(f"{index}: no weight_map of tensor names to files: the file is damaged")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if not shard or len(shard) > 200 or shard != Path(shard).name or not shard.isprintable():
+            raise BrokenCheckpoint(f"{index}: {shard[:60]!r} is no file name: the file is damaged")
+    return shards
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
-    """Raises MedbenchError unless the file holds a JSON object."""
+    """Raises BrokenCheckpoint unless the file holds a JSON object."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise MedbenchError(f"{path}: not JSON: the file is damaged") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, RecursionError):
+        raise BrokenCheckpoint(f"{path}: not JSON: the file is damaged") from None
     if not isinstance(content, dict):
-        raise MedbenchError(f"{path}: expected a JSON object")
+        raise BrokenCheckpoint(f"{path}: expected a JSON object")
     return content
+
+
+def _unreadable(path: Path, error: OSError) -> MedbenchError:
+    if is_machine_fault(error):
+        return MedbenchError(f"{path}: cannot be read ({error.strerror}): fix that and run again")
+    return BrokenCheckpoint(f"{path}: cannot be read ({error.strerror}): copy the checkpoint again")

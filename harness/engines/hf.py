@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Literal
 
+from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice
@@ -54,20 +55,26 @@ class _Choice:
 
 
 class HFEngine:
-    """contracts.Engine over AutoModelForCausalLM; raises MedbenchError when the checkpoint cannot be loaded."""
+    """contracts.Engine over AutoModelForCausalLM; raises BrokenCheckpoint when the checkpoint cannot be loaded."""
 
     name = "hf"
 
     def __init__(self, path: str, *, dtype: str = "auto", device: str = "auto", batch_size: int = 8) -> None:
         import torch
-        from transformers import GenerationConfig
 
         self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         # On a CPU float32 is the fastest type for small models, and the most exact.
         wanted = "float32" if dtype == "auto" and self._device == "cpu" else dtype
         self._batch_size = batch_size
         self._tokenizer = load_tokenizer(path)
-        self._model = _load_model(path, wanted)
+        with blame_checkpoint(f"transformers cannot load {path}"):
+            self._load(path, wanted)
+        self._closed = False
+
+    def _load(self, path: str, dtype: str) -> None:
+        from transformers import GenerationConfig
+
+        self._model = _load_model(path, dtype)
         self._model.to(self._device).eval()
         self._ends = _end_tokens(self._tokenizer, self._model.generation_config)
         pad = self._tokenizer.pad_token_id
@@ -118,6 +125,9 @@ class HFEngine:
 
         import torch
 
+        if self._closed:
+            return
+        self._closed = True
         del self._model
         gc.collect()
         if self._device.startswith("cuda"):
@@ -226,21 +236,19 @@ class HFEngine:
 
 
 def _load_model(path: str, dtype: str) -> Any:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as fault:
-        reason = " ".join(str(fault).split())[:300]
-        raise MedbenchError(f"transformers cannot load {path}: {type(fault).__name__}: {reason}") from None
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
 
 
 def _end_tokens(tokenizer: Any, generation_config: Any) -> set[int]:
     """Token ids that end a reply: generation_config.json of a chat model often lists more than the tokenizer has."""
     listed = generation_config.eos_token_id
     ends = listed if isinstance(listed, list) else [listed]
-    return {id for id in (*ends, tokenizer.eos_token_id) if id is not None}
+    found = {id for id in (*ends, tokenizer.eos_token_id) if id is not None}
+    if not all(isinstance(id, int) for id in found):
+        raise TypeError(f"eos_token_id {listed!r} is no number and no list of numbers")
+    return found
 
 
 @contextmanager

@@ -97,7 +97,11 @@ class WarmEngine:
             self.engine = VLLMEngine(checkpoint.path, self._config)
         self._checkpoint = checkpoint
         self._shape = self._shape_of(Path(checkpoint.path))
-        self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs
+        try:
+            self._probes[checkpoint.fingerprint] = self.engine.probe().logprobs
+        except BaseException:  # nobody else has the engine yet, to close it
+            self.engine.close()
+            raise
 
     def _verify(self, checkpoint: Checkpoint, probe: Probe, moved: float) -> None:
         name, weights = checkpoint.name, checkpoint.fingerprint[:12]

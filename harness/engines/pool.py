@@ -29,16 +29,20 @@ class EngineKeeper:
         if choice.instance is not None:
             return start_engine(choice, name, checkpoint)
         if choice.name != "vllm":
-            if self._plain is not None:
-                self._plain.close()
+            self._close_plain()
             self._plain = start_engine(choice, name, checkpoint)
             return self._plain
         assert checkpoint is not None
         if self._warm is None:
             self._warm = WarmEngine(checkpoint, choice.config, self._say)
             return self._warm.engine
-        self._warm.engine.wake()
-        report = self._warm.swap(checkpoint)
+        try:
+            self._warm.engine.wake()
+            report = self._warm.swap(checkpoint)
+        except BaseException:  # what it serves now is unknown: the next checkpoint gets a new engine
+            warm, self._warm = self._warm, None
+            warm.close()
+            raise
         how = "engine restarted" if report.restarted else "swapped in"
         self._say(f"{name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
         return self._warm.engine
@@ -47,14 +51,21 @@ class EngineKeeper:
         """Free the device until the next `serve`: vLLM sleeps if it was started with sleep mode, others are closed."""
         if self._warm is not None:
             self._warm.engine.sleep()
-        if self._plain is not None:
-            self._plain.close()
-            self._plain = None
+        self._close_plain()
 
     def close(self) -> None:
-        for engine in (self._warm, self._plain):
-            if engine is not None:
-                engine.close()
+        self._close_plain()
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm.close()
+
+    def _close_plain(self) -> None:
+        plain, self._plain = (
+            self._plain,
+            None,
+        )  # forgotten first: closed once, whatever fails
+        if plain is not None:
+            plain.close()
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:

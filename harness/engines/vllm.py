@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
@@ -88,7 +89,7 @@ class _Pending:
 
 
 class VLLMEngine:
-    """contracts.Engine over vllm.LLM; raises MedbenchError when the checkpoint cannot be loaded."""
+    """contracts.Engine over vllm.LLM; raises BrokenCheckpoint when the checkpoint cannot be loaded."""
 
     name = "vllm"
 
@@ -108,11 +109,8 @@ class VLLMEngine:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
         self._arguments = self._engine_arguments(config)
-        try:
+        with blame_checkpoint(f"vLLM cannot load {path}"):
             self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
-        except (ValueError, RuntimeError, TypeError, OSError, KeyError, AssertionError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[-300:]
-            raise MedbenchError(f"vLLM cannot load {path}: {type(error).__name__}: {reason}") from None
         settings = self.llm.llm_engine.vllm_config
         self._max_model_len: int = settings.model_config.max_model_len
         self._dtype = str(settings.model_config.dtype).removeprefix("torch.")

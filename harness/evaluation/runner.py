@@ -16,6 +16,7 @@ from medbench.harness.extraction.thinking import opens_reasoning, split_reasonin
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
 from medbench.harness.runs.run_folder import Run, read_samples
+from medbench.harness.runs.sample_check import refuse_other_answer
 from medbench.harness.scoring.calibration import summarize_calibration
 from medbench.harness.scoring.option_order_bias import summarize_shuffling
 from medbench.harness.scoring.published_accuracy import published
@@ -165,12 +166,15 @@ def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
     """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all.
 
-    Raises MedbenchError where a sample answers a question that its task does not have.
+    Raises MedbenchError where a sample answers a question that its task does not have, or was scored against another
+    right answer.
     """
     for task in tasks:
-        known = {question.id for question in task.questions}
+        gold = {question.id: question.gold for question in task.questions}
         for sample in read_samples(run.folder, task.name) if task.foreign is None else ():
-            if sample.id not in known:
+            if sample.id in gold:
+                refuse_other_answer(task.name, sample, gold[sample.id])
+            else:
                 raise MedbenchError(
                     f"{run.folder}: an answer to question {sample.id[:60]!r}, which {task.name} does not have: "
                     f"the run is damaged or of other data; evaluate again under another --name"

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
-from medbench.harness.contracts import MedbenchError, Say, Task
-from medbench.harness.engines.plugins import takes_checkpoint
+from medbench.harness.contracts import BrokenCheckpoint, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.evaluate import answer_all
 from medbench.harness.evaluation.options import EvalOptions
@@ -55,16 +54,19 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
     A checkpoint folder whose files are broken fails; raises MedbenchError for any other fault.
     """
     started = time.monotonic()
+    try:
+        judged = _judge(options, asked, keeper, say)
+    except BrokenCheckpoint as error:
+        return invalid_checkpoint(options.model, asked.rules, str(error))
+    return replace(judged, seconds=time.monotonic() - started)
+
+
+def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Judged:
     rules, tasks, protocol = asked.rules, asked.tasks, asked.protocol
     options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition, resume=True)
-    try:
-        model = find_model(options.engine, options.model, say)
-        if model.checkpoint is not None:
-            refuse_nan(Path(model.checkpoint.path))
-    except MedbenchError as error:
-        if takes_checkpoint(options.engine) and Path(options.model).is_dir():
-            return invalid_checkpoint(options.model, rules, str(error))
-        raise
+    model = find_model(options.engine, options.model, say)
+    if model.checkpoint is not None:
+        refuse_nan(Path(model.checkpoint.path))
     plan = plan_evaluation(options, tasks, protocol, say, model=model, notes=example_notes(tasks, protocol))
     wanted = plan.wanted
     refuse_repeats(wanted)
@@ -83,8 +85,7 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
             for task in (tasks if asked.aa else ())
         }
         results = run_gate(gate, run, protocol, engine, progress)
-        judged = written(verdict_of(gate, results, run.record, noise), run.folder)
-    return replace(judged, seconds=time.monotonic() - started)
+        return written(verdict_of(gate, results, run.record, noise), run.folder)
 
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:

@@ -10,21 +10,24 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from medbench.harness.contracts import MedbenchError, Message
+from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
 
 Tokenizer = Any
 """A transformers tokenizer; importing its type would import transformers."""
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of the checkpoint in `path`; code in that folder is never run."""
+    """The tokenizer of the checkpoint in `path`; code in that folder is never run.
+
+    Raises BrokenCheckpoint where its files are at fault.
+    """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MedbenchError(f"{path}: no tokenizer loads from it ({reason}): copy the base model's files in") from None
+    with blame_checkpoint(f"{path}: no tokenizer loads from it", "copy the base model's files in"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        encode(tokenizer, "A patient", templated=False)  # a special token of a wrong type shows only here
+        return tokenizer
 
 
 def has_template(tokenizer: Tokenizer) -> bool:
@@ -40,14 +43,21 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
         return plain_text(messages)
     flags = {} if thinking is None else {"enable_thinking": thinking}
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
-    except TemplateError as error:  # a template may refuse turns; Gemma's refuses a system turn
-        raise MedbenchError(
-            f"{tokenizer.name_or_path}: its chat template refuses the turns "
-            f"{', '.join(message.role for message in messages)} ({error}): "
-            f"change the protocol's turns or the template"
-        ) from None
+    where = tokenizer.name_or_path
+    with blame_checkpoint(f"{where}: its chat template cannot be rendered", "correct the template"):
+        try:
+            prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
+        except TemplateError as error:
+            if type(error) is not TemplateError:
+                raise
+            # raise_exception in a template, which may refuse turns; Gemma's refuses a system turn
+            roles, reason = ", ".join(message.role for message in messages), " ".join(str(error).split())[:300]
+            raise MedbenchError(
+                f"{where}: its chat template refuses the turns {roles} ({reason}): "
+                f"change the protocol's turns or the template"
+            ) from None
+    if not str(prompt).strip():
+        raise BrokenCheckpoint(f"{where}: its chat template renders nothing: correct the template")
     return str(prompt)
 
 

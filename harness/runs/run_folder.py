@@ -28,7 +28,7 @@ from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.files import cannot_write, locked, remove_leftovers, write_atomically
 from medbench.harness.runs.comparability import describe_differences
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
-from medbench.harness.runs.sample_check import SeenLines, checked_lines
+from medbench.harness.runs.sample_check import SeenLines, checked_lines, refuse_unearned
 from medbench.harness.runs.sample_line import NewerSample, decode
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import without_halves
@@ -247,6 +247,7 @@ def _sorted_lines(path: Path, record: RunRecord) -> _Sorted:
                 except ValueError:
                     damaged.append(raw)
                     continue
+                refuse_unearned(line, record)
                 if line.error is not None or line.score is None:
                     tidy = False
                 elif seen.add(raw, line, line.id, line.repeat):

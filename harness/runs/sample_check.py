@@ -91,6 +91,16 @@ class SeenLines:
         return True
 
 
+def refuse_unearned(line: Line, record: RunRecord | None) -> None:
+    """Raises ValueError for a full score on a wrong answer. lm-eval's own tasks score as they like."""
+    foreign = record is None or str(record.protocol.get("name", "")).startswith("lm-eval")
+    if not foreign and line.score == 1 and line.extracted != line.gold:
+        raise ValueError(
+            f"question {line.id[:60]!r} scores 1 for {str(line.extracted)[:60]!r} where {line.gold[:60]!r} is right: "
+            f"the file is damaged"
+        )
+
+
 def checked_lines(lines: Iterable[bytes], record: RunRecord | None, task: str) -> Iterator[Line]:
     """Each whole line once, without the torn last one of a running evaluation.
 
@@ -102,6 +112,7 @@ def checked_lines(lines: Iterable[bytes], record: RunRecord | None, task: str) -
             return
         try:
             line = decode(raw)
+            refuse_unearned(line, record)
             new = seen.add(raw, line, line.id, line.repeat)
         except ValueError as error:
             raise ValueError(f"{number}: {error}") from None

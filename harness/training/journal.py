@@ -238,6 +238,11 @@ def read_training(folder: Path) -> Training:
         raise MedbenchError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
 
 
+IN_STAGE = (Measured, AttemptStarted, Promoted)
+IN_ATTEMPT = (AlarmRaised, Gated, Confirmed, AttemptEnded)
+"""Events that are about the stage or the attempt that began before them."""
+
+
 def read_events(folder: Path) -> Iterator[Event]:
     """The finished events, in order, without a torn last line. Raises MedbenchError naming a damaged line."""
     path = folder / JOURNAL
@@ -248,13 +253,19 @@ def read_events(folder: Path) -> Iterator[Event]:
     except OSError as error:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
     *lines, _ = content.split(b"\n")
+    stage = attempt = False
     for number, line in enumerate(lines, 1):
         try:
-            yield _event.validate_json(line)
+            event = _event.validate_json(line)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             where = ".".join(map(str, fault["loc"]))
             raise MedbenchError(f"{path}:{number}: {where}: {fault['msg'].lower()}: the journal is damaged") from None
+        if (isinstance(event, IN_STAGE) and not stage) or (isinstance(event, IN_ATTEMPT) and not attempt):
+            raise MedbenchError(f"{path}:{number}: {event.event} before it began: a line is missing before it")
+        stage = stage or isinstance(event, StageStarted)
+        attempt = isinstance(event, AttemptStarted) or (attempt and not isinstance(event, StageStarted))
+        yield event
 
 
 def _cut_torn_tail(path: Path) -> None:

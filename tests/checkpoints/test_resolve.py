@@ -600,3 +600,20 @@ def test_an_adapter_is_the_same_wherever_its_base_is(model: Path, adapter: Path,
     assert resolve(str(adapter)).fingerprint == known
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1 + config["lora_alpha"]}))
     assert resolve(str(adapter)).fingerprint != known
+
+
+def test_adapters_that_name_each_other(adapter: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(other))
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(adapter))
+    said = fault(adapter)
+    assert "name each other as their base" in said
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize("shard", ["x" * 5000, "a\0b", "../model.safetensors", ""])
+def test_a_shard_name_that_is_no_file_name(model: Path, shard: str) -> None:
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    said = fault(model)
+    assert "is no file name" in said
+    assert len(said) < 1000

@@ -59,6 +59,25 @@ def test_a_checkpoint_that_is_being_written_is_left_alone_until_it_settles(tmp_p
     assert seen_at[0] >= 7
 
 
+def test_a_checkpoint_from_the_future_is_taken_when_it_has_been_still(tmp_path: Path) -> None:
+    clock = Clock()
+    make(tmp_path / "step-1", clock.now + 1_000_000)
+    found = checkpoints_in(tmp_path, idle_seconds=30, clock=clock, sleep=clock.sleep)
+    assert next(found).name == "step-1"
+    assert 10 <= clock.now - 1_000_000.0 <= 14
+
+
+def test_a_checkpoint_that_is_rotated_away_is_no_error(tmp_path: Path) -> None:
+    clock = Clock()
+    for step in range(1, 4):
+        make(tmp_path / f"step-{step}", clock.now - 500 + step)
+    names = []
+    for path in checkpoints_in(tmp_path, idle_seconds=30, clock=clock, sleep=clock.sleep):
+        names.append(path.name)
+        shutil.rmtree(tmp_path / "step-2", ignore_errors=True)
+    assert names == ["step-1", "step-3"]
+
+
 def test_hidden_and_other_folders_are_not_checkpoints(tmp_path: Path) -> None:
     clock = Clock()
     make(tmp_path / ".step-1.tmp", clock.now - 500)

@@ -5,6 +5,7 @@ pytest tests/gates/test_judge.py
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import re
@@ -481,6 +482,71 @@ def test_a_broken_checkpoint_fails_and_the_others_are_still_judged(bench: Bench,
         assert verdict["run"] is None
     assert junit.read_text().count("<failure ") == len(broken)
     assert [path.name for path in Path("runs").iterdir()] == ["whole"]
+
+
+def without_permission(file: str) -> Callable[[Bench, Path, pytest.MonkeyPatch], None]:
+    def refuse(bench: Bench, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened = Path.open
+
+        def refusing(path: Path, *arguments: Any, **named: Any) -> Any:
+            if path.name == file:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, *arguments, **named)
+
+        monkeypatch.setattr(Path, "open", refusing)
+
+    return refuse
+
+
+def a_cache_that_is_a_file(bench: Bench, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench.folder / "cache").write_text("")
+
+
+def a_full_disk(bench: Bench, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+
+
+def a_base_that_is_on_the_hub(bench: Bench, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    as_adapter(checkpoint, "no-such-org/no-such-model")
+
+
+def no_peft(bench: Bench, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = shutil.copytree(checkpoint, bench.folder / "base")
+    as_adapter(checkpoint, str(base))
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+
+def as_adapter(checkpoint: Path, base: str) -> None:
+    (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (checkpoint / "model.safetensors").rename(checkpoint / "adapter_model.safetensors")
+
+
+MACHINE_FAULTS: dict[str, tuple[int, Callable[[Bench, Path, pytest.MonkeyPatch], None]]] = {
+    "config without permission": (2, without_permission("config.json")),
+    "weights without permission": (2, without_permission("model.safetensors")),
+    "tokenizer without permission": (2, without_permission("tokenizer.json")),
+    "cache is a file": (2, a_cache_that_is_a_file),
+    "full disk": (4, a_full_disk),
+    "hub offline": (2, a_base_that_is_on_the_hub),
+    "peft missing": (2, no_peft),
+}
+
+
+@pytest.mark.parametrize("name", MACHINE_FAULTS)
+def test_a_fault_of_the_machine_is_no_verdict_on_a_sound_checkpoint(
+    bench: Bench, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    status, break_machine = MACHINE_FAULTS[name]
+    checkpoint = shutil.copytree(tiny_model, bench.folder / "sound")
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.7}")
+    break_machine(bench, checkpoint, monkeypatch)
+    assert bench.gate(checkpoint, gates, "--engine", "hf") == (status, {})
+    assert "Traceback" not in bench.err
+    assert "damaged" not in bench.err
 
 
 def test_a_checkpoint_that_is_not_there_is_no_verdict(bench: Bench) -> None:
