@@ -87,10 +87,16 @@ def campaign(plans: Sequence[Plan], out: Path) -> list[Line]:
             worker.results.write_text("")
             _start(worker, folder)
             workers.append((worker, folder))
-        while running := [one for one in workers if one[0].process is not None]:
-            for worker, folder in running:
-                _look_after(worker, folder)
-            time.sleep(0.1)
+        try:
+            while running := [one for one in workers if one[0].process is not None]:
+                for worker, folder in running:
+                    _look_after(worker, folder)
+                time.sleep(0.1)
+        finally:  # after Ctrl-C, or a fault of one of them
+            for worker, _ in workers:
+                if worker.process is not None:
+                    worker.process.kill()
+                    worker.process.wait()
     return [line for worker, _ in workers for line in (*_read(worker.results), *worker.died)]
 
 

@@ -61,7 +61,7 @@ def _fault(task: str, row: Mapping[str, Any]) -> str | None:
         if gold not in options:
             return "the gold answer is no option"
         text = row.get("answer")
-        same = text is None or text.strip() == options[gold].strip()
+        same = text is None or str(text).split() == options[gold].split()  # white space says nothing
         return None if same else "answer contradicts answer_idx"
     if row["answer"] not in LETTERS[: len(row["options"])] or LETTERS.index(row["answer"]) != int(row["answer_index"]):
         return "answer contradicts answer_index"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -206,8 +205,9 @@ def _near(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bool):
         return draw.choice((not value, int(value), str(value)))
     if isinstance(value, int | float):
-        half = value + 0.5 if abs(value) < 2**53 else math.inf
-        return draw.choice((-value, value + 1, value - 1, value * 1000, half, str(value), [value], 0, bool(value)))
+        half = value + 0.5 if abs(value) < 1e15 else 0.5  # 10^400 has no float
+        other = (-value, value + 1, value - 1, value * 1000, half, 0)
+        return draw.choice((*other, str(value), [value], bool(value)))
     if isinstance(value, str):
         return draw.choice((value + "x", value[1:], value[:-1], value.upper(), value * 100, f" {value}", value + "\n"))
     return None

@@ -37,13 +37,14 @@ from medbench.harness.cli.main import run
 from medbench.harness.cli.own_faults import EXIT_FAULT
 from medbench.harness.cli.streams import forgiving_streams
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.text import message
 
 SECONDS = 5.0
 """CPU time of one command."""
 MEMORY = 1536 * 2**20
 """Bytes that a command may ask the system for, beyond what the process has."""
-LONGEST_LINE = 2000
-"""Characters of a line on standard error, paths of the temporary folder not counted."""
+LONGEST_LINE = 2100
+"""Characters of a line on standard error, paths of the temporary folder not counted: 2,000 and a few words."""
 MOST_LINES = 40
 STATUSES = (0, 1, 2, 3, 4)
 ALWAYS_LEFT = r"(^|/)\.lock$|(^|/)cache(/|$)"
@@ -96,7 +97,7 @@ def play(
                 if function is None:
                     raise
                 status = 2
-                print(f"medbench: {error}", file=sys.stderr)
+                print(message(f"medbench: {error}"), file=sys.stderr)
             except BaseException:  # what it is, is the finding
                 trace = traceback.format_exc()
         took = time.process_time() - began
@@ -115,7 +116,7 @@ def play(
             faults.append("refused without a word")
         faults += _leftovers(before, folder, status, may_leave)
     if not trace:
-        faults += _leaks(state, _process_state())
+        faults += _leaks(state)
     return Done(status, shown, said, took, slow, tuple(faults), trace)
 
 
@@ -234,7 +235,10 @@ def _process_state() -> tuple[int, int, int]:
     return threading.active_count(), handlers, len(children)
 
 
-def _leaks(before: tuple[int, int, int], after: tuple[int, int, int]) -> list[str]:
+def _leaks(before: tuple[int, int, int]) -> list[str]:
+    until = time.monotonic() + 2
+    while (after := _process_state()) > before and time.monotonic() < until:
+        time.sleep(0.05)  # a thread that was told to end does so in its own time
     names = ("threads", "log handlers", "child processes")
     return [f"left {now - then} {name}" for name, then, now in zip(names, before, after, strict=True) if now > then]
 
