@@ -5,13 +5,15 @@ The vLLM and the transformers engine share every step, so that their prompts can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from jinja2 import TemplateError
 
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
+from medbench.harness.protocols.templates import BoundedEnvironment, TooMuch, render_bounded
 
 Tokenizer = Any
 """A transformers tokenizer; importing its type would import transformers."""
@@ -45,6 +47,7 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
     turns = [{"role": message.role, "content": message.content} for message in messages]
     where = tokenizer.name_or_path
     with blame_checkpoint(f"{where}: its chat template cannot be rendered", "correct the template"):
+        _refuse_endless(tokenizer, turns, flags)
         try:
             prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
         except TemplateError as error:
@@ -59,6 +62,32 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
     if not str(prompt).strip():
         raise BrokenCheckpoint(f"{where}: its chat template renders nothing: correct the template")
     return str(prompt)
+
+
+def _refuse_endless(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]], flags: Mapping[str, Any]) -> None:
+    """Render once within limits, which transformers' own environment has not: a template may loop for ever.
+
+    The result is not used, and neither is any fault but a limit: the rendering that counts is transformers' own.
+    Raises templates.TooMuch.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    limit: TooMuch | None = None
+    with suppress(Exception):
+        source = tokenizer.get_chat_template()
+        theirs = _compile_jinja_template(source).environment
+        ours = BoundedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[type(one) for one in theirs.extensions.values()]
+        )
+        ours.globals |= {name: value for name, value in theirs.globals.items() if name not in ours.globals}
+        ours.filters |= {name: value for name, value in theirs.filters.items() if name not in ours.filters}
+        values = {"messages": turns, "add_generation_prompt": True, **tokenizer.special_tokens_map, **flags}
+        try:
+            render_bounded(ours.from_string(source), values)
+        except TooMuch as error:
+            limit = error
+    if limit is not None:
+        raise limit
 
 
 def plain_text(messages: Sequence[Message]) -> str:
