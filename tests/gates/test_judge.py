@@ -339,7 +339,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 @pytest.mark.slow
 def test_an_interrupted_gate_goes_on_where_it_was(bench: Bench) -> None:
-    (bench.folder / "slow.yaml").write_text("engine_config: {delay: 0.1}\n")
+    (bench.folder / "slow.yaml").write_text("engine_config: {delay: 0.5}\n")
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.74}")
     replies = bench.replies("c", 120)
     arguments = ["gate", "c", "--gates", gates, "--replies", replies, "--data", bench.folder / "data", "--quiet"]
