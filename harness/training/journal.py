@@ -262,7 +262,9 @@ def read_events(folder: Path) -> Iterator[Event]:
             where = ".".join(map(str, fault["loc"]))
             raise MedbenchError(f"{path}:{number}: {where}: {fault['msg'].lower()}: the journal is damaged") from None
         if (isinstance(event, IN_STAGE) and not stage) or (isinstance(event, IN_ATTEMPT) and not attempt):
-            raise MedbenchError(f"{path}:{number}: {event.event} before it began: a line is missing before it")
+            raise MedbenchError(
+                f"{path}:{number}: {event.event}: its stage or attempt was not begun: a line is missing"
+            )
         stage = stage or isinstance(event, StageStarted)
         attempt = isinstance(event, AttemptStarted) or (attempt and not isinstance(event, StageStarted))
         yield event

@@ -137,7 +137,7 @@ def test_a_question_has_one_right_answer_in_all_repeats(
 ) -> None:
     folder = stored_run(tmp_path, "run", {"toy": [answer("q0")]})
     change_record(folder, "samples", to=2)
-    lines = [json.dumps({**vars_of(one), "schema_version": 1}) for one in repeated(gold, orders)]
+    lines = [json.dumps({**vars_of(one), "extracted": one.gold, "schema_version": 1}) for one in repeated(gold, orders)]
     (folder / "samples" / "toy.jsonl").write_text("\n".join(lines) + "\n")
     if sound:
         assert len(list(read_samples(folder, "toy"))) == 2

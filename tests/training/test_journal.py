@@ -132,6 +132,7 @@ def test_any_prefix_of_its_bytes_reads_as_a_prefix_of_its_events(tmp_path_factor
 def test_any_text_comes_back(tmp_path_factory, reason: str, config: dict) -> None:
     folder = tmp_path_factory.mktemp("text")
     events: list[Event] = [
+        StageStarted(stage=reason, start="", fingerprint="f", prepared=[]),
         AttemptStarted(stage=reason, attempt=1, seed=0, start="", config=config, alpha=0.1),
         TrainingEnded(outcome="failed", reason=reason, checkpoint=None),
     ]
@@ -255,9 +256,10 @@ def test_infinities_and_lone_surrogates_do_not_damage_it(tmp_path: Path) -> None
     )
     started = AttemptStarted(stage="sft", attempt=1, seed=0, start="/b", config={"most": float("inf")}, alpha=0.03)
     with Journal(tmp_path) as journal:
+        journal.append(StageStarted(stage="sft", start="/b", fingerprint="f", prepared=[]))
         journal.append(started)
         journal.append(gated)
-    first, second = read_events(tmp_path)
+    _, first, second = read_events(tmp_path)
     assert first == started
     assert isinstance(second, Gated)
     assert second.verdict.gates[0].log_e_fail == float("-inf")
