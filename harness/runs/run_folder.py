@@ -79,7 +79,7 @@ class Run:
         if task not in self._logs:
             path = samples_path(self.folder, task)
             _tidy(path, self.record)
-            self._logs[task] = _SampleLog(path)
+            self._logs[task] = _SampleLog(path, self.record)
         self._logs[task].append(sample)
 
     def update(self, **changes: Any) -> None:
@@ -167,8 +167,8 @@ def samples_path(folder: Path, task: str) -> Path:
 
 
 class _SampleLog:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self._path, self._record = path, record
         self._synced = time.monotonic()
         try:
             path.parent.mkdir(exist_ok=True)  # git keeps no empty folder
@@ -180,7 +180,7 @@ class _SampleLog:
     def append(self, sample: Sample) -> None:
         line = _line(sample)
         try:
-            decode(line)
+            refuse_unearned(decode(line), self._record)
         except ValueError as error:
             raise MedbenchError(
                 f"{self._path}: the answer to {sample.id[:60]!r} cannot be stored ({error}): "

@@ -592,7 +592,12 @@ def test_one_damaged_line_is_set_aside_and_the_rest_goes_on(
 def test_a_sample_that_could_not_be_read_back_is_never_written(tmp_path: Path) -> None:
     with create_run(tmp_path, RECORD) as run:
         run.append("medqa", sample(0))
-        faults: list[dict[str, Any]] = [{"completion_tokens": None}, {"prompt_tokens": -1}, {"score": 5.0}]
+        faults: list[dict[str, Any]] = [
+            {"completion_tokens": None},
+            {"prompt_tokens": -1},
+            {"score": 5.0},
+            {"extracted": "A"},  # with the score of a right answer
+        ]
         for changes in faults:
             with pytest.raises(MedbenchError, match="'q1' cannot be stored"):
                 run.append("medqa", replace(sample(1), **changes))
