@@ -24,6 +24,8 @@ from support.tiny import build_tiny_model
 
 from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli.main import run
+from medbench.harness.contracts import Engine, MedbenchError
+from medbench.harness.engines import fake
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples
@@ -604,7 +606,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_a_resume_that_cannot_start_changes_nothing(bench: Bench) -> None:
+def test_a_resume_that_cannot_start_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a quarter of its requests failed a run is not gateable; a failed --resume once made it pass."""
     replies = bench.replies("holes", 110, failed=40)
     arguments = ["eval", "holes", "--tasks", "medqa", "--name", "holes", *bench.common]
@@ -612,11 +614,14 @@ def test_a_resume_that_cannot_start_changes_nothing(bench: Bench) -> None:
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.6}")
     assert bench.gate("runs/holes", gates)[0] == 3
     before = files_of(Path("runs/holes"))
-    replies.rename(bench.folder / "gone.jsonl")
-    assert bench.run([*arguments, "--replies", str(replies), "--resume"]) == 2
+
+    def broken(*_: object) -> Engine:
+        raise MedbenchError("no server answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "start", broken)
+        assert bench.run([*arguments, "--replies", str(replies), "--resume"]) == 2
     assert files_of(Path("runs/holes")) == before
-    replies.symlink_to(bench.folder / "gone.jsonl")
-    (bench.folder / "gone.jsonl").chmod(0o644)
     assert bench.run([*arguments, "--replies", str(replies), "--resume"]) == 0  # asked again, and failed again
     assert bench.gate("runs/holes", gates)[0] == 3
 
