@@ -63,9 +63,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
+    """As `replace_file`, for a run's files: raises Interrupted, with advice, where it cannot be written."""
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def replace_file(path: Path, content: bytes) -> None:
     """Write a temporary file, sync and rename it, so that readers see the old file or the new one, never a part.
 
-    Raises Interrupted where it cannot be written, for instance on a full disk.
+    Raises OSError where it cannot be written, for instance on a full disk; nothing is left then.
     """
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # no longer than a name may be
     try:
@@ -74,10 +82,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
+        raise
 
 
 def remove_leftovers(*folders: Path) -> None:

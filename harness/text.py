@@ -62,8 +62,8 @@ def percent(share: float | None) -> str:
 
 def markdown_cell(text: str) -> str:
     """`text` as one line that stays inside its table cell and is no Markdown, HTML, link or mention."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$!:@])", r"\\\1", " ".join(printable(text).split()))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    quoted = re.sub(r"([\\`*_{}\[\]#|~$!:@])", r"\\\1", " ".join(printable(text).split()))
+    return quoted.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def printable(text: str) -> str:

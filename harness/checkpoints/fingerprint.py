@@ -64,7 +64,7 @@ def sha256_of_tokenizer(folder: Path) -> str:
         raise BrokenCheckpoint(
             f"{folder}: no tokenizer files; save the tokenizer beside the model by save_pretrained()"
         )
-    return hashlib.sha256("\n".join(f"{path.name} {_sha256_of(path)}" for path in files).encode()).hexdigest()
+    return content_hash(files)
 
 
 def served_config(folder: Path) -> dict[str, Any]:

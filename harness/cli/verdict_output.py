@@ -16,7 +16,7 @@ from rich.table import Table
 
 from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import Interrupted, MedbenchError
-from medbench.harness.files import as_text, write_atomically
+from medbench.harness.files import as_text, replace_file
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
@@ -215,9 +215,9 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise MedbenchError(f"{path.parent}: cannot be made ({error.strerror})") from None
     try:
-        write_atomically(path, content)
-    except Interrupted as error:  # its advice is for runs; here the answers and the verdict are kept
-        reason = str(error).removeprefix(f"{path}: ").partition(":")[0]
+        replace_file(path, content)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
         raise Interrupted(f"{path}: {reason}: the verdict above stands; run the same command again") from None
 
 

@@ -11,7 +11,7 @@ from medbench.harness.evaluation.plan import Plan, example_notes, open_evaluatio
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.requests import instances_of
 from medbench.harness.evaluation.runner import evaluate, seal
-from medbench.harness.runs.run_folder import Run, reopen_run, results_of
+from medbench.harness.runs.run_folder import Run, reopen_run, results_of, results_path
 from medbench.harness.runs.stored_run import StoredRun
 
 
@@ -38,7 +38,7 @@ def answer_all(plan: Plan, say: Say, keeper: EngineKeeper | None = None) -> Stor
     if plan.begun and plan.options.resume:
         with reopen_run(plan.folder, plan.wanted) as run:
             if _is_covered(run, plan):
-                if not all((run.folder / "results" / f"{task.name}.json").exists() for task in plan.tasks):
+                if not all(results_path(run.folder, task.name).exists() for task in plan.tasks):
                     seal(run, plan.tasks, plan.protocol)
                 return StoredRun(run.folder, run.record, results_of(run.folder, plan.wanted.tasks))
     with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=plan.options.quiet) as progress:

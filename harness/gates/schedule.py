@@ -78,8 +78,12 @@ class Schedule:
 
     def settle(self, seconds: float) -> None:
         """Tell the gates how long all answers took in the end, as the run's record says."""
-        pace = seconds / max(1, sum(map(len, self.answered.values())))
-        self.gate.observe(next(iter(self.gate.orders)), [], seconds=pace * self.gate.used)
+        self.seconds = seconds
+        self.gate.observe(next(iter(self.gate.orders)), [], seconds=self._seconds_for(self.gate.used))
+
+    def _seconds_for(self, questions: int) -> float:
+        """The part of the time so far that so many of the answers took."""
+        return self.seconds / max(1, sum(map(len, self.answered.values()))) * questions
 
     def _next(self) -> tuple[str, str] | None:
         for demand in sorted(self._demands, key=_urgency):
@@ -105,9 +109,7 @@ class Schedule:
         self._demands = self.gate.demands()
         while (found := self._whole_step()) is not None:
             task, samples = found
-            used = self.gate.used + len(samples)
-            pace = self.seconds / max(1, sum(map(len, self.answered.values())))
-            self.gate.observe(task, samples, seconds=pace * used)
+            self.gate.observe(task, samples, seconds=self._seconds_for(self.gate.used + len(samples)))
             self._demands = self.gate.demands()
 
     def _whole_step(self) -> tuple[str, list[Sample]] | None:

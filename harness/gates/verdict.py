@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from medbench.harness.contracts import Interrupted
 from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.files import remove_leftovers, write_atomically
+from medbench.harness.files import remove_leftovers, replace_file
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
 
 log = logging.getLogger("medbench")
@@ -180,10 +179,9 @@ def written(verdict: Verdict, folder: Path) -> Judged:
     content = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False)
     path = folder / "verdict.json"
     try:
-        write_atomically(path, content.encode("utf-8", "replace") + b"\n")
-    except Interrupted as error:
-        why = str(error).partition("): ")[0]  # without the advice to resume, which a gate cannot
-        log.warning("the verdict stands, but is not stored: %s)", why)
+        replace_file(path, content.encode("utf-8", "replace") + b"\n")
+    except OSError as error:
+        log.warning("the verdict stands, but is not stored: %s: cannot be written (%s)", path, error.strerror)
     return Judged(verdict, folder)
 
 

@@ -6,10 +6,10 @@ The vLLM and the transformers engine share every step, so that their prompts can
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
@@ -70,24 +70,26 @@ def _refuse_endless(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]], fl
     The result is not used, and neither is any fault but a limit: the rendering that counts is transformers' own.
     Raises templates.TooMuch.
     """
+    values = {"messages": turns, "add_generation_prompt": True, **tokenizer.special_tokens_map, **flags}
+    try:
+        render_bounded(_bounded_template(tokenizer.get_chat_template()), values)
+    except TooMuch:
+        raise
+    except Exception:
+        return
+
+
+@lru_cache(maxsize=8)  # compiling takes much longer than rendering, and every question is rendered
+def _bounded_template(source: str) -> Template:
+    """The template with the extensions, filters and functions that transformers gives it. Raises TooMuch."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    limit: TooMuch | None = None
-    with suppress(Exception):
-        source = tokenizer.get_chat_template()
-        theirs = _compile_jinja_template(source).environment
-        ours = BoundedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[type(one) for one in theirs.extensions.values()]
-        )
-        ours.globals |= {name: value for name, value in theirs.globals.items() if name not in ours.globals}
-        ours.filters |= {name: value for name, value in theirs.filters.items() if name not in ours.filters}
-        values = {"messages": turns, "add_generation_prompt": True, **tokenizer.special_tokens_map, **flags}
-        try:
-            render_bounded(ours.from_string(source), values)
-        except TooMuch as error:
-            limit = error
-    if limit is not None:
-        raise limit
+    theirs = _compile_jinja_template(source).environment
+    extensions = [type(one) for one in theirs.extensions.values()]
+    ours = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    ours.globals |= {name: value for name, value in theirs.globals.items() if name not in ours.globals}
+    ours.filters |= {name: value for name, value in theirs.filters.items() if name not in ours.filters}
+    return ours.from_string(source)
 
 
 def plain_text(messages: Sequence[Message]) -> str:

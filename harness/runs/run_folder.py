@@ -91,7 +91,7 @@ class Run:
     def write_result(self, result: TaskResult) -> None:
         with suppress(OSError):  # git keeps no empty folder; where it cannot be made, writing says why
             (self.folder / "results").mkdir(exist_ok=True)
-        write_atomically(self.folder / "results" / f"{result.task}.json", _json_bytes(result))
+        write_atomically(results_path(self.folder, result.task), _json_bytes(result))
 
     def close(self) -> None:
         for log in self._logs.values():
@@ -147,7 +147,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def read_result(folder: str | Path, task: str) -> TaskResult:
     """Raises MedbenchError as read_run."""
-    return read_json(Path(folder) / "results" / f"{task}.json", TaskResult)
+    return read_json(results_path(Path(folder), task), TaskResult)
 
 
 def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
@@ -164,6 +164,10 @@ def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
 
 def samples_path(folder: Path, task: str) -> Path:
     return folder / "samples" / f"{task}.jsonl"
+
+
+def results_path(folder: Path, task: str) -> Path:
+    return folder / "results" / f"{task}.json"
 
 
 class _SampleLog:

@@ -30,7 +30,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medbench.harness.contracts import Data, Question, Sample, Task
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support.gate_runs import a_task, answer
+
+from medbench.harness.contracts import Sample
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.rules import Gate, GateFile
@@ -111,23 +115,7 @@ class Case:
 
 def as_samples(scores: np.ndarray, lengths: Mapping[str, int]) -> dict[str, Sample]:
     return {
-        f"q{number}": Sample(
-            id=f"q{number}",
-            cluster=f"q{number}",
-            prompt="",
-            output="",
-            finish_reason="stop",
-            extracted="A",
-            outcome="answered",
-            span=None,
-            error=None,
-            category={},
-            gold="A",
-            score=float(score),
-            prompt_tokens=200,
-            completion_tokens=lengths[f"q{number}"],
-        )
-        for number, score in enumerate(scores)
+        id: answer(id, float(score), completion_tokens=lengths[id]) for id, score in zip(lengths, scores, strict=True)
     }
 
 
@@ -183,10 +171,7 @@ def real_lengths(data: Path) -> list[int]:
 
 def measure(case: Case, lengths: Mapping[str, int], capacity: int, seed: int, blocks: bool) -> tuple[float, bool, int]:
     """(time to verdict over the whole run's, whether the verdict is wrong, questions looked at)"""
-    ids = list(lengths)
-    task = Task(
-        "health", "1", "test", 0.0, tuple(Question(id, id, "", (), (), "A") for id in ids), Data("test", "0" * 64, True)
-    )
+    task = a_task(list(lengths), "health")
     samples = as_samples(case.scores, lengths)
     reference = Reference("base", {"health": as_samples(case.baseline, lengths)}) if case.baseline is not None else None
     controls = [Reference(f"c{i}", {"health": as_samples(one, lengths)}) for i, one in enumerate(case.controls)]
