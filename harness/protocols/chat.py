@@ -5,7 +5,7 @@ The vLLM and the transformers engine share every step, so that their prompts can
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from jinja2 import Template, TemplateError
 
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
-from medbench.harness.protocols.templates import BoundedEnvironment, TooMuch, render_bounded
+from medbench.harness.protocols.templates import BoundedEnvironment, render_bounded
 
 Tokenizer = Any
 """A transformers tokenizer; importing its type would import transformers."""
@@ -36,20 +36,26 @@ def has_template(tokenizer: Tokenizer) -> bool:
     return bool(tokenizer.chat_template)
 
 
-def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool | None) -> str:
+def render_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool | None, *, opens_reply: bool = True
+) -> str:
     """The prompt of a chat, by the checkpoint's own template or, without one, by `plain_text`.
 
     `thinking` is passed to the template as `enable_thinking`; None leaves it out, so the template's default applies.
+    `opens_reply` is transformers' `add_generation_prompt`. Raises BrokenCheckpoint for a template that cannot be
+    rendered within the limits of templates.py, and MedbenchError for one that refuses the turns.
     """
     if not has_template(tokenizer):
         return plain_text(messages)
-    flags = {} if thinking is None else {"enable_thinking": thinking}
     turns = [{"role": message.role, "content": message.content} for message in messages]
+    flags = {} if thinking is None else {"enable_thinking": thinking}
+    # what transformers' apply_chat_template passes; a template may ask `tools is none` as well as `tools is defined`
+    values = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": opens_reply}
     where = tokenizer.name_or_path
     with blame_checkpoint(f"{where}: its chat template cannot be rendered", "correct the template"):
-        _refuse_endless(tokenizer, turns, flags)
+        template = _bounded_template(tokenizer.get_chat_template())
         try:
-            prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **flags)
+            prompt = render_bounded(template, {**values, **tokenizer.special_tokens_map, **flags})
         except TemplateError as error:
             if type(error) is not TemplateError:
                 raise
@@ -59,37 +65,24 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], thinking: boo
                 f"{where}: its chat template refuses the turns {roles} ({reason}): "
                 f"change the protocol's turns or the template"
             ) from None
-    if not str(prompt).strip():
+    if not prompt.strip():
         raise BrokenCheckpoint(f"{where}: its chat template renders nothing: correct the template")
-    return str(prompt)
-
-
-def _refuse_endless(tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]], flags: Mapping[str, Any]) -> None:
-    """Render once within limits, which transformers' own environment has not: a template may loop for ever.
-
-    The result is not used, and neither is any fault but a limit: the rendering that counts is transformers' own.
-    Raises templates.TooMuch.
-    """
-    values = {"messages": turns, "add_generation_prompt": True, **tokenizer.special_tokens_map, **flags}
-    try:
-        render_bounded(_bounded_template(tokenizer.get_chat_template()), values)
-    except TooMuch:
-        raise
-    except Exception:
-        return
+    return prompt
 
 
 @lru_cache(maxsize=8)  # compiling takes much longer than rendering, and every question is rendered
 def _bounded_template(source: str) -> Template:
-    """The template with the extensions, filters and functions that transformers gives it. Raises TooMuch."""
+    """The template as transformers compiles it, but within limits: its own environment lets a template loop for ever.
+
+    Raises what jinja raises for a template that does not compile, and TooMuch.
+    """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    theirs = _compile_jinja_template(source).environment
+    theirs = _compile_jinja_template("").environment  # not `source`: it would compute the constants in it, unlimited
     extensions = [type(one) for one in theirs.extensions.values()]
-    ours = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    ours.globals |= {name: value for name, value in theirs.globals.items() if name not in ours.globals}
-    ours.filters |= {name: value for name, value in theirs.filters.items() if name not in ours.filters}
-    return ours.from_string(source)
+    environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.add(filters=theirs.filters, functions=theirs.globals)
+    return environment.from_string(source)
 
 
 def plain_text(messages: Sequence[Message]) -> str:

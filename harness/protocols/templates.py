@@ -16,6 +16,7 @@ from math import prod
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes, pass_context
+from jinja2.defaults import DEFAULT_FILTERS
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -45,6 +46,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.steps = self.written = 0
         self.filters = {name: _bounded(function) for name, function in self.filters.items()}
         self.filters |= {"_counted": _counted, "_written": _written, "_joined": _bounded(_joined)}
+
+    def add(self, *, filters: Mapping[str, Any], functions: Mapping[str, Any]) -> None:
+        """Take what another environment has added to jinja's own filters and functions, or has put in their place."""
+        new = {name: one for name, one in filters.items() if one is not DEFAULT_FILTERS.get(name)}
+        self.filters |= {name: _bounded(one) for name, one in new.items()}
+        self.globals |= {name: one for name, one in functions.items() if name not in self.globals}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)

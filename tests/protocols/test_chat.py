@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.contracts import MedbenchError, Message
+from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
 from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, plain_text, render_chat, split_choice
 
 TURNS = (Message("system", "Be brief."), Message("user", "Is aspirin a drug?"))
@@ -65,6 +67,54 @@ def test_plain_text_puts_a_reply_on_the_line_of_its_question() -> None:
     assert plain_text([last]) == last.content
     assert plain_text([asked, shown, last]) == "Question: one?\nAnswer: A\n\nQuestion: two?\nAnswer:"
     assert plain_text([Message("system", "Be brief."), asked, shown]) == "Be brief.\n\nQuestion: one?\nAnswer: A"
+
+
+def test_templates_that_models_ship_render_as_transformers_renders_them(tiny_model: Path) -> None:
+    """TRL's copies of chat templates: Qwen, Llama, Gemma, Phi, Mistral, gpt-oss, DeepSeek and others."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    folder = Path(str(find_spec("trl").origin)).with_name("chat_templates")
+    sources = {path.name: path.read_text() for path in sorted(folder.glob("*.jinja"))}
+    assert len(sources) > 20
+    question, reply = Message("user", " Is aspirin <a> drug?\n"), Message("assistant", "<think>\nYes.\n</think>\n\nyes")
+    same = 0
+    for name, tokenizer.chat_template in sources.items():
+        for turns in [(question,), TURNS, (question, reply, question)]:
+            plain = [{"role": turn.role, "content": turn.content} for turn in turns]
+            for thinking in (None, True, False):
+                flags = {} if thinking is None else {"enable_thinking": thinking}
+                try:
+                    theirs = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **flags)
+                except Exception:  # some refuse a system turn
+                    with pytest.raises(MedbenchError):
+                        render_chat(tokenizer, turns, thinking)
+                    continue
+                assert render_chat(tokenizer, turns, thinking) == theirs, name
+                same += 1
+    assert same > 8 * len(sources)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+HIDDEN = {
+    "none": "{% if tools is none %}" + ENDLESS + "{% endif %}x",
+    "defined": "{% if documents is defined %}" + ENDLESS + "{% endif %}x",
+    "transformers' tojson": "{% set a = messages|tojson(ensure_ascii=false, indent=2) %}" + ENDLESS,
+    "a wide tojson": "{{ messages|tojson(indent=10000000000) }}",
+    "after a fault in one branch": "{% if messages[0].nothing is undefined %}" + ENDLESS + "{% endif %}x",
+    "an extension": "{% generation %}" + ENDLESS + "{% endgeneration %}",
+    "a date": "{% if strftime_now('%Y')|int > 2000 %}" + ENDLESS + "{% endif %}x",
+    "a constant": "{{ 9 ** 9 ** 9 }}",
+    "a constant filter": "{% set a = 'x'|center(10000000000) %}x",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_branch_of_a_template_runs_without_limits(tiny_model: Path, name: str) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = HIDDEN[name]
+    started = time.process_time()
+    with pytest.raises(BrokenCheckpoint, match="chat template cannot be rendered"):
+        render_chat(tokenizer, TURNS, None)
+    assert time.process_time() - started < 10
 
 
 def test_a_template_that_refuses_the_turns_is_named_in_one_line(tiny_model: Path) -> None:

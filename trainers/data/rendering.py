@@ -129,8 +129,8 @@ def end_of_turn(tokenizer: Tokenizer, start: Path) -> int:
 def _after_a_reply(tokenizer: Tokenizer) -> int | None:
     if not has_template(tokenizer):
         return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-    _, found, tail = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(PROBE)
+    turns = [Message("user", "?"), Message("assistant", PROBE)]
+    _, found, tail = render_chat(tokenizer, turns, None, opens_reply=False).rpartition(PROBE)
     ids = tokenizer.encode(tail, add_special_tokens=False) if found else []
     return int(ids[0]) if ids else None
 
