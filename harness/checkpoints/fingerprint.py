@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.cache import cache_dir, make_cache_dir
-from medbench.harness.checkpoints.weights import read_json_file
+from medbench.harness.checkpoints.weights import own_dtype, read_json_file
 from medbench.harness.contracts import BrokenCheckpoint
 from medbench.harness.files import write_atomically
 
@@ -75,9 +75,9 @@ def served_config(folder: Path) -> dict[str, Any]:
     config = read_json_file(folder / "config.json")
     generation = folder / "generation_config.json"
     ends = read_json_file(generation).get("eos_token_id") if generation.exists() else None
-    dtype = config.get("dtype") or config.get("torch_dtype")  # its name in older versions of transformers
     kept = {key: value for key, value in config.items() if key not in NOT_SERVED}
-    return {**kept, "dtype": dtype, "eos_token_id": config.get("eos_token_id") if ends is None else ends}
+    ends = config.get("eos_token_id") if ends is None else ends
+    return {**kept, "dtype": own_dtype(config), "eos_token_id": ends}
 
 
 def sha256_of_config(folder: Path) -> str:

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints.faults import is_machine_fault
+from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.packages import needed
-from medbench.harness.checkpoints.weights import check_safetensors, read_json_file
-from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError
+from medbench.harness.checkpoints.weights import check_safetensors, own_dtype, read_json_file
+from medbench.harness.contracts import Checkpoint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MERGE_FILE = "medbench_merge.json"
@@ -35,7 +35,7 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
+    with blame_checkpoint(f"adapter {adapter} does not fit its base {base}", "name its own base, or save it again"):
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
@@ -48,16 +48,7 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
             raise ValueError(f"{len(taken - saved)} tensors missing, {len(saved - taken)} too many, such as {odd}")
         unmerged = _log_probabilities(adapted)
         model = adapted.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if is_machine_fault(error):
-            raise MedbenchError(f"adapter {adapter} cannot be merged ({reason}): fix that and run again") from None
-        raise BrokenCheckpoint(f"adapter {adapter} does not fit its base {base}: {reason}") from None
-    config = read_json_file(base / "config.json")
-    own_type = (
-        config.get("dtype") or config.get("torch_dtype") or "float32"
-    )  # its name in older versions of transformers
-    model = model.to(getattr(torch, str(own_type).removeprefix("torch."), torch.float32))
+        model = model.to(getattr(torch, own_dtype(read_json_file(base / "config.json")) or "float32"))
 
     deviation = float((_log_probabilities(model) - unmerged).abs().max())
     model.save_pretrained(folder)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.checkpoints.faults import is_machine_fault
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError
+from medbench.harness.text import foreign
 
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
+GENERATION_SETTINGS = ("generation_config.json", "config.json")
+MOST_TOKENS = 2**31
+"""Engines keep token ids in 32 bits; no vocabulary comes near."""
 
 
 def count_parameters(folder: Path) -> int:
@@ -29,6 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / "config.json").exists():
         raise BrokenCheckpoint(f"{folder}: no config.json; save the model with save_pretrained()")
     read_json_file(folder / "config.json")
+    end_tokens(folder)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = _shards(index)
@@ -47,6 +53,28 @@ def weight_files(folder: Path) -> list[Path]:
     for path in files:
         check_safetensors(path)
     return files
+
+
+def end_tokens(folder: Path) -> frozenset[int]:
+    """Token ids that end a reply, as engines read them: generation_config.json, or config.json where that is missing.
+
+    Raises BrokenCheckpoint where they are no token ids.
+    """
+    path = next((path for path in (folder / name for name in GENERATION_SETTINGS) if path.exists()), None)
+    listed = read_json_file(path).get("eos_token_id") if path else None
+    ends = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for end in ends:
+        if not isinstance(end, int) or isinstance(end, bool) or not 0 <= end < MOST_TOKENS:
+            raise BrokenCheckpoint(
+                f"{path}: eos_token_id: {foreign(end, 40)} is no token id (0 to {MOST_TOKENS - 1}): correct the file"
+            )
+    return frozenset(ends)
+
+
+def own_dtype(config: Mapping[str, Any]) -> str | None:
+    """The type that config.json gives the weights, such as "bfloat16", under the key's new name or its old one."""
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named).removeprefix("torch.") if named else None
 
 
 def check_safetensors(path: Path) -> dict[str, Any]:

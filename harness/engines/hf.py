@@ -11,14 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, Literal
 
+from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
+from medbench.harness.checkpoints.weights import end_tokens
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
-from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.protocols.chat import (
+    encode,
+    has_template,
+    load_tokenizer,
+    refuse_unknown_tokens,
+    render_chat,
+    split_choice,
+)
 
 WINDOW = 8
 """Number of batches read ahead and sorted by length, so that little padding is needed."""
@@ -66,6 +76,7 @@ class HFEngine:
         # On a CPU float32 is the fastest type for small models, and the most exact.
         wanted = "float32" if dtype == "auto" and self._device == "cpu" else dtype
         self._batch_size = batch_size
+        self._path = path
         self._tokenizer = load_tokenizer(path)
         with blame_checkpoint(f"transformers cannot load {path}"):
             self._load(path, wanted)
@@ -76,9 +87,12 @@ class HFEngine:
 
         self._model = _load_model(path, dtype)
         self._model.to(self._device).eval()
-        self._ends = _end_tokens(self._tokenizer, self._model.generation_config)
+        own_end = self._tokenizer.eos_token_id
+        # generation_config.json of a chat model often lists more than the tokenizer has
+        self._ends = end_tokens(Path(path)) | ({own_end} - {None})
+        self._vocabulary = int(self._model.get_input_embeddings().num_embeddings)
         pad = self._tokenizer.pad_token_id
-        self._pad = pad if pad is not None else 0  # masked, so any token will do
+        self._pad = pad if pad is not None and 0 <= pad < self._vocabulary else 0  # masked, so any token will do
         # Requests say how to decode. The checkpoint's own defaults (Qwen: top_k 20, repetition_penalty 1.05) would
         # silently apply to everything that a request does not set, even for greedy decoding.
         ends = sorted(self._ends) or None
@@ -226,6 +240,8 @@ class HFEngine:
         """
         import torch
 
+        for row in rows:
+            refuse_unknown_tokens(self._path, row, self._vocabulary)
         width = max(len(row) for row in rows)
         ids = [[self._pad] * (width - len(row)) + row for row in rows]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
@@ -238,17 +254,14 @@ class HFEngine:
 def _load_model(path: str, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
-
-
-def _end_tokens(tokenizer: Any, generation_config: Any) -> set[int]:
-    """Token ids that end a reply: generation_config.json of a chat model often lists more than the tokenizer has."""
-    listed = generation_config.eos_token_id
-    ends = listed if isinstance(listed, list) else [listed]
-    found = {id for id in (*ends, tokenizer.eos_token_id) if id is not None}
-    if not all(isinstance(id, int) for id in found):
-        raise TypeError(f"eos_token_id {listed!r} is no number and no list of numbers")
-    return found
+    refuse_other_shapes(Path(path))
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+    )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers and warns
+        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    return model
 
 
 @contextmanager

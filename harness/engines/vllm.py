@@ -9,14 +9,23 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
+from medbench.harness.checkpoints.architecture import refuse_other_shapes, refuse_unbuildable
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
-from medbench.harness.protocols.chat import encode, has_template, load_tokenizer, render_chat, split_choice
+from medbench.harness.protocols.chat import (
+    encode,
+    has_template,
+    load_tokenizer,
+    refuse_unknown_tokens,
+    render_chat,
+    split_choice,
+)
 
 WINDOW = 2
 """Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
@@ -32,6 +41,7 @@ PROBE_LENGTH = 130
 PROBE_TOKENS = 16
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 """The environment variable that enables vLLM's batch-invariant mode; its kernels read it when they are imported."""
+CORE_FAILED = "core initialization failed"
 
 TESTED = "0.31."
 """The vLLM versions on which `_let_cpu_generators_rewind` has been tested."""
@@ -109,9 +119,17 @@ class VLLMEngine:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
         self._arguments = self._engine_arguments(config)
+        refuse_other_shapes(Path(path))
         with blame_checkpoint(f"vLLM cannot load {path}"):
-            self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
+            try:
+                self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
+            except RuntimeError as error:
+                if CORE_FAILED in str(error):  # in its own process, whose reason it only prints
+                    refuse_unbuildable(Path(path))
+                raise
         settings = self.llm.llm_engine.vllm_config
+        self._path = path
+        self._vocabulary = int(settings.model_config.get_vocab_size())
         self._max_model_len: int = settings.model_config.max_model_len
         self._dtype = str(settings.model_config.dtype).removeprefix("torch.")
         seats: int = settings.scheduler_config.max_num_seqs
@@ -175,6 +193,7 @@ class VLLMEngine:
         except Exception as error:  # vLLM's workers can raise anything
             reason = " ".join(str(error).split())[-300:]
             raise MedbenchError(f"vLLM cannot load {path} in place: {type(error).__name__}: {reason}") from None
+        self._path = path
         self.forget()
 
     def forget(self) -> None:
@@ -295,6 +314,7 @@ class VLLMEngine:
         )
 
     def _add(self, tokens: list[int], sampling: Any, pending: _Pending, choice: str | None = None) -> None:
+        refuse_unknown_tokens(self._path, tokens, self._vocabulary)
         id = str(next(self._ids))
         self._pending[id] = (pending, choice)
         self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)

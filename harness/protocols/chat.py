@@ -101,6 +101,15 @@ def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:
     return list(tokenizer.encode(prompt))
 
 
+def refuse_unknown_tokens(path: str, ids: Sequence[int], vocabulary: int) -> None:
+    """Raises BrokenCheckpoint for a prompt that the model in `path`, with that many embeddings, cannot read."""
+    if ids and max(ids) >= vocabulary:
+        raise BrokenCheckpoint(
+            f"{path}: its tokenizer gives token {max(ids)}, its model has {vocabulary} tokens: "
+            f"copy the tokenizer that belongs to the model"
+        )
+
+
 def split_choice(tokenizer: Tokenizer, prompt: str, choice: str, templated: bool) -> tuple[list[int], list[int]]:
     """(context ids, continuation ids) of `prompt` + `choice`, split as lm-eval splits them (TemplateLM._encode_pair).
 

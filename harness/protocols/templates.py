@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes, pass_context
-from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -49,7 +49,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def add(self, *, filters: Mapping[str, Any], functions: Mapping[str, Any]) -> None:
         """Take what another environment has added to jinja's own filters and functions, or has put in their place."""
-        new = {name: one for name, one in filters.items() if one is not DEFAULT_FILTERS.get(name)}
+        new = {name: one for name, one in filters.items() if one is not FILTERS.get(name)}
         self.filters |= {name: _bounded(one) for name, one in new.items()}
         self.globals |= {name: one for name, one in functions.items() if name not in self.globals}
 

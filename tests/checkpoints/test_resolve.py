@@ -500,13 +500,46 @@ def test_an_adapter_whose_base_is_damaged(adapter: Path, model: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"r": 4}, {"r": "x"}, {"target_modules": ["none"]}, {"peft_type": "NONE"}, {"peft_type": "PROMPT_TUNING"}],
+    [
+        {"r": 4},
+        {"r": "x"},
+        {"target_modules": ["none"]},
+        {"peft_type": "NONE"},
+        {"peft_type": "PROMPT_TUNING"},
+        {"trainable_token_indices": 1.5},
+        {"lora_alpha": []},
+        {"rank_pattern": 3},
+        {"modules_to_save": 7},
+    ],
     ids=str,
 )
 def test_an_adapter_that_does_not_fit(adapter: Path, tiny_model: Path, cache: Path, changes: dict[str, Any]) -> None:
     edit_json(adapter / "adapter_config.json", **changes)
-    assert fault(adapter).startswith(f"adapter {adapter} does not fit its base {tiny_model}: ")
+    assert fault(adapter).startswith(f"adapter {adapter} does not fit its base {tiny_model} (")
     assert not (cache / "merged").exists() or not list((cache / "merged").iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "nn"}, {"dtype": ["x"]}, {"hidden_size": "x"}, {"vocab_size": {}}], ids=str
+)
+def test_an_adapter_on_a_base_with_a_wrong_config(adapter: Path, model: Path, changes: dict[str, Any]) -> None:
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    edit_json(model / "config.json", **changes)
+    assert fault(adapter).startswith(f"adapter {adapter} does not fit its base {model} (")
+
+
+@pytest.mark.parametrize(
+    "ends", [10**30, -1, 2**31, 1.5, True, "two", [0, [1]], {"a": 1}, "x" * 9000], ids=lambda v: str(v)[:9]
+)
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_end_tokens_that_are_no_token_ids(model: Path, name: str, ends: object) -> None:
+    if name == "config.json":
+        (model / "generation_config.json").unlink()
+    edit_json(model / name, eos_token_id=ends)
+    said = fault(model)
+    assert said.startswith(f"{model / name}: eos_token_id: ")
+    assert said.endswith("is no token id (0 to 2147483647): correct the file")
+    assert len(said) < len(str(model)) + 200
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -6,8 +6,11 @@ pytest tests/engines/test_broken_checkpoints.py
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +19,13 @@ from typing import Any
 import pytest
 from support.gate_runs import write_gates, write_medqa
 
+from medbench.harness.checkpoints.architecture import refuse_other_shapes, refuse_unbuildable
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message, Request
 from medbench.harness.engines.hf import HFEngine
+from medbench.harness.engines.plugins import find_engine
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.protocols.chat import load_tokenizer, render_chat
@@ -51,6 +56,13 @@ def broken_merges(folder: Path) -> None:
     path.write_text(json.dumps(whole))
 
 
+def a_new_special_token(folder: Path) -> None:
+    """One that the model has no embedding for, in every prompt."""
+    edit("tokenizer_config.json", eos_token="<|new|>", pad_token="<|new|>")(folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "<|new|>")
+
+
 BROKEN: dict[str, Callable[[Path], None]] = {
     "layers as text": edit("config.json", num_hidden_layers="two"),
     "heads as list": edit("config.json", num_attention_heads=[4]),
@@ -60,6 +72,8 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "merges": broken_merges,
     "tokenizer is a list": lambda folder: (folder / "tokenizer.json").write_text("[]") and None,
     "end tokens as text": edit("generation_config.json", eos_token_id="two"),
+    "a large end token": edit("generation_config.json", eos_token_id=10**30),
+    "a token beyond the vocabulary": a_new_special_token,
 }
 TEMPLATES = {
     "division": "{{ 1/0 }}",
@@ -172,6 +186,66 @@ def test_a_checkpoint_that_only_the_engine_finds_broken_fails_and_the_gate_goes_
     rules = [verdict["gates"][0]["rule"] for verdict in verdicts]
     assert rules[:3] == ["invalid checkpoint"] * 3
     assert rules[3] != "invalid checkpoint"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_checkpoint_that_breaks_an_engine_in_another_process_fails(model: Path, tmp_path: Path) -> None:
+    """As on a GPU: vLLM's own process prints its reason, and the caller only hears that it failed."""
+    edit("config.json", num_attention_heads=0)(model)
+    write_medqa(tmp_path / "data", 6)
+    gates = write_gates(tmp_path / "gates.yaml", "{task: medqa, at_least: 0.99}")
+    command = [
+        sys.executable,
+        "-m",
+        "medbench.harness.cli.main",
+        "gate",
+        "./model",
+        "--gates",
+        str(gates),
+        "--data",
+        "data",
+        "--json",
+    ]
+    apart = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=apart, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr[-3000:]
+    (verdict,) = json.loads(done.stdout)["verdicts"]
+    assert verdict["gates"][0]["rule"] == "invalid checkpoint"
+
+
+MISFITS = {
+    "fewer rows": ({"intermediate_size": 128}, r"gate_proj\.weight|down_proj\.weight"),
+    "fewer layers": (
+        {"num_hidden_layers": 1, "layer_types": None},
+        r"layers\.1\..* a layer that config",
+    ),
+    "a smaller vocabulary": ({"vocab_size": 512, "pad_token_id": None}, "739 x 128, config.json wants 512 x 128"),
+    "more rows": ({"intermediate_size": 512}, "config.json wants 512 x 128|config.json wants 128 x 512"),
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", MISFITS)
+@pytest.mark.parametrize("engine", ["hf", "vllm"])
+def test_a_config_of_another_model_is_refused(model: Path, name: str, engine: str) -> None:
+    changes, said = MISFITS[name]
+    edit("config.json", **changes)(model)
+    with pytest.raises(BrokenCheckpoint, match=said):
+        find_engine(engine).start(engine, resolve(str(model)), EngineChoice(engine))
+
+
+@pytest.mark.engine
+def test_more_layers_than_weights_are_refused(model: Path) -> None:
+    """transformers would fill the third layer with random numbers."""
+    edit("config.json", num_hidden_layers=3, layer_types=None)(model)
+    with pytest.raises(BrokenCheckpoint, match=r"tensors are missing, such as model\.layers\.2\."):
+        HFEngine(str(model))
+
+
+def test_a_sound_checkpoint_fits_itself(tiny_model: Path) -> None:
+    refuse_other_shapes(tiny_model)
+    refuse_unbuildable(tiny_model)
 
 
 @pytest.mark.slow

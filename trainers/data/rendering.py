@@ -5,12 +5,11 @@ Prompt and reply are encoded separately, as in generation: encoded together, a t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from medbench.harness.checkpoints.weights import end_tokens
 from medbench.harness.contracts import MedbenchError, Message, Question
 from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.extraction.thinking import opens_reasoning
@@ -112,7 +111,7 @@ def end_of_turn(tokenizer: Tokenizer, start: Path) -> int:
     It is the one that the chat template writes after a reply; the tokenizer's EOS may differ (in SmolLM2's GGUF it is
     the token that opens a turn). Raises MedbenchError if generation does not stop at that token.
     """
-    stops = _stops(start) | ({tokenizer.eos_token_id} - {None})
+    stops = end_tokens(start) | ({tokenizer.eos_token_id} - {None})
     behind = _after_a_reply(tokenizer)
     if behind is not None and behind in stops:
         return behind
@@ -133,18 +132,6 @@ def _after_a_reply(tokenizer: Tokenizer) -> int | None:
     _, found, tail = render_chat(tokenizer, turns, None, opens_reply=False).rpartition(PROBE)
     ids = tokenizer.encode(tail, add_special_tokens=False) if found else []
     return int(ids[0]) if ids else None
-
-
-def _stops(start: Path) -> set[int]:
-    """EOS ids as generation reads them: from generation_config.json, or config.json if that is missing."""
-    for name in ("generation_config.json", "config.json"):
-        try:
-            content: dict[str, Any] = json.loads((start / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        listed = content.get("eos_token_id")
-        return set(listed) if isinstance(listed, list) else set() if listed is None else {listed}
-    return set()
 
 
 def _refuse_misread(row: Row, reply: str, protocol: Protocol, *, opened: bool) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
+from medbench.harness.checkpoints.weights import own_dtype, read_json_file
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.training import checkpoint_folder
@@ -261,9 +262,7 @@ def _copy_as(source: Path, target: Path, dtype: Any) -> None:
 def _dtype(start: Path) -> Any:
     import torch
 
-    config = json.loads((start / "config.json").read_text(encoding="utf-8"))
-    named = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    return getattr(torch, named, torch.float32)
+    return getattr(torch, own_dtype(read_json_file(start / "config.json")) or "float32", torch.float32)
 
 
 def _states(folder: Path) -> list[Path]:
