@@ -8,11 +8,13 @@ Each lies beside the hash of its files; one that no longer matches it is made ag
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from medbench.harness.checkpoints.cache import cache_dir, install, make_cache_dir
 from medbench.harness.checkpoints.fingerprint import content_hash
@@ -31,7 +33,8 @@ def cached_model(folder: Path, fill: Callable[[Path], object], say: Say) -> Path
     """
     try:
         make_cache_dir()
-        with FileLock(cache_dir() / f".{folder.name}.lock"):
+        _remove_leftovers(folder.parent)
+        with _lock(folder.name):
             if folder.exists() and not _is_intact(folder):
                 say(f"{folder} is damaged, or made by an older medbench: making it again")
                 shutil.rmtree(folder)
@@ -40,6 +43,19 @@ def cached_model(folder: Path, fill: Callable[[Path], object], say: Say) -> Path
             return folder
     except OSError as error:
         raise MedbenchError(f"{folder}: cannot be used ({error.strerror}): fix that, or set MEDBENCH_CACHE") from None
+
+
+def _lock(name: str) -> FileLock:
+    return FileLock(cache_dir() / f".{name}.lock")
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove what killed processes wrote in part: each can be as large as a model. A live one holds its lock."""
+    for path in parent.glob(".*.tmp"):
+        found = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)
+        if found:
+            with suppress(Timeout), _lock(found[1]).acquire(timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _fill_and_seal(folder: Path, fill: Callable[[Path], object]) -> None:
