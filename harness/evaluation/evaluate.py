@@ -10,7 +10,7 @@ from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import Plan, example_notes, open_evaluation, plan_evaluation, protocol_for
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.requests import instances_of
-from medbench.harness.evaluation.runner import evaluate, seal
+from medbench.harness.evaluation.runner import evaluate, refuse_foreign_answers, seal
 from medbench.harness.runs.run_folder import Run, reopen_run, results_of, results_path
 from medbench.harness.runs.stored_run import StoredRun
 
@@ -39,6 +39,7 @@ def answer_all(plan: Plan, say: Say, keeper: EngineKeeper | None = None) -> Stor
         with reopen_run(plan.folder, plan.wanted) as run:
             if _is_covered(run, plan):
                 if not all(results_path(run.folder, task.name).exists() for task in plan.tasks):
+                    refuse_foreign_answers(run, plan.tasks)
                     seal(run, plan.tasks, plan.protocol)
                 return StoredRun(run.folder, run.record, results_of(run.folder, plan.wanted.tasks))
     with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=plan.options.quiet) as progress:

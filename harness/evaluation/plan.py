@@ -28,7 +28,7 @@ from medbench.harness.files import slug
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.runs import provenance
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
-from medbench.harness.runs.run_folder import Run, create_run, refuse_existing, reopen_run
+from medbench.harness.runs.run_folder import Run, create_run, is_run, refuse_existing, reopen_run
 from medbench.harness.secrets import redacted_command, without_credentials
 
 Clock = Callable[[], datetime]
@@ -65,7 +65,7 @@ class Plan:
     @property
     def begun(self) -> bool:
         """Whether the run's folder exists."""
-        return (self.folder / "run.json").exists()
+        return is_run(self.folder)
 
     def with_notes(self, *lines: str) -> Plan:
         """Add lines to run.json's notes; duplicates are dropped."""

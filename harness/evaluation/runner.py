@@ -15,6 +15,7 @@ from medbench.harness.evaluation.requests import Instance, build_request, instan
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
+from medbench.harness.runs.records import Totals
 from medbench.harness.runs.run_folder import Run, read_samples
 from medbench.harness.runs.sample_check import refuse_other_answer
 from medbench.harness.scoring.calibration import summarize_calibration
@@ -23,6 +24,9 @@ from medbench.harness.scoring.published_accuracy import published
 from medbench.harness.scoring.repeated_samples import summarize_sampling
 from medbench.harness.scoring.score import score_completion
 from medbench.harness.scoring.summary import TaskResult, summarize
+
+KEEP_SECONDS = 10
+"""How often run.json gets the totals: what a killed session loses of its time and tokens."""
 
 
 class Progress(TypingProtocol):
@@ -46,6 +50,7 @@ def evaluate(
     All tasks share one stream of requests, so that the engine's batch stays full between tasks.
     """
     todo: list[Instance] = []
+    refuse_foreign_answers(run, tasks)
     for task in tasks:
         instances = list(instances_of(task, run.record, limit))
         done = run.done(task.name)
@@ -68,6 +73,18 @@ def ask(
     stored = prompt_tokens = completion_tokens = 0
     sent: dict[str, _Sent] = {}
     stream = completions(_requests(instances, protocol, engine, run.record.seed, sent), protocol, engine)
+
+    def totals() -> Totals:
+        return before.model_copy(
+            update={
+                "seconds": round(before.seconds + time.monotonic() - started, 3),
+                "prompt_tokens": before.prompt_tokens + prompt_tokens,
+                "completion_tokens": before.completion_tokens + completion_tokens,
+                "peak_memory_gib": peak_memory_gib() if engine.settings().get("device") == "cpu" else None,
+            }
+        )
+
+    kept = started
     try:
         for completion in stream:
             one = sent.pop(completion.id)
@@ -77,19 +94,14 @@ def ask(
             stored += 1
             prompt_tokens += sample.prompt_tokens
             completion_tokens += sample.completion_tokens
+            if time.monotonic() - kept > KEEP_SECONDS:
+                kept = time.monotonic()
+                run.update(totals=totals())
             yield task, sample
     finally:
         stream.close()  # aborts what is under way
-        totals = before.model_copy(
-            update={
-                "seconds": round(before.seconds + time.monotonic() - started, 3),
-                "prompt_tokens": before.prompt_tokens + prompt_tokens,
-                "completion_tokens": before.completion_tokens + completion_tokens,
-                "peak_memory_gib": peak_memory_gib() if engine.settings().get("device") == "cpu" else None,
-            }
-        )
         if stored:
-            run.update(totals=totals)
+            run.update(totals=totals())
 
 
 def completions(
@@ -164,14 +176,21 @@ def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
 
 
 def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskResult]:
-    """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all.
+    """Write the results of the stored samples and mark the run complete, or failed if a task has no score at all."""
+    results = {task.name: _result(run, task, protocol) for task in tasks}
+    for result in results.values():
+        run.write_result(result)
+    failed = any(result.accuracy is None for result in results.values())
+    run.update(status="failed" if failed else "complete")
+    return results
 
-    Raises MedbenchError where a sample answers a question that its task does not have, or was scored against another
-    right answer.
-    """
+
+def refuse_foreign_answers(run: Run, tasks: Sequence[Task]) -> None:
+    """Raises MedbenchError where a stored sample answers a question that its task does not have, or was scored against
+    another right answer."""
     for task in tasks:
         gold = {question.id: question.gold for question in task.questions}
-        for sample in read_samples(run.folder, task.name) if task.foreign is None else ():
+        for sample in run.answered(task.name) if task.foreign is None else ():
             if sample.id in gold and sample.order is None:
                 refuse_other_answer(task.name, sample, gold[sample.id])
             elif sample.id not in gold:
@@ -179,12 +198,6 @@ def seal(run: Run, tasks: Sequence[Task], protocol: Protocol) -> dict[str, TaskR
                     f"{run.folder}: an answer to question {sample.id[:60]!r}, which {task.name} does not have: "
                     f"the run is damaged or of other data; evaluate again under another --name"
                 )
-    results = {task.name: _result(run, task, protocol) for task in tasks}
-    for result in results.values():
-        run.write_result(result)
-    failed = any(result.accuracy is None for result in results.values())
-    run.update(status="failed" if failed else "complete")
-    return results
 
 
 def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:

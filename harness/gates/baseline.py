@@ -12,7 +12,7 @@ from medbench.harness.contracts import MedbenchError, Sample, Task
 from medbench.harness.gates.metric_values import value_of
 from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
-from medbench.harness.runs.run_folder import read_run, read_samples
+from medbench.harness.runs.run_folder import is_run, read_run, read_samples
 from medbench.harness.runs.sample_check import refuse_other_answer
 
 log = logging.getLogger("medbench")
@@ -82,10 +82,9 @@ def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[st
 def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:
     """Complete runs in `runs`, of any model, on the same questions under the same protocol."""
     found: list[tuple[str, Path, RunRecord]] = []
-    for folder in sorted(path.parent for path in runs.glob("*/run.json")):
-        if (
-            baseline is not None and folder.name == baseline.resolve().name
-        ):  # the baseline or a copy; names must be unique
+    own = baseline.resolve().name if baseline is not None else None
+    for folder in sorted(filter(is_run, runs.iterdir())) if runs.is_dir() else []:
+        if folder.name == own:  # the baseline or a copy; names must be unique
             continue
         try:
             record = read_run(folder)

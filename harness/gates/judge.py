@@ -31,6 +31,7 @@ from medbench.harness.gates.run_gate import run_gate
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
+from medbench.harness.runs.run_folder import is_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def gate_candidates(
     aa: int = 0,
 ) -> list[Judged]:
     """One verdict per candidate, in order; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
-    if all((Path(name) / "run.json").exists() for name in candidates):
+    if all(is_run(name) for name in candidates):
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
     with Gatekeeper(rules, baseline, options, say, aa=aa) as keeper:
         return [keeper.judge(name) for name in candidates]
@@ -142,7 +143,7 @@ class Gatekeeper:
 
         A checkpoint folder whose files are broken fails; raises MedbenchError for any other fault.
         """
-        if (Path(name) / "run.json").exists():
+        if is_run(name):
             return gate_finished_run(Path(name), self._rules, self._baseline)
         options = replace(self._options, model=name, limit=None)
         asked = Asked(self._rules, self._tasks, self._protocol, self._baseline, self._aa)

@@ -8,8 +8,7 @@ from contextlib import closing
 
 from medbench.harness.contracts import Engine
 from medbench.harness.evaluation.requests import Instance
-from medbench.harness.evaluation.runner import Progress, ask, seal
-from medbench.harness.gates.baseline import refuse_other_answers
+from medbench.harness.evaluation.runner import Progress, ask, refuse_foreign_answers, seal
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
 from medbench.harness.gates.verdict import GateResult
@@ -21,10 +20,10 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     """Ask until the verdict is certain. What the run already has is not asked again; what is under way at the verdict
     is aborted, and answers that had finished are kept for another gate.
     """
+    refuse_foreign_answers(run, gate.tasks)
     tasks = {task.name: task for task in gate.tasks}
     questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
     stored = {name: {sample.id: sample for sample in run.answered(name)} for name in tasks}
-    refuse_other_answers(gate.tasks, stored)
     for name, by_id in questions.items():
         progress.start(name, len(by_id), len(stored[name]))
     before, started = run.record.totals.seconds, time.monotonic()

@@ -35,6 +35,8 @@ from medbench.harness.text import without_halves
 
 SYNC_SECONDS = 1.0
 """Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO)
+"""Errors of a file that is there, or in a folder that may not be searched."""
 
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 
@@ -119,9 +121,20 @@ def create_run(root: Path, record: RunRecord) -> Run:
     return run
 
 
+def is_run(folder: str | Path) -> bool:
+    """Whether the folder holds a run.json, readable or not: a folder with a faulty one is no checkpoint."""
+    try:
+        os.lstat(Path(folder) / "run.json")
+    except OSError as error:
+        return error.errno in UNREADABLE
+    except ValueError:  # a name with a null byte
+        return False
+    return True
+
+
 def refuse_existing(folder: Path) -> None:
     """Raises MedbenchError if the folder holds a run."""
-    if (folder / "run.json").exists():
+    if is_run(folder):
         raise MedbenchError(f"{folder} already exists: add --resume to continue it, or --name for a new run")
 
 
@@ -158,7 +171,7 @@ def read_samples(folder: str | Path, task: str) -> Iterator[Sample]:
     path = samples_path(Path(folder), task)
     if not path.exists():
         raise MedbenchError(f"{path}: no such file; the run has no samples of {task}")
-    record = read_run(folder) if (Path(folder) / "run.json").exists() else None
+    record = read_run(folder) if is_run(folder) else None
     return _read_samples(path, record)
 
 
@@ -246,12 +259,12 @@ def _sorted_lines(path: Path, record: RunRecord) -> _Sorted:
                     break
                 try:
                     line = decode(raw)
+                    refuse_unearned(line, record)
                 except NewerSample:
                     raise
                 except ValueError:
                     damaged.append(raw)
                     continue
-                refuse_unearned(line, record)
                 if line.error is not None or line.score is None:
                     tidy = False
                 elif seen.add(raw, line, line.id, line.repeat):
@@ -276,7 +289,8 @@ def _tidy(path: Path, record: RunRecord) -> None:
                 os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(aside, error) from None
-        log.warning("%s: %d damaged lines are set aside in %s and asked again", path, len(found.damaged), aside.name)
+        number = f"{len(found.damaged)} damaged line{'s' * (len(found.damaged) > 1)}"
+        log.warning("%s: set aside in %s and asked again: %s", path, aside.name, number)
     if not found.tidy:
         write_atomically(path, b"".join(map(_line, found.answered)))
 

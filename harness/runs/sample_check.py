@@ -91,6 +91,17 @@ class SeenLines:
         self._contents[key] = content
         return True
 
+    def refuse_missing(self, record: RunRecord) -> None:
+        """Raises ValueError where a finished run has fewer answers than its run.json says."""
+        if record.status == "running" or record.incomplete or self._most_questions is None:
+            return
+        asked = min(self._most_questions, record.limit or self._most_questions)
+        if len(self._contents) < asked * record.repeats:
+            raise ValueError(
+                f" {len(self._contents)} answers, but run.json says that the run is finished and asked "
+                f"{asked * record.repeats}: one of the two files is damaged: evaluate again with --resume"
+            )
+
 
 def refuse_unearned(line: Line, record: RunRecord | None) -> None:
     """Raises ValueError for a full score on a wrong answer. lm-eval's own tasks score as they like."""
@@ -105,7 +116,8 @@ def refuse_unearned(line: Line, record: RunRecord | None) -> None:
 def checked_lines(lines: Iterable[bytes], record: RunRecord | None, task: str) -> Iterator[Line]:
     """Each whole line once, without the torn last one of a running evaluation.
 
-    Raises ValueError, beginning with the number of the line, for one that is no sample or contradicts the others.
+    Raises ValueError for a line that is no sample or contradicts the others, beginning with its number, and for a
+    finished run that lacks answers, beginning with a space.
     """
     seen = SeenLines(record, task)
     for number, raw in enumerate(lines, 1):
@@ -119,3 +131,5 @@ def checked_lines(lines: Iterable[bytes], record: RunRecord | None, task: str) -
             raise ValueError(f"{number}: {error}") from None
         if new:
             yield line
+    if record is not None:
+        seen.refuse_missing(record)

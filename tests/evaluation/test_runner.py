@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from support.questions import COT, a_task, right
 from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import build_request, permuted, sampling_seed
-from medbench.harness.evaluation.runner import evaluate, seal
+from medbench.harness.evaluation.runner import KEEP_SECONDS, evaluate
 from medbench.harness.protocols.protocol import Continuation, load_protocol
-from medbench.harness.runs.records import ModelRecord, RunRecord
+from medbench.harness.runs.records import ModelRecord, RunRecord, Totals
 from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples, samples_path
 
 
@@ -235,6 +236,39 @@ def test_a_continuation_that_fails_is_an_error(tmp_path: Path) -> None:
     assert (result.n_error, result.accuracy) == (2, None)
 
 
+def test_a_refused_resume_changes_nothing(tmp_path: Path) -> None:
+    """The check comes before the first question, not with the sealing."""
+    engine = Scripted(lambda request: Completion(request.id, "The answer is (A).", "stop"))
+    with a_run(tmp_path) as run:
+        evaluate(run, [a_task(2)], COT, engine, limit=None, progress=Silent())
+        samples_path(run.folder, "toy").write_text(samples_path(run.folder, "toy").read_text().replace('"q1"', '"q77"'))
+        before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+        asked = len(engine.asked)
+        run.begin(status="running")
+        with pytest.raises(MedbenchError, match="'q77', which toy does not have"):
+            evaluate(run, [a_task(4)], COT, engine, limit=None, progress=Silent())
+        assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+        assert len(engine.asked) == asked
+
+
+def test_a_killed_session_loses_little_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ceiling on the time per question must not pass because a session was killed."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("medbench.harness.evaluation.runner.time", SimpleNamespace(monotonic=lambda: clock.now))
+    kept: list[float] = []
+
+    def reply(request: Request) -> Completion:
+        kept.append(clock.now - read_run(tmp_path / "run").totals.seconds)
+        clock.now += 3
+        return Completion(request.id, "The answer is (A).", "stop", 10, 7)
+
+    with a_run(tmp_path) as run:
+        evaluate(run, [a_task(20)], COT, Scripted(reply), limit=None, progress=Silent())
+    assert clock.now == 60
+    assert max(kept) <= KEEP_SECONDS + 6
+    assert read_run(tmp_path / "run").totals == Totals(seconds=60, prompt_tokens=200, completion_tokens=140)
+
+
 def test_answers_to_questions_that_the_task_does_not_have_are_never_sealed(tmp_path: Path) -> None:
     engine = Scripted(lambda request: Completion(request.id, "The answer is (A).", "stop"))
     with a_run(tmp_path) as run:
@@ -242,4 +276,4 @@ def test_answers_to_questions_that_the_task_does_not_have_are_never_sealed(tmp_p
         path = samples_path(run.folder, "toy")
         path.write_text(path.read_text().replace('"q1"', '"q77"'))
         with pytest.raises(MedbenchError, match="'q77', which toy does not have"):
-            seal(run, [a_task(2)], COT)
+            evaluate(run, [a_task(2)], COT, engine, limit=None, progress=Silent())

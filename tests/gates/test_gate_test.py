@@ -166,8 +166,8 @@ def test_a_category_of_a_limited_run_is_not_judged(tmp_path: Path) -> None:
     whole = [answer(f"a{i}", category={"step": "1"}) for i in range(40)]
     gate = {"at_least": 0.5, "category": {"step": "1"}}
     with pytest.raises(MedbenchError, match="--resume"):
-        one(tmp_path, gate, some, run={"n": 40})
-    assert one(tmp_path, gate, some, whole, run={"n": 40}).total == 40
+        one(tmp_path, gate, some, run={"n": 40, "limit": 10})
+    assert one(tmp_path, gate, some, whole, run={"n": 40, "limit": 10}).total == 40
 
 
 def test_a_limited_run_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:
         for name, ids in (("a", [f"q{i}" for i in range(400)]), ("b", [f"q{i}" for i in range(400)]))
     }
     floors = [{"task": name, "at_least": 0.0} for name in "ab"]
-    verdict = judge(tmp_path, [{"task": "mean", "at_least": 0.6}, *floors], samples, run={"n": 400})
+    verdict = judge(tmp_path, [{"task": "mean", "at_least": 0.6}, *floors], samples, run={"n": 400, "limit": 150})
     result = verdict.gates[0]
     assert (result.status, result.used, result.total) == ("pass", 300, 800)
     assert result.interval is not None
@@ -557,7 +557,7 @@ def test_a_run_of_another_partition_is_refused(tmp_path: Path) -> None:
 def test_a_verdict_is_json_that_any_parser_reads(tmp_path: Path) -> None:
     """Evidence can be infinite (the rest cannot change it); JSON has no infinity."""
     samples = answers(60, 20, 2)
-    folder = stored_run(tmp_path, "c", {"toy": samples}, n=100)
+    folder = stored_run(tmp_path, "c", {"toy": samples}, n=100, limit=60)
     gate_finished_run(folder, GateFile(gates=[Gate(task="toy", at_least=0.1), Gate(task="toy", at_least=0.9)]), None)
     content = json.loads((folder / "verdict.json").read_text(), parse_constant=pytest.fail)
     assert content["schema_version"] == 1

@@ -26,6 +26,7 @@ from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import Engine, MedbenchError
 from medbench.harness.engines import fake
+from medbench.harness.gates.baseline import read_controls
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_result, read_run, read_samples
@@ -385,7 +386,7 @@ def damaged(folder: Path) -> None:
 
 BASELINES: dict[str, tuple[dict[str, Any], Callable[[Path], None] | None, str]] = {
     "no records": ({}, without_samples, "no samples of toy"),
-    "half": ({}, half_answered, "answers 50 of the 100 questions of toy"),
+    "half": ({}, half_answered, "50 answers, but run.json says that the run is finished and asked 100"),
     "damaged": ({}, damaged, "not a sample written by medbench"),
     "protocol": ({"protocol": load_protocol("direct-v1").model_dump(mode="json")}, None, "direct-v1 and cot-v1"),
     "version": ({"described": {"version": "2"}}, None, "toy version 2 and 1"),
@@ -393,6 +394,42 @@ BASELINES: dict[str, tuple[dict[str, Any], Callable[[Path], None] | None, str]] 
     "data": ({"described": {"sha256": "1" * 64}}, None, "other questions of toy: 60 of 100 match"),
     "partition": ({"partition": "gate"}, None, "partition gate and all"),
 }
+
+
+@pytest.mark.parametrize("as_baseline", [True, False])
+def test_a_finished_run_with_too_few_answers_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], as_baseline: bool
+) -> None:
+    stored_run(tmp_path, "candidate", {"toy": [answer(f"q{i}") for i in range(30)]})
+    stored_run(tmp_path, "short", {"toy": [answer(f"q{i}") for i in range(30)]}, n=999_999)
+    rules = write_gates(tmp_path / "gates.yaml", "{task: toy, at_least: 0.5}")
+    margin = write_gates(tmp_path / "margin.yaml", "{task: toy, margin: 0.1}")
+    candidate, short = str(tmp_path / "candidate"), str(tmp_path / "short")
+    alone = [short, "--gates", str(rules)]
+    arguments = [candidate, "--gates", str(margin), "--baseline", short] if as_baseline else alone
+    assert run(["gate", *arguments]) == 2
+    assert "30 answers, but run.json says that the run is finished and asked 999999" in capfd.readouterr().err
+
+
+def test_a_run_json_that_cannot_be_read_is_a_faulty_run_and_no_broken_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "looped"
+    folder.mkdir()
+    (folder / "run.json").symlink_to("run.json")
+    rules = write_gates(tmp_path / "gates.yaml", "{task: medqa, at_least: 0.5}")
+    assert run(["gate", str(folder), "--gates", str(rules)]) == 2
+    assert "run.json: cannot be read" in capfd.readouterr().err
+
+
+def test_a_control_that_cannot_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = read_run(stored_run(tmp_path, "candidate", {"toy": [answer("q1")]}))
+    for name, target in (("looped", "run.json"), ("dangling", "nowhere")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").symlink_to(target)
+    (tmp_path / "no-run").mkdir()
+    assert read_controls(tmp_path, record, None, ["toy"]) == []
+    assert [name in caplog.text for name in ("looped", "dangling", "no-run")] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -77,7 +77,9 @@ def model(name: str, fingerprint: str | None = None) -> ModelRecord:
 )
 def test_runs_that_were_asked_differently_are_in_two_tables(tmp_path: Path, changes: dict[str, Any]) -> None:
     stored_run(tmp_path, "a", {"medqa": samples([1.0, 0.0])})
-    stored_run(tmp_path, "b", {"medqa": samples([1.0, 0.0])}, **changes)
+    orders = range(changes.get("shuffle_options", 1))
+    repeated = [replace(one, repeat=order) for one in samples([1.0, 0.0]) for order in orders]
+    stored_run(tmp_path, "b", {"medqa": repeated}, **changes)
     tables = board(tmp_path)
     assert sorted(len(table.rows) for table in tables) == [1, 1]
     assert len({table.key for table in tables}) == len({table.label for table in tables}) == 2

@@ -139,13 +139,14 @@ def visible(text: str) -> str:
 
 
 def test_a_run_is_read_back(tmp_path: Path) -> None:
-    with create_run(tmp_path, RECORD) as run:
+    record = RECORD.model_copy(update={"limit": 2})
+    with create_run(tmp_path, record) as run:
         run.append("medqa", sample(0))
         run.append("medqa", sample(1, logprobs={" A": -0.5, " B": float("-inf")}, span=None))
         run.write_result(RESULT)
         run.update(status="complete", totals=Totals(seconds=1.5, prompt_tokens=10, completion_tokens=14))
     folder = tmp_path / "run"
-    assert read_run(folder) == RECORD.model_copy(
+    assert read_run(folder) == record.model_copy(
         update={"status": "complete", "totals": Totals(seconds=1.5, prompt_tokens=10, completion_tokens=14)}
     )
     assert list(read_samples(folder, "medqa")) == [
@@ -564,11 +565,15 @@ def test_kill_9_loses_no_line_whose_append_returned(tmp_path: Path) -> None:
 # what is damaged is set aside, and what is sound goes on
 
 
+UNEARNED = json.dumps({**asdict(sample(9)), "extracted": "A", "schema_version": SCHEMA_VERSION}).encode()
+"""A full score for a wrong answer."""
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("fault", [b"\0" * 4096, b"{}", b"[1]", b'{"id": "q1"}', b"\xff\xfe", b"nonsense"])
+@pytest.mark.parametrize("fault", [b"\0" * 4096, b"{}", b"[1]", b'{"id": "q1"}', b"\xff\xfe", b"nonsense", UNEARNED])
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_one_damaged_line_is_set_aside_and_the_rest_goes_on(
     tmp_path: Path, fault: bytes, place: int, caplog: pytest.LogCaptureFixture
@@ -586,7 +591,7 @@ def test_one_damaged_line_is_set_aside_and_the_rest_goes_on(
         run.append("medqa", sample(3))
     assert stored(tmp_path / "run") == ["q0", "q1", "q2", "q3"]
     assert path.with_name("medqa.jsonl.damaged").read_bytes() == fault + b"\n"
-    assert "1 damaged lines are set aside in medqa.jsonl.damaged" in caplog.text
+    assert "set aside in medqa.jsonl.damaged and asked again: 1 damaged line\n" in caplog.text
 
 
 def test_a_sample_that_could_not_be_read_back_is_never_written(tmp_path: Path) -> None:

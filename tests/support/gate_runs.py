@@ -84,12 +84,14 @@ def stored_run(root: Path, name: str, samples: Mapping[str, Sequence[Sample]], *
     """A finished run; `n` of `changes` is how many questions each task has where not all are answered."""
     total = changes.pop("n", None)
     status = changes.pop("status", "complete")
-    record = a_record(name, {task: total or len(some) for task, some in samples.items()}, **changes)
+    record = a_record(
+        name, {task: total or len({sample.id for sample in some}) for task, some in samples.items()}, **changes
+    )
     with create_run(root, record) as run:
         for task, some in samples.items():
-            by_id = {sample.id: sample for sample in some}
-            for id in permuted(by_id, seed=record.seed, task=task):
-                run.append(task, by_id[id])
+            place = {id: at for at, id in enumerate(permuted({s.id for s in some}, seed=record.seed, task=task))}
+            for sample in sorted(some, key=lambda sample: place[sample.id]):
+                run.append(task, sample)
             run.write_result(summarize(a_task([], task), "cot-v1", some))
         run.update(status=status)
     return root / name
