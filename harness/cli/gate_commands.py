@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medbench.harness.cli.own_faults import describe
 from medbench.harness.cli.streams import clean_stdout, say
 from medbench.harness.contracts import MedbenchError
+
+if TYPE_CHECKING:
+    from medbench.harness.gates.judge import Gatekeeper
+    from medbench.harness.gates.verdict import Judged
 
 EXIT_NOT_SCORED = 3
 
@@ -77,10 +81,8 @@ def gate_command(
     with clean_stdout() as stdout:
         try:
             judged = api.gate_all(candidates, gates_file, baseline=baseline, **gate_keywords(options))
-        except (MedbenchError, OSError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            with suppress(MedbenchError):  # of the two faults, ours is the one to report
+        except BaseException as error:  # a file of an earlier gate would be read as this one's
+            with suppress(MedbenchError):  # of the two faults, the first is the one to report
                 write_without_verdict(candidates, describe(error), junit_file, summary)
             raise
         if as_json:
@@ -89,7 +91,7 @@ def gate_command(
         else:
             for one in judged:
                 stdout.write(verdict_table(one.verdict))
-                stdout.write(f"verdict: {one.folder / 'verdict.json'}\n" if one.folder else "")
+                stdout.write(f"verdict: {one.file}\n" if one.file else "")
         stdout.flush()
         write_outputs(judged, baseline, junit_file, summary)  # last, so that a full disk hides no verdict
     return exit_status(judged)
@@ -137,7 +139,10 @@ def watch_command(
     rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
     with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
-            one = keeper.judge(str(checkpoint))
+            one = _judged_if_there(keeper, checkpoint)
+            if one is None:
+                say(f"{checkpoint}: removed while it was judged: no verdict")
+                continue
             judged.append(one)
             line = json.dumps(one.as_json(), ensure_ascii=False) + "\n"
             stdout.write(line if as_json else verdict_table(one.verdict))
@@ -146,6 +151,17 @@ def watch_command(
         say(f"not gateable: no checkpoint appeared in {folder}")
         return EXIT_NOT_SCORED
     return exit_status(judged)
+
+
+def _judged_if_there(keeper: Gatekeeper, checkpoint: Path) -> Judged | None:
+    """None for a checkpoint that a trainer, which keeps only its last ones, removed before the verdict."""
+    try:
+        one = keeper.judge(str(checkpoint))
+    except (MedbenchError, OSError):
+        if checkpoint.exists():
+            raise
+        return None
+    return one if one.folder is not None or checkpoint.exists() else None
 
 
 @click.command("compare")

@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from importlib.metadata import version
 
+from medbench.harness.contracts import MedbenchError
 from medbench.harness.secrets import redact
 from medbench.harness.text import one_line
 
@@ -15,6 +16,8 @@ EXIT_FAULT = 70
 
 def describe(error: BaseException) -> str:
     """The fault in a few words."""
+    if isinstance(error, MedbenchError):
+        return str(error)
     said = one_line(error)[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 

@@ -193,7 +193,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_without_verdict(candidates: Sequence[str], why: str, junit_file: Path | None, summary: Path | None) -> None:
-    """The same files where a fault of medbench's own prevented a verdict: an error, which is not a failure."""
+    """The same files where there is no verdict, whoever is at fault: an error, which is not a failure."""
     if junit_file is not None:
         root = ElementTree.Element("testsuites")
         for name in map(_xml, candidates):
@@ -205,7 +205,7 @@ def write_without_verdict(candidates: Sequence[str], why: str, junit_file: Path 
         _write(junit_file, _document(root))
     if summary is not None:
         names = ", ".join(f"`{_code(name)}`" for name in candidates)
-        text = f"### medbench gate: NO VERDICT\n\n{names}\n\na fault of medbench: {_cell(why)}\n"
+        text = f"### medbench gate: NO VERDICT\n\n{names}\n\n{_cell(why)}\n"
         _write(summary, text.encode("utf-8", "replace"))
 
 

@@ -132,6 +132,8 @@ class Judged:
     verdict: Verdict
     folder: Path | None
     """The run folder; None for a checkpoint that could not be loaded."""
+    file: Path | None = None
+    """verdict.json; None where it was not written."""
     seconds: float = 0.0
     """From the start of work on this candidate to its verdict; 0 for a finished run."""
 
@@ -182,7 +184,8 @@ def written(verdict: Verdict, folder: Path) -> Judged:
         replace_file(path, content.encode("utf-8", "replace") + b"\n")
     except OSError as error:
         log.warning("the verdict stands, but is not stored: %s: cannot be written (%s)", path, error.strerror)
-    return Judged(verdict, folder)
+        return Judged(verdict, folder)
+    return Judged(verdict, folder, path)
 
 
 def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:

@@ -241,6 +241,8 @@ def read_training(folder: Path) -> Training:
 IN_STAGE = (Measured, AttemptStarted, Promoted)
 IN_ATTEMPT = (AlarmRaised, Gated, Confirmed, AttemptEnded)
 """Events that are about the stage or the attempt that began before them."""
+AFTER_ATTEMPT = (StageStarted, AttemptStarted, Promoted)
+"""Events that come only when the attempt before them has ended."""
 
 
 def read_events(folder: Path) -> Iterator[Event]:
@@ -265,8 +267,10 @@ def read_events(folder: Path) -> Iterator[Event]:
             raise MedbenchError(
                 f"{path}:{number}: {event.event}: its stage or attempt was not begun: a line is missing"
             )
+        if isinstance(event, AFTER_ATTEMPT) and attempt:
+            raise MedbenchError(f"{path}:{number}: {event.event}: the attempt before it has no end: a line is missing")
         stage = stage or isinstance(event, StageStarted)
-        attempt = isinstance(event, AttemptStarted) or (attempt and not isinstance(event, StageStarted))
+        attempt = isinstance(event, AttemptStarted) or (attempt and not isinstance(event, AttemptEnded))
         yield event
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.compare import Difference, TaskComparison
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
@@ -43,6 +44,8 @@ class ComparePage:
     axis: Axis
     """Of the tasks' overall differences."""
     fault: str
+    warnings: tuple[str, ...]
+    """What differs in how the replies were computed."""
 
 
 def view_of(
@@ -60,7 +63,7 @@ def view_of(
         for one in comparisons
     )
     axis = axis_around_zero(one.comparison.overall.interval for one in tasks)
-    return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault)
+    return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault, tuple(setup_warnings(a.record, b.record)))
 
 
 def winner(difference: Difference) -> str:

@@ -12,6 +12,8 @@ import pytest
 from medbench.harness.checkpoints.watch_folder import checkpoints_in
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.gates.judge import Gatekeeper
+from medbench.harness.gates.verdict import Judged
 
 
 class Clock:
@@ -119,6 +121,24 @@ def test_a_broken_checkpoint_fails_and_the_watch_continues(
         assert sound["overall"] == "fail"
         assert 0 < sound["gates"][0]["used"] <= 30
     assert one["fingerprint"] != three["fingerprint"]
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_judged_is_no_failure(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(tiny_model, folder / "step-1")
+    (tmp_path / "gates.yaml").write_text("gates: [{task: medqa, at_least: 0.9}]\n")
+    judge = Gatekeeper.judge
+
+    def too_late(self: Gatekeeper, name: str) -> Judged:
+        shutil.rmtree(name)
+        return judge(self, name)
+
+    monkeypatch.setattr(Gatekeeper, "judge", too_late)
+    arguments = ["watch", str(folder), "--gates", str(tmp_path / "gates.yaml"), "--data", "sample", "--settled", "0"]
+    assert run([*arguments, "--idle", "0", "--runs", str(tmp_path / "runs")]) == 3
+    assert "step-1: removed while it was judged: no verdict" in capfd.readouterr().err
 
 
 def test_a_watch_that_found_no_checkpoint_does_not_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -432,6 +432,29 @@ def test_a_control_that_cannot_be_read_is_named(tmp_path: Path, caplog: pytest.L
     assert [name in caplog.text for name in ("looped", "dangling", "no-run")] == [True, True, False]
 
 
+def test_a_file_of_an_earlier_gate_is_not_left_as_this_one_s(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = stored_run(tmp_path, "candidate", {"toy": [answer("q1")]})
+    rules = write_gates(tmp_path / "gates.yaml", "{task: toy, at_least: 0.5}")
+    outputs = ["--junit", str(tmp_path / "gate.xml"), "--summary", str(tmp_path / "gate.md")]
+    assert run(["gate", str(folder), "--gates", str(rules), *outputs]) == 0
+    assert 'errors="0"' in (tmp_path / "gate.xml").read_text()
+    assert run(["gate", str(folder), "--gates", str(tmp_path / "missing.yaml"), *outputs]) == 2
+    assert 'errors="1"' in (tmp_path / "gate.xml").read_text()
+    assert 'failures="0"' in (tmp_path / "gate.xml").read_text()
+    assert "NO VERDICT" in (tmp_path / "gate.md").read_text()
+    assert "missing.yaml" in (tmp_path / "gate.md").read_text()
+
+
+def test_a_verdict_that_is_not_stored_is_not_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = stored_run(tmp_path, "candidate", {"toy": [answer("q1")]})
+    rules = write_gates(tmp_path / "gates.yaml", "{task: toy, at_least: 0.5}")
+    (folder / "verdict.json" / "in-the-way").mkdir(parents=True)
+    assert run(["gate", str(folder), "--gates", str(rules)]) == 0
+    found = capfd.readouterr()
+    assert "the verdict stands, but is not stored" in found.err
+    assert "verdict.json" not in found.out
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_that_cannot_be_compared_with_is_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from support.gate_runs import answers, stored_run
 from support.made_trainings import FLOOR, a_gate, a_training, a_verdict, begun, gated, log, two_stages
 
 from medbench.harness.training.checkpoint_folder import METRICS, append_metrics, read_metrics
-from medbench.harness.training.journal import AttemptStarted, Promoted, TrainingEnded
+from medbench.harness.training.journal import AttemptEnded, AttemptStarted, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature
 from medbench.reports.read.metrics import MOST_REWARDS, Series, read_series, words_for
@@ -270,7 +270,8 @@ def test_metrics_that_lie_elsewhere_are_not_read(tmp_path: Path) -> None:
     from medbench.reports.views.trajectory_page import view_of
     from medbench.reports.write.pages import training_page
 
-    folder = a_training(tmp_path / "runs", "t", [*begun(), *begun("../../x")])
+    ended = AttemptEnded(stage="sft", attempt=1, outcome="failed", reason="x", step=None)
+    folder = a_training(tmp_path / "runs", "t", [*begun(), ended, *begun("../../x")])
     log(tmp_path / "secret", 3)
     (folder / "1-sft").mkdir()
     (folder / "1-sft" / "attempt-1").symlink_to(tmp_path / "secret")

@@ -11,6 +11,8 @@ from support.gate_runs import a_record, answers, stored_run, write_gates
 
 from medbench.harness.cli.main import run
 from medbench.harness.runs.comparability import setup_warnings
+from medbench.reports.read.collect import collect
+from medbench.reports.write.pages import compare_page
 
 VLLM = {"vllm": "0.31.0", "device": "cuda", "dtype": "bfloat16", "batch_invariant": False}
 
@@ -55,6 +57,14 @@ def test_compare_warns_in_its_table_and_in_json(tmp_path: Path, capfd: pytest.Ca
     assert "dtype bfloat16 and float32" in warning
     assert run(["compare", str(a), str(a), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["warnings"] == []
+
+
+def test_the_compare_page_warns(tmp_path: Path) -> None:
+    stored_run(tmp_path, "a", {"toy": answers(5, 3)}, engine=engine())
+    stored_run(tmp_path, "b", {"toy": answers(6, 2)}, engine=engine(dtype="float32"))
+    a, b = collect([tmp_path]).runs
+    assert "dtype bfloat16 and float32" in compare_page(a, b, [], {}, "")
+    assert "computed differently" not in compare_page(a, a, [], {}, "")
 
 
 def test_a_gate_against_a_baseline_warns_and_decides_as_before(

@@ -134,6 +134,7 @@ def test_any_text_comes_back(tmp_path_factory, reason: str, config: dict) -> Non
     events: list[Event] = [
         StageStarted(stage=reason, start="", fingerprint="f", prepared=[]),
         AttemptStarted(stage=reason, attempt=1, seed=0, start="", config=config, alpha=0.1),
+        AttemptEnded(stage=reason, attempt=1, outcome="failed", reason=reason, step=None),
         TrainingEnded(outcome="failed", reason=reason, checkpoint=None),
     ]
     write(folder, events)
@@ -156,6 +157,17 @@ def test_a_damaged_line_is_reported_and_never_silently_lost(tmp_path_factory, co
     assert "\n" not in str(caught.value)
     with pytest.raises(MedbenchError, match="damaged"):
         Journal(folder)
+
+
+@pytest.mark.parametrize("index", range(len(EVENTS) - 1))
+def test_a_line_that_others_need_is_missed(tmp_path: Path, content: bytes, index: int) -> None:
+    lines = content.splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:index], *lines[index + 1 :]]))
+    if isinstance(EVENTS[index], StageStarted | AttemptStarted | AttemptEnded):
+        with pytest.raises(MedbenchError, match="a line is missing"):
+            list(read_events(tmp_path))
+    else:
+        assert list(read_events(tmp_path)) == [*EVENTS[:index], *EVENTS[index + 1 :]]
 
 
 def test_an_unknown_key_is_damage(tmp_path: Path) -> None:
