@@ -158,6 +158,7 @@ def gate(
     runs: str | Path = "runs",
     seed: int = 0,
     aa: int = 0,
+    fresh_ledger: str | None = None,
     quiet: bool = False,
 ) -> Verdict:
     """The verdict on one candidate; arguments as for `gate_all`."""
@@ -173,6 +174,7 @@ def gate(
         runs=runs,
         seed=seed,
         aa=aa,
+        fresh_ledger=fresh_ledger,
         quiet=quiet,
     )
     return judged.verdict
@@ -191,13 +193,15 @@ def gate_all(
     runs: str | Path = "runs",
     seed: int = 0,
     aa: int = 0,
+    fresh_ledger: str | None = None,
     quiet: bool = False,
 ) -> list[Judged]:
     """A verdict on each candidate, and where it was written; candidates that must be asked share one warm engine.
 
     A candidate is a finished run (judged at once) or a model as for `evaluate`, asked only as far as the verdict needs.
     `gates` is a gate file, its content as an object, or a list of gates with the file's defaults. `aa` questions per
-    task are asked twice, to measure the noise floor.
+    task are asked twice, to measure the noise floor. Each checkpoint that is asked is counted in the ledger of the runs
+    folder and spends its part of alpha; `fresh_ledger`, a reason, counts from 1 again.
     """
     from medbench.harness.gates.judge import gate_candidates
 
@@ -213,7 +217,7 @@ def gate_all(
     )
     names = [_path_of(candidate) for candidate in candidates]
     base = None if baseline is None else Path(_path_of(baseline))
-    return gate_candidates(names, rules_of(gates), base, options, log.info, aa=aa)
+    return gate_candidates(names, rules_of(gates), base, options, log.info, aa=aa, fresh_ledger=fresh_ledger)
 
 
 def gate_options(

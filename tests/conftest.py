@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# with a salt of their own the runs folders would give each run of the tests other orders of questions
+os.environ.setdefault("MEDBENCH_ORDER_SALT", "the tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

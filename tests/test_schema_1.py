@@ -147,13 +147,12 @@ def test_the_torn_line_is_no_sample() -> None:
     assert len(list(read_samples(STORED / "runs/incomplete", "medqa"))) == 7
 
 
-def without_kind(content: Any) -> Any:
-    """A verdict without what newer verdicts say of each gate beside its rule."""
+def without_new(content: Any) -> Any:
+    """A verdict without what newer verdicts say beside it, and of each gate beside its rule."""
     if not isinstance(content, dict) or "gates" not in content:
         return content
-    added = {"kind", "unit"}
-    gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
-    return {**content, "gates": gates}
+    gates = [{key: value for key, value in gate.items() if key not in ("kind", "unit")} for gate in content["gates"]]
+    return {key: value for key, value in content.items() if key not in ("number", "order_seed")} | {"gates": gates}
 
 
 def without_empty(content: Any) -> Any:
@@ -179,7 +178,7 @@ def test_the_training_and_its_events() -> None:
     lines = lines_of(STORED / TRAINING / "journal.jsonl")
     for event, line in zip(events, lines, strict=True):
         for key in line:
-            assert without_kind(as_json(getattr(event, key))) == without_empty(line[key]), key
+            assert without_new(as_json(getattr(event, key))) == without_empty(line[key]), key
 
 
 def test_metrics_of_the_attempts() -> None:
@@ -198,7 +197,7 @@ def test_a_torn_journal_ends_before_the_torn_line(stored: Path) -> None:
     assert [event.event for event in read_events(stored / TRAINING)][-1] == "promoted"
 
 
-def same_verdict(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def same_verdict(found: dict[str, Any], expected: dict[str, Any], *, wider: bool = False) -> None:
     assert found["overall"] == expected["overall"]
     assert len(found["gates"]) == len(expected["gates"]) > 0
     for one, other in zip(found["gates"], expected["gates"], strict=True):
@@ -209,6 +208,8 @@ def same_verdict(found: dict[str, Any], expected: dict[str, Any]) -> None:
         expected_interval = interval_of(other)
         if expected_interval is None:
             assert one["interval"] is None, other["rule"]
+        elif wider:
+            assert one["interval"][0] <= expected_interval[0] < expected_interval[1] <= one["interval"][1]
         else:
             assert one["interval"] == pytest.approx(expected_interval, rel=1e-6), other["rule"]
 
@@ -231,7 +232,8 @@ def test_the_candidate_judged_while_asked_is_not_asked_again(stored: Path, medbe
     status, told = medbench("gate", "weak", *given)
     assert status == 1
     assert Path(told["verdicts"][0]["run"]).name == folder.name
-    same_verdict(told["verdicts"][0], expected)
+    # the first checkpoint of the ledger, which medbench 0.1.0 did not have, spends 61 % of alpha on a pass
+    same_verdict(told["verdicts"][0], expected, wider=True)
     assert (folder / "samples/mmlu_pro_medical.jsonl").read_bytes() == samples
 
 

@@ -31,6 +31,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write JUnit XML, one test case per gate.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown; GITHUB_STEP_SUMMARY gets it too.")
 @click.option("--aa", type=click.IntRange(min=1), help="Questions per task to ask twice, to measure noise.")
+@click.option("--fresh-ledger", metavar="REASON", help="Count this gate file's checkpoints from 1 again.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
@@ -109,6 +110,7 @@ def gate_command(
     show_default=True,
     help="Seconds without a change after which a checkpoint counts as complete.",
 )
+@click.option("--fresh-ledger", metavar="REASON", help="As for gate.")
 @click.option("--engine", metavar="NAME", help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
@@ -121,6 +123,7 @@ def watch_command(
     baseline: Path | None,
     idle: float | None,
     settled: float,
+    fresh_ledger: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -137,7 +140,7 @@ def watch_command(
 
     judged = []
     rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
-    with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say) as keeper:
+    with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say, fresh_ledger=fresh_ledger) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
             one = _judged_if_there(keeper, checkpoint)
             if one is None:

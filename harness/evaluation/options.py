@@ -63,6 +63,8 @@ class EvalOptions:
     runs: Path = Path("runs")
     name: str | None = None
     seed: int = 0
+    order_seed: str | None = None
+    """Of a gate's order; None is a seed of the checkpoint's own, see evaluation.question_order."""
     resume: bool = False
     quiet: bool = False
 

@@ -24,6 +24,7 @@ from medbench.harness.engines.pool import EngineKeeper, describe_engine, opened_
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.evaluation.question_order import order_seed
 from medbench.harness.files import slug
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
 from medbench.harness.runs import provenance
@@ -112,7 +113,8 @@ def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) ->
             note = f"{plan.model.record.name} has no chat template: questions are asked as plain text"
             say(note)
             plan = plan.with_notes(note)
-        record = plan.wanted.model_copy(update={"engine": describe_engine(engine)})
+        order = plan.options.order_seed or order_seed(plan.options.runs, plan.model.record)
+        record = plan.wanted.model_copy(update={"engine": describe_engine(engine), "order_seed": order})
         with create_run(plan.options.runs, record) as run:
             yield run, engine
 

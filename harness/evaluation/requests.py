@@ -48,7 +48,7 @@ class Instance:
         return sample_key(self.question.id, self.repeat)
 
 
-def permuted(ids: Iterable[str], *, seed: int, task: str) -> list[str]:
+def permuted(ids: Iterable[str], *, seed: int | str, task: str) -> list[str]:
     """The fixed order of a task's questions: by hash, so it is the same on every machine and in every subset."""
     return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}\0{task}\0{id}".encode()).digest())
 

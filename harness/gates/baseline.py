@@ -19,6 +19,8 @@ log = logging.getLogger("medbench")
 
 MOST_CONTROLS = 8
 """Most stored runs used as control variates; the newest come first."""
+STOPPED = "earlier checkpoints"
+"""The name of the control that is made of runs which a gate stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +32,21 @@ class Reference:
     """task -> question id -> sample."""
     record: RunRecord | None = None
     """Its run.json, where the samples are read from a run folder."""
+    partial: bool = False
+    """Whether questions without an answer count as the mean of the others: only sound in a control variate, and where
+    the candidate's order does not depend on which questions have answers."""
 
     def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
-        """id -> the metric; None unless it is known for all `ids`."""
-        found = {}
-        for id in ids:
-            sample = self.samples.get(task, {}).get(id)
-            value = value_of(sample, metric) if sample is not None else None
-            if value is None or math.isnan(value):
-                return None
-            found[id] = value
-        return found
+        """id -> the metric; None unless it is known for all `ids`, or for any where the reference is partial."""
+        samples = self.samples.get(task, {})
+        values = {id: value_of(samples[id], metric) for id in ids if id in samples}
+        known = {id: value for id, value in values.items() if value is not None and not math.isnan(value)}
+        if len(known) == len(ids):
+            return known
+        if not self.partial or not known:
+            return None
+        mean = sum(known.values()) / len(known)
+        return {id: known.get(id, mean) for id in ids}
 
 
 def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
@@ -79,9 +85,16 @@ def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[st
                 refuse_other_answer(task.name, stored[question.id], question.gold)
 
 
-def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str]) -> list[Reference]:
-    """Complete runs in `runs`, of any model, on the same questions under the same protocol."""
+def read_controls(
+    runs: Path, candidate: RunRecord, baseline: Path | None, tasks: Sequence[str], *, partial: bool = False
+) -> list[Reference]:
+    """Complete runs in `runs`, of any model, on the same questions under the same protocol, no newer than `candidate`.
+
+    With `partial` also one reference made of the runs that stopped: the newest answer to each question. That needs a
+    candidate whose order is independent of which questions these runs answered, as order_seed makes it.
+    """
     found: list[tuple[str, Path, RunRecord]] = []
+    stopped: list[tuple[str, Path, RunRecord]] = []
     own = baseline.resolve().name if baseline is not None else None
     for folder in sorted(filter(is_run, runs.iterdir())) if runs.is_dir() else []:
         if folder.name == own:  # the baseline or a copy; names must be unique
@@ -96,10 +109,26 @@ def read_controls(runs: Path, candidate: RunRecord, baseline: Path | None, tasks
         except MedbenchError:
             continue
         whole = record.status == "complete" and record.limit is None
-        if whole and record.model.fingerprint != candidate.model.fingerprint:
-            found.append((record.created, folder, record))
+        if record.created > candidate.created:
+            continue  # trained after the candidate was asked, perhaps on what it got wrong along its order
+        if record.model.fingerprint != candidate.model.fingerprint:
+            (found if whole else stopped).append((record.created, folder, record))
+    references = _newest(found, tasks)
+    earlier = _newest(stopped, tasks) if partial else []
+    if earlier:
+        newest_last = reversed(earlier)
+        answers: dict[str, dict[str, Sample]] = {task: {} for task in tasks}
+        for one in newest_last:
+            for task, samples in one.samples.items():
+                answers[task].update(samples)
+        references.append(Reference(STOPPED, answers, partial=True))
+    return references
+
+
+def _newest(runs: Sequence[tuple[str, Path, RunRecord]], tasks: Sequence[str]) -> list[Reference]:
+    """The newest MOST_CONTROLS of (created, folder, run.json), newest first."""
     references = []
-    for _, folder, record in sorted(found, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
+    for _, folder, record in sorted(runs, key=lambda one: one[0], reverse=True)[:MOST_CONTROLS]:
         try:
             references.append(read_reference(record, folder, tasks))
         except MedbenchError as error:

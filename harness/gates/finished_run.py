@@ -51,7 +51,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
     fractional = record.protocol["name"].startswith(FOREIGN)
     gate = LiveGate(
-        rules, tasks, record.seed, reference, unit=_most_tokens(record), known_orders=orders, fractional=fractional
+        rules, tasks, record.order, reference, unit=_most_tokens(record), known_orders=orders, fractional=fractional
     )
     for name in rules.tasks:
         answered = [samples[name][id] for id in orders[name] if id in samples[name]]
@@ -98,12 +98,12 @@ def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseli
 
 
 def _order_of(name: str, record: RunRecord, samples: Mapping[str, Sample], task: Task) -> list[str]:
-    """All ids, the answered ones first: a finished run holds all questions, or the first ones of the order.
+    """All ids, the answered ones first: a finished run holds all questions, or the first ones of the order of `seed`.
 
     Questions that neither run names get placeholder ids: only their number matters.
     """
     total = record.tasks[name].n
-    answered = permuted(samples, seed=record.seed, task=name)
+    answered = permuted(samples, seed=record.order if record.limit is None else record.seed, task=name)
     others = permuted((q.id for q in task.questions if q.id not in samples), seed=record.seed, task=name)
     unknown = [f"(not asked {number})" for number in range(total - len(answered) - len(others))]
     return [*answered, *others, *unknown]

@@ -25,6 +25,7 @@ from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
 from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
+from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.run_gate import run_gate
@@ -47,6 +48,8 @@ class Asked:
     """Questions per task that are asked twice, for the noise floor."""
     alpha_fail: float | None = None
     """Chance of a wrong fail; None is the rules' alpha."""
+    ledger: Ledger | None = None
+    """Which part of alpha each checkpoint may spend on a wrong pass; None: all of it."""
 
 
 def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Judged:
@@ -75,9 +78,7 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
     reference = read_baseline(asked.baseline, wanted, ids)
     if reference is not None:
         refuse_other_answers(tasks, reference.samples)
-    controls = read_controls(options.runs, wanted, asked.baseline, rules.tasks)
-    unit = float(protocol.decoding.max_new_tokens)
-    gate = LiveGate(rules, tasks, wanted.seed, reference, controls, unit=unit, alpha_fail=asked.alpha_fail)
+    LiveGate(rules, tasks, wanted.seed, reference)  # refuses rules that do not fit, before an engine starts
     if (moved := model.record.merge_deviation) is not None:
         say(f"{options.model}: the merge moved log-probabilities by at most {moved:.2g} nats")
     with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
@@ -85,8 +86,25 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             task.name: measure(task, protocol, engine, questions=asked.aa, seed=wanted.seed)
             for task in (tasks if asked.aa else ())
         }
+        entry = asked.ledger.enter(model.record) if asked.ledger is not None else None
+        if entry is not None:
+            say(f"{options.model}: {entry.described(rules)}")
+        # stopped runs only beside an order of the checkpoint's own, which medbench 0.1.0 did not have
+        partial = run.record.order_seed is not None
+        gate = LiveGate(
+            rules.model_copy(update={"alpha": entry.alpha}) if entry is not None else rules,
+            tasks,
+            run.record.order,
+            reference,
+            read_controls(options.runs, run.record, asked.baseline, rules.tasks, partial=partial),
+            unit=float(protocol.decoding.max_new_tokens),
+            alpha_fail=asked.alpha_fail or rules.alpha,
+        )
         results = run_gate(gate, run, protocol, engine, progress)
-        return written(verdict_of(gate, results, run.record, noise), run.folder)
+        verdict = verdict_of(gate, results, run.record, noise, number=entry.number if entry is not None else None)
+        if asked.ledger is not None and entry is not None and verdict.overall == "pass":
+            asked.ledger.passed(entry)
+        return written(verdict, run.folder)
 
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:
@@ -104,11 +122,12 @@ def gate_candidates(
     say: Say,
     *,
     aa: int = 0,
+    fresh_ledger: str | None = None,
 ) -> list[Judged]:
     """One verdict per candidate, in order; arguments as for `Gatekeeper`. Raises MedbenchError for user errors."""
     if all(is_run(name) for name in candidates):
         return [gate_finished_run(Path(name), rules, baseline) for name in candidates]
-    with Gatekeeper(rules, baseline, options, say, aa=aa) as keeper:
+    with Gatekeeper(rules, baseline, options, say, aa=aa, fresh_ledger=fresh_ledger) as keeper:
         return [keeper.judge(name) for name in candidates]
 
 
@@ -123,10 +142,12 @@ class Gatekeeper:
         say: Say,
         *,
         aa: int = 0,
+        fresh_ledger: str | None = None,
     ) -> None:
         """`options` give engine, data, seed and runs folder; their model, tasks and partition are ignored.
 
         `baseline` is a finished run's folder. `aa` questions per task are asked twice, for the noise floor.
+        `fresh_ledger`: why the ledger of these rules counts checkpoints from 1 again, see gates.ledger.
         Raises MedbenchError for a task that is unknown or not available.
         """
         from medbench.harness.benchmarks.catalog import TaskLoader
@@ -137,6 +158,9 @@ class Gatekeeper:
         self._tasks = [keep_partition(loader.load(name), rules.partition) for name in rules.tasks]
         self._protocol = protocol_of(rules, baseline)
         self._keeper = EngineKeeper(say)
+        self._ledger = Ledger(options.runs, rules, baseline)
+        if fresh_ledger is not None:
+            self._ledger.start_afresh(fresh_ledger)
 
     def judge(self, name: str) -> Judged:
         """Judge a model or checkpoint, which is evaluated only as far as the verdict needs, or a finished run's folder.
@@ -146,7 +170,7 @@ class Gatekeeper:
         if is_run(name):
             return gate_finished_run(Path(name), self._rules, self._baseline)
         options = replace(self._options, model=name, limit=None)
-        asked = Asked(self._rules, self._tasks, self._protocol, self._baseline, self._aa)
+        asked = Asked(self._rules, self._tasks, self._protocol, self._baseline, self._aa, ledger=self._ledger)
         return judge_checkpoint(options, asked, self._keeper, self._say)
 
     def __enter__(self) -> Gatekeeper:

@@ -65,7 +65,8 @@ class LiveGate:
 
     rules: GateFile
     tasks: Sequence[Task]
-    seed: int
+    seed: int | str
+    """Of the order in which each task's questions are looked at."""
     baseline: Reference | None
     controls: Sequence[Reference] = ()
     unit: float = 1.0
@@ -164,14 +165,19 @@ class LiveGate:
         return Demand(name, questions, progress.cost * questions, fails=bool(fails), seen=True)
 
 
-def _order(task: Task, seed: int) -> list[str]:
+def _order(task: Task, seed: int | str) -> list[str]:
     return permuted((question.id for question in task.questions), seed=seed, task=task.name)
 
 
 def verdict_of(
-    gate: LiveGate, results: Sequence[GateResult], record: RunRecord, noise: Mapping[str, Noise] | None = None
+    gate: LiveGate,
+    results: Sequence[GateResult],
+    record: RunRecord,
+    noise: Mapping[str, Noise] | None = None,
+    *,
+    number: int | None = None,
 ) -> Verdict:
-    """The verdict on the run `record`; `noise` is what was measured per task."""
+    """The verdict on the run `record`; `noise`: measured, per task; `number`: the checkpoint's in the ledger."""
     overall, why = overall_of(results)
     reference = gate.baseline.record if gate.baseline else None
     baseline_warnings = setup_warnings(reference, record) if reference is not None else []
@@ -187,6 +193,8 @@ def verdict_of(
         baseline=gate.baseline.name if gate.baseline else None,
         protocol=record.protocol["name"],
         gates=list(results),
+        number=number,
+        order_seed=str(gate.seed),
         noise=dict(noise or {}),
         warnings=[*warnings_of(dict(noise or {}), gate.rules), *baseline_warnings],
     )

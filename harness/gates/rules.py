@@ -147,6 +147,9 @@ class GateFile(Record):
     """Chance of a wrong pass, and of a wrong fail, of the whole verdict."""
     decide: Literal["census", "population"] = "census"
     """census: about this benchmark's questions; population: about new questions of the same kind."""
+    control: Literal["family", "fdr"] = "family"
+    """What alpha is promised for, over all checkpoints that this file judges (see gates.ledger): that none passes
+    wrongly (family), or the share of wrong passes among the passes (fdr)."""
     partition: Literal["all", "gate", "report"] = "all"
     """Which half of the questions: the one for training loops (gate), the other (report), or both."""
     budget: int | None = Field(None, ge=1)
@@ -165,6 +168,12 @@ class GateFile(Record):
             raise _faulty(GateFile, fields, "gates") from None
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _fdr_has_evidence(self) -> GateFile:
+        if self.control == "fdr" and self.decide == "population":
+            raise ValueError("control: fdr needs decide: census, whose evidence is an e-value; use control: family")
+        return self
 
     @model_validator(mode="after")
     def _mean_has_tasks(self) -> GateFile:
@@ -219,6 +228,7 @@ EXAMPLE = """\
 # medbench gate CHECKPOINT --gates gates.yaml --baseline runs/LAST
 
 alpha: 0.05           # chance of a wrong pass, and of a wrong fail, of the whole verdict
+control: family       # alpha is for all checkpoints that this file judges; fdr: for the share of wrong passes
 decide: census        # judge on this benchmark's questions; population: on new questions of the same kind
 partition: all        # gate: only the half that training loops use; report: only the other half
 # budget: 2000        # most questions in total; gates still open then are undecided (exit 3)

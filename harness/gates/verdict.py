@@ -98,6 +98,7 @@ class Verdict(BaseModel):
     overall: Status
     why: str
     alpha: float
+    """Chance of a wrong pass: what the ledger leaves for this checkpoint."""
     decide: str
     partition: str
     correction: str
@@ -106,6 +107,10 @@ class Verdict(BaseModel):
     baseline: str | None
     protocol: str
     gates: list[GateResult]
+    number: int | None = None
+    """How manieth checkpoint of its gate file this is, see gates.ledger; None where no ledger counts."""
+    order_seed: str | None = None
+    """Seed of the order in which the questions were looked at; None in verdicts of medbench 0.1.0."""
     noise: dict[str, Noise] = {}
     """task -> how far two passes of the same checkpoint disagree; empty without --aa."""
     warnings: list[str] = []

@@ -103,6 +103,12 @@ class RunRecord(_Record):
     protocol: dict[str, Any]
     """The resolved protocol; "name" identifies it."""
     seed: int
+    """Of sampling, of shuffled options, and of the order of which `limit` takes the first."""
+    order_seed: str | None = None
+    """Of the order in which a gate looks at the questions (see evaluation.question_order).
+
+    None in runs of medbench 0.1.0, whose gates used `seed`.
+    """
     partition: Literal["all", "gate", "report"] = "all"
     """Which half of the questions (see benchmarks.partition)."""
     limit: Annotated[int, Field(ge=1)] | None
@@ -120,6 +126,11 @@ class RunRecord(_Record):
     notes: list[str] = []
     """Caveats for readers: no chat template, unofficial rows, built-in sample, ..."""
     totals: Totals = Totals()
+
+    @property
+    def order(self) -> str | int:
+        """The seed of the order in which a gate looks at the questions."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     @property
     def repeats(self) -> int:

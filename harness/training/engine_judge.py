@@ -72,7 +72,8 @@ class EngineJudge:
             self.keeper.rest()
 
     def _options(self, checkpoint: Path, name: str, seed: int) -> EvalOptions:
-        return replace(self.options, model=str(checkpoint), name=name, seed=seed)
+        # by stage, attempt and step, so that a training can be repeated; the process that trains does not know the name
+        return replace(self.options, model=str(checkpoint), name=name, seed=seed, order_seed=f"{seed} {name}")
 
     def _asked(self, rules: GateFile) -> Asked:
         tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]

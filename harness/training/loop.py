@@ -20,6 +20,7 @@ from typing import Literal
 from medbench.harness.contracts import Say
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.stats.spending import spent_alpha
 from medbench.harness.training import next_action
 from medbench.harness.training.checkpoint_folder import (
     LOG,
@@ -172,7 +173,7 @@ class Loop:
         for attempt in state.attempts:
             assert attempt.ended is not None
             config = adapt(trainer, config, _failed(attempt, attempt.ended))
-        alpha = next_action.spent_alpha(stage.gates.alpha, number)
+        alpha = spent_alpha(stage.gates.alpha, number)
         seed = next_action.seed_of(self.recipe, stage, number)
         self._append(
             AttemptStarted(
@@ -259,7 +260,7 @@ class Loop:
     ) -> tuple[bool, str | None]:
         """Judge a checkpoint on the gate questions: (whether it passed, why the attempt must stop or None)."""
         stage = self.recipe.stages[index]
-        alpha = next_action.spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
+        alpha = spent_alpha(attempt.started.alpha, len(attempt.gated) + 1)
         left = next_action.questions_left(self.recipe.budget, self.journal.events)
         rules = self._rules(index, "gate", alpha, left)
         measured = state.measured.get("gate")
@@ -333,7 +334,7 @@ class Loop:
         stage, attempt = self.recipe.stages[index], _open(state)
         passed = attempt.passed
         assert passed is not None
-        alpha = next_action.spent_alpha(stage.gates.alpha, state.confirmations + 1)
+        alpha = spent_alpha(stage.gates.alpha, state.confirmations + 1)
         rules = self._rules(index, "report", alpha)
         checkpoint, measured = self.folder / passed.checkpoint, state.measured.get("report")
         ruling = self._ask(checkpoint, passed.step, attempt.started, measured, rules, stage.gates.alpha)

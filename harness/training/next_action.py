@@ -84,11 +84,6 @@ class End:
 Action = BeginStage | Measure | BeginAttempt | Train | Confirm | Refuse | Promote | End
 
 
-def spent_alpha(alpha: float, number: int) -> float:
-    """Share of alpha for the `number`-th try, counted from 1; the sum over all numbers is alpha."""
-    return alpha * 6 / (math.pi * number) ** 2
-
-
 def seed_of(recipe: Recipe, stage: Stage, attempt: int) -> int:
     """Seed of an attempt's training and of the order of its checkpoints' questions.
 

@@ -26,6 +26,7 @@ from medbench.harness.benchmarks.partition import partition_of
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import Engine, MedbenchError
 from medbench.harness.engines import fake
+from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import read_controls
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord
@@ -175,15 +176,12 @@ def test_a_live_gate_is_finished_by_eval_resume(bench: Bench) -> None:
     assert (status, verdict["gates"][0]["used"], verdict["gates"][0]["estimate"]) == (0, N, 130 / N)
 
 
-def test_a_limited_run_is_judged_like_a_live_gate_that_stopped_there(bench: Bench) -> None:
+def test_a_limited_run_is_judged_as_far_as_it_goes(bench: Bench) -> None:
     base = bench.evaluate("base", 118)
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, better_by: 0.01}", budget=50)
-    live, stopped = bench.gate("c", gates, "--replies", bench.replies("c", 120, seed=2), "--baseline", base)
     limited = bench.evaluate("limited", 120, "--limit", "50", seed=2)
     status, finished = bench.gate(limited, gates, "--baseline", base)
-    assert (live, status) == (3, 3)
-    assert finished["gates"] == stopped["gates"]
-    assert finished["gates"][0]["used"] == 50
+    assert (status, finished["gates"][0]["used"]) == (3, 50)
 
 
 def test_a_limited_run_that_a_gate_extends_is_unfinished_again(bench: Bench) -> None:
@@ -194,11 +192,13 @@ def test_a_limited_run_that_a_gate_extends_is_unfinished_again(bench: Bench) -> 
     folder = Path(json.loads(bench._capfd.readouterr().out)["run"])
     easy = write_gates(bench.folder / "easy.yaml", "{task: medqa, at_least: 0.3}")
     _, verdict = bench.gate("c", easy, "--replies", replies)
-    assert verdict["gates"][0]["used"] <= 40
-    assert (read_run(folder).status, read_run(folder).limit) == ("complete", 40)
+    first = verdict["gates"][0]["used"]
+    assert first <= 40
+    assert (read_run(folder).status, read_run(folder).limit) == ("running", None)
     hard = write_gates(bench.folder / "hard.yaml", "{task: medqa, at_least: 0.65}")
     _, verdict = bench.gate("c", hard, "--replies", replies)
-    assert N > verdict["gates"][0]["used"] == len(stored_ids(folder)) > 40
+    assert N > verdict["gates"][0]["used"] > first
+    assert len(stored_ids(folder)) > 40
     assert (read_run(folder).status, read_run(folder).limit) == ("running", None)
     assert run([*evaluated, "--resume"]) == 0
     assert (read_run(folder).status, len(stored_ids(folder))) == ("complete", N)
@@ -243,7 +243,7 @@ def test_the_same_command_twice_writes_the_same_bytes(bench: Bench) -> None:
 
 
 def test_stored_runs_are_controls_and_named(bench: Bench) -> None:
-    """The baseline, and any complete run on the same questions; not one that stopped early, nor a damaged one."""
+    """The baseline, any complete run on the same questions, and what stopped runs answered; not a damaged one."""
     base = bench.evaluate("base", 120)
     bench.evaluate("other", 120, seed=0)
     bench.evaluate("limited", 120, "--limit", "30")
@@ -256,10 +256,31 @@ def test_stored_runs_are_controls_and_named(bench: Bench) -> None:
     (gate,) = verdict["gates"]
     assert status == 0
     assert verdict["baseline"] == "base"
-    assert set(gate["controls"]) <= {"base", "other"}
+    assert set(gate["controls"]) <= {"base", "other", "earlier checkpoints"}
     assert gate["controls"]
     assert gate["saved"] > 0
     assert f"about {gate['saved']} questions saved by control variates" in gate["why"]
+
+
+def test_a_run_that_is_newer_than_the_candidate_s_is_no_control(tmp_path: Path) -> None:
+    """What was trained after a checkpoint was asked may have learned from its answers, and so from its order."""
+    record = read_run(stored_run(tmp_path, "candidate", {"toy": answers(5, 5)}))
+    stored_run(tmp_path, "older", {"toy": answers(5, 5)}, created="2025-12-31T23:59:59+00:00")
+    stored_run(tmp_path, "newer", {"toy": answers(5, 5)}, created="2026-01-01T00:00:01+00:00")
+    assert [one.name for one in read_controls(tmp_path, record, None, ["toy"])] == ["older"]
+
+
+def test_stopped_runs_are_one_control_of_their_newest_answers(tmp_path: Path) -> None:
+    record = read_run(stored_run(tmp_path, "candidate", {"toy": answers(5, 5)}))
+    old = [answer(f"q{i}", 1.0) for i in (0, 1, 2, 3)]
+    new = [answer(f"q{i}", 0.0) for i in (3, 4)]
+    stored_run(tmp_path, "old", {"toy": old}, n=10, status="running", created="2025-01-01T00:00:00+00:00")
+    stored_run(tmp_path, "new", {"toy": new}, n=10, status="running", created="2025-02-01T00:00:00+00:00")
+    assert read_controls(tmp_path, record, None, ["toy"]) == []
+    (found,) = read_controls(tmp_path, record, None, ["toy"], partial=True)
+    ids = [f"q{i}" for i in range(6)]
+    assert found.name == "earlier checkpoints"
+    assert found.values("toy", ids, "accuracy") == dict(zip(ids, [1, 1, 1, 0, 0, 0.6], strict=True))
 
 
 def test_a_control_of_the_baselines_name_does_no_harm(bench: Bench) -> None:
@@ -269,6 +290,48 @@ def test_a_control_of_the_baselines_name_does_no_harm(bench: Bench) -> None:
     replies = bench.replies("c", 125, seed=1)
     status, _ = bench.gate("c", gates, "--replies", replies, "--baseline", bench.folder / "elsewhere" / "base")
     assert status == 0
+
+
+@pytest.mark.parametrize("salt", ["one", "two", "three", None])
+def test_answers_learned_along_the_order_of_the_seed_do_not_pass(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, salt: str | None
+) -> None:
+    """A model of 63.8 % that knows the first 40 questions passed a floor of 66 %, after 32 of them."""
+    if salt is None:
+        monkeypatch.delenv("MEDBENCH_ORDER_SALT")
+    else:
+        monkeypatch.setenv("MEDBENCH_ORDER_SALT", salt)
+    ids = write_medqa(bench.folder / "data", 818)
+    first = permuted(ids, seed=0, task="medqa")[:40]
+    others = random.Random(0).sample([id for id in ids if id not in first], round(0.638 * 818) - 40)
+    learned = write_replies(bench.folder / "learned.jsonl", {id: id in {*first, *others} for id in ids})
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.66}")
+    status, verdict = bench.gate("learned", gates, "--replies", learned)
+    assert (status, verdict["overall"]) == (1, "fail")
+    assert verdict["order_seed"] == read_run(Path(verdict["run"])).order_seed
+
+
+def test_each_checkpoint_is_counted_and_told(bench: Bench) -> None:
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.5}")
+    found = [
+        bench.gate(name, gates, "--replies", bench.replies(name, 150, seed=seed))[1] for seed, name in enumerate("abca")
+    ]
+    assert [verdict["number"] for verdict in found] == [1, 2, 3, 4]  # another file of replies is another model
+    assert "checkpoint 4 of this gate file; it may pass wrongly with a chance of at most 0.19 % of the 5 %" in bench.err
+    again = bench.gate("b", gates, "--replies", bench.replies("b", 150, seed=1))[1]
+    for key in ("number", "alpha", "order_seed", "overall", "run"):
+        assert again[key] == found[1][key]
+    fresh = bench.gate("d", gates, "--replies", bench.replies("d", 150, seed=9), "--fresh-ledger", "another base")[1]
+    assert fresh["number"] == 1
+    assert [json.loads(line)["event"] for line in Path("runs/ledger.jsonl").read_text().splitlines()].count(
+        "fresh"
+    ) == 1
+
+
+def test_a_refused_gate_is_not_counted(bench: Bench) -> None:
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, category: {no_such: field}, at_least: 0.5}")
+    assert bench.gate("a", gates, "--replies", bench.replies("a", 150))[0] == 2
+    assert not Path("runs").exists()
 
 
 def test_a_budget_ends_a_live_gate_undecided(bench: Bench) -> None:
@@ -492,7 +555,7 @@ def test_a_live_gate_refuses_a_baseline_of_other_questions(bench: Bench) -> None
     replies = bench.replies("c", 130)
     assert bench.gate("c", gates, "--replies", replies, "--baseline", base)[0] == 2
     assert f"other questions of medqa: {N - 10} of {N - 10} match" in bench.err
-    assert [path.name for path in Path("runs").iterdir()] == ["base"]
+    assert [path.name for path in Path("runs").glob("[!.]*")] == ["base"]
 
 
 # ---- broken checkpoints

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.loops import recipe_of
 
 from medbench.harness.gates.verdict import GateResult, Verdict
+from medbench.harness.stats.spending import spent_alpha
 from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
@@ -37,7 +38,6 @@ from medbench.harness.training.next_action import (
     Train,
     next_action,
     seed_of,
-    spent_alpha,
 )
 from medbench.harness.training.state import Attempt, is_diverged, is_rambling, regressed, stages_of, worth_of
 
