@@ -253,7 +253,7 @@ def rules_of(gates: str | Path | GateFile | Sequence[Gate]) -> GateFile:
 
 
 def compare(run_a: str | Path | StoredRun, run_b: str | Path | StoredRun, *, incomplete: bool = False) -> Comparison:
-    """`run_b` minus `run_a` on the same questions: paired difference, interval, McNemar test, flipped questions."""
+    """`run_b` minus `run_a` on the same questions: paired difference, interval, score test, flipped questions."""
     from medbench.harness.runs.compare import compare_runs
 
     return compare_runs(Path(_path_of(run_a)), Path(_path_of(run_b)), incomplete=incomplete)

@@ -18,7 +18,7 @@ from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, replace_file
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
-from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
 from medbench.harness.secrets import redact
 from medbench.harness.text import foreign, markdown_cell, percent, printable
@@ -106,7 +106,7 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warn
     """What `medbench compare` prints."""
     table = Table(title=shown(f"{b} minus {a}"), title_justify="left", show_edge=False)
     table.add_column("task")
-    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "McNemar p", "lost", "gained"):
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "McNemar p", "Holm p", "lost", "gained"):
         table.add_column(heading, justify="right")
     for one in comparisons:
         rows = [(one.task, one.overall)]
@@ -121,10 +121,12 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warn
                 f"{100 * d.difference:+.1f}",
                 interval,
                 f"{d.p_value:.4f}",
+                "" if d.p_holm is None else f"{d.p_holm:.4f}",
                 str(d.lost),
                 str(d.gained),
             )
-    return rendered(table, *(shown(f"warning: {warning}") for warning in warnings))
+    notes = [shown(MULTIPLICITY)] if any(one.categories for one in comparisons) else []
+    return rendered(table, *notes, *(shown(f"warning: {warning}") for warning in warnings))
 
 
 def _row(gate: GateResult) -> str:
