@@ -197,7 +197,7 @@ def gate_all(
 
     A candidate is a finished run (judged at once) or a model as for `evaluate`, asked only as far as the verdict needs.
     `gates` is a gate file, its content as an object, or a list of gates with the file's defaults. `aa` questions per
-    task are asked twice, to measure the noise floor.
+    task are asked twice, to measure what repeats alone change.
     """
     from medbench.harness.gates.judge import gate_candidates
 

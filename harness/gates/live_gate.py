@@ -188,5 +188,5 @@ def verdict_of(
         protocol=record.protocol["name"],
         gates=list(results),
         noise=dict(noise or {}),
-        warnings=[*warnings_of(dict(noise or {}), gate.rules), *baseline_warnings],
+        warnings=[*warnings_of(noise or {}, gate.rules, results), *baseline_warnings],
     )

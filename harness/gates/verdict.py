@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -188,18 +188,20 @@ def written(verdict: Verdict, folder: Path) -> Judged:
     return Judged(verdict, folder, path)
 
 
-def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
-    """One line for each margin below the noise floor; `noise` is per task."""
+def warnings_of(noise: Mapping[str, Noise], rules: GateFile, results: Sequence[GateResult]) -> list[str]:
+    """One line for each margin of accuracy that repeating a run may use up; `noise` is per task."""
     lines = []
-    for gate in rules.gates:
+    for gate, result in zip(rules.gates, results, strict=True):
         found = noise.get(gate.task)
-        if found is None or not gate.paired:
+        if found is None or not gate.paired or gate.metric != "accuracy" or not result.total:
             continue
         margin = gate.margin if gate.margin is not None else gate.better_by
         assert margin is not None
-        if margin < found.floor:
+        reach = 2 * found.of_difference(result.total)
+        if margin < reach:
             lines.append(
-                f"{gate.rule}: the margin is below the noise floor (when {found.asked} questions were asked twice, "
-                f"{100 * found.floor:.1f} % changed from right to wrong or back): use a larger margin"
+                f"{gate.rule}: of {found.asked} questions asked twice, {found.scores} changed from right to wrong or "
+                f"back, so two runs of the same checkpoint can differ by {100 * reach:.1f} points on {result.total} "
+                f"questions (two standard deviations): use a larger margin"
             )
     return lines
