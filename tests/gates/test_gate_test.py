@@ -478,6 +478,14 @@ def test_the_population_asks_more_than_the_census(tmp_path: Path) -> None:
     assert one(tmp_path, {"at_least": 0.6}, samples).p_value is None
 
 
+def test_a_limited_run_is_not_judged_for_the_population(tmp_path: Path) -> None:
+    """Its test allows one look; a run could be gated, extended and gated again."""
+    floor = [{"at_least": 0.6}]
+    with pytest.raises(MedbenchError, match=r"asked 100 of the 400 questions of toy.*without --limit"):
+        judge(tmp_path, floor, answers(90, 10), run={"n": 400, "limit": 100}, decide="population")
+    assert judge(tmp_path, floor, answers(90, 10), run={"limit": 100}, decide="population").overall == "pass"
+
+
 def test_failed_requests_count_against_both_sides_for_the_population_too(tmp_path: Path) -> None:
     clean = one(tmp_path, {"at_least": 0.6}, answers(640, 360), decide="population")
     holes = one(tmp_path, {"at_least": 0.6}, answers(640, 320, 40), decide="population")
