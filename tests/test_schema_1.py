@@ -151,7 +151,7 @@ def without_kind(content: Any) -> Any:
     """A verdict without what newer verdicts say of each gate beside its rule."""
     if not isinstance(content, dict) or "gates" not in content:
         return content
-    added = {"kind", "unit"}
+    added = {"kind", "unit", "interval_level", "interval_kind", "observed", "new_questions"}
     gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
     return {**content, "gates": gates}
 

@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import remove_leftovers, replace_file
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
+from medbench.harness.gates.wording import between, number
 
 log = logging.getLogger("medbench")
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
+IntervalKind = Literal["anytime", "population"]
+"""anytime: of the whole benchmark, valid whenever the gate stops; population: of new questions, for a single look."""
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 
 
@@ -38,6 +41,17 @@ class GateResult(BaseModel):
     """The metric; for a paired gate the candidate's minus the baseline's. None if it was not measured."""
     interval: tuple[float, float] | None
     """None where there is no uncertainty (a census of all questions) or no estimate."""
+    interval_level: float | None = None
+    """1 minus the chance that `interval` misses: 1 - alpha of the pass side - alpha of the fail side.
+
+    None where there is no interval, or no answer yet that it could be made from, or in older files.
+    """
+    interval_kind: IntervalKind | None = None
+    """What `interval` is about; None as for its level."""
+    observed: float | None = None
+    """The same as `estimate`, on the questions answered so far; `estimate` is about all of them."""
+    new_questions: tuple[float, float] | None = None
+    """Beside a census of all questions: the 95 % interval of new questions of the same kind."""
     threshold: float
     """Compared with `estimate`."""
     used: int
@@ -186,6 +200,17 @@ def written(verdict: Verdict, folder: Path) -> Judged:
         log.warning("the verdict stands, but is not stored: %s: cannot be written (%s)", path, error.strerror)
         return Judged(verdict, folder)
     return Judged(verdict, folder, path)
+
+
+def beyond_the_census(results: Sequence[GateResult]) -> list[str]:
+    """One line for each gate decided on all questions whose interval for new questions holds the threshold."""
+    return [
+        f"{one.rule}: new questions of this kind: {between(one.unit, one.new_questions)}, which includes the "
+        f"threshold {number(one.unit, one.threshold)}; the verdict holds for this benchmark's questions only"
+        for one in results
+        if one.status in ("pass", "fail") and one.new_questions is not None
+        if one.new_questions[0] <= one.threshold <= one.new_questions[1]
+    ]
 
 
 def warnings_of(noise: Mapping[str, Noise], rules: GateFile, results: Sequence[GateResult]) -> list[str]:
