@@ -87,10 +87,11 @@ def _controls(verdict: Verdict) -> list[str]:
 
 def _details(gate: GateResult) -> list[str]:
     """The numbers of a gate's result, one a line."""
+    estimate, observed = ("" if value is None else number(gate.unit, value) for value in (gate.estimate, gate.observed))
     found = {
         "questions": f"{gate.used} of {gate.total}",
-        "estimate": "" if gate.estimate is None else number(gate.unit, gate.estimate),
-        "on the questions asked": "" if gate.observed is None else number(gate.unit, gate.observed),
+        "estimate": estimate,
+        "on the questions asked": observed if observed != estimate else "",
         "interval": _interval(gate),
         "controls": ", ".join(gate.controls),
     }
