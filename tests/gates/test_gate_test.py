@@ -351,6 +351,8 @@ def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:
     assert (result.status, result.used, result.total) == ("pass", 300, 800)
     assert result.interval is not None
     assert 0.6 <= result.interval[0] <= 0.8 <= result.interval[1]
+    assert (result.interval_kind, result.interval_level) == ("anytime", pytest.approx(1 - 0.05 - 0.05 / 3))
+    assert "(80.0 % on the 300 asked)" in result.why
 
 
 # ---- failed requests
