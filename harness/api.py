@@ -200,8 +200,8 @@ def gate_all(
 
     A candidate is a finished run (judged at once) or a model as for `evaluate`, asked only as far as the verdict needs.
     `gates` is a gate file, its content as an object, or a list of gates with the file's defaults. `aa` questions per
-    task are asked twice, to measure the noise floor. Each checkpoint that is asked is counted in the ledger of the runs
-    folder and spends its part of alpha; `fresh_ledger`, a reason, counts from 1 again.
+    task are asked twice, to measure what repeats alone change. Each checkpoint that is asked is counted in the ledger
+    of the runs folder and spends its part of alpha; `fresh_ledger`, a reason, counts from 1 again.
     """
     from medbench.harness.gates.judge import gate_candidates
 
@@ -257,7 +257,7 @@ def rules_of(gates: str | Path | GateFile | Sequence[Gate]) -> GateFile:
 
 
 def compare(run_a: str | Path | StoredRun, run_b: str | Path | StoredRun, *, incomplete: bool = False) -> Comparison:
-    """`run_b` minus `run_a` on the same questions: paired difference, interval, McNemar test, flipped questions."""
+    """`run_b` minus `run_a` on the same questions: paired difference, interval, score test, flipped questions."""
     from medbench.harness.runs.compare import compare_runs
 
     return compare_runs(Path(_path_of(run_a)), Path(_path_of(run_b)), incomplete=incomplete)

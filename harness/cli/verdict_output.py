@@ -18,12 +18,16 @@ from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, replace_file
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
-from medbench.harness.runs.compare import TaskComparison, compare_task
+from medbench.harness.gates.wording import between, confidence, number
+from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
 from medbench.harness.secrets import redact
 from medbench.harness.text import foreign, markdown_cell, percent, printable
 
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
+ELEMENTS = {"fail": "failure", "not gateable": "error", "undecided": "skipped"}
+"""Of JUnit; a passed gate has none."""
+ABOUT = {"anytime": "whole benchmark, anytime", "population": "new questions"}
 FLIPS_SHOWN = 20
 
 
@@ -42,18 +46,69 @@ def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
             skipped=str(counts["undecided"]),
             time=f"{took:.3f}",
         )
+        properties = ElementTree.SubElement(suite, "properties")
+        for name, value in _how_decided(verdict).items():
+            ElementTree.SubElement(properties, "property", name=name, value=_xml(value))
         for gate in verdict.gates:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=_xml(verdict.candidate), name=_xml(gate.rule), time="0"
             )
-            if gate.status == "fail":
-                ElementTree.SubElement(case, "failure", message=_xml(gate.why), type="gate").text = _xml(gate.why)
-            elif gate.status == "not gateable":
-                ElementTree.SubElement(case, "error", message=_xml(gate.why), type="gate").text = _xml(gate.why)
-            elif gate.status == "undecided":
-                ElementTree.SubElement(case, "skipped", message=_xml(gate.why), type="gate").text = _xml(gate.why)
-            ElementTree.SubElement(case, "system-out").text = _xml(gate.why)
+            details = _details(gate)
+            if gate.status in ELEMENTS:
+                message = f"{gate.status}: no estimate"
+                if gate.estimate is not None:
+                    estimate, threshold = (number(gate.unit, value) for value in (gate.estimate, gate.threshold))
+                    message = f"{gate.status}: {estimate}, threshold {threshold}"
+                element = ElementTree.SubElement(case, ELEMENTS[gate.status], message=_xml(message), type="gate")
+                element.text = _xml(gate.why)
+            else:
+                details = [gate.why, *details]
+            ElementTree.SubElement(case, "system-out").text = _xml("\n".join(details))
     return _document(root)
+
+
+def _how_decided(verdict: Verdict) -> dict[str, str]:
+    """What a verdict rests on besides its gates."""
+    return {
+        "alpha": f"{verdict.alpha:g}",
+        "decide": verdict.decide,
+        "correction": verdict.correction,
+        "partition": verdict.partition,
+        "protocol": verdict.protocol,
+        "baseline": verdict.baseline or "none",
+        "controls": ", ".join(_controls(verdict)) or "none",
+    }
+
+
+def _controls(verdict: Verdict) -> list[str]:
+    """Names of the stored runs that any gate used as control variates."""
+    return list(dict.fromkeys(name for gate in verdict.gates for name in gate.controls))
+
+
+def _details(gate: GateResult) -> list[str]:
+    """The numbers of a gate's result, one a line."""
+    estimate, observed = ("" if value is None else number(gate.unit, value) for value in (gate.estimate, gate.observed))
+    found = {
+        "questions": f"{gate.used} of {gate.total}",
+        "estimate": estimate,
+        "on the questions asked": observed if observed != estimate else "",
+        "interval": _interval(gate),
+        "controls": ", ".join(gate.controls),
+    }
+    return [f"{name}: {value}" for name, value in found.items() if value]
+
+
+def _interval(gate: GateResult) -> str:
+    """With its level and what it is about; also that of new questions where all questions of the gate were asked."""
+    found = []
+    if gate.interval is not None:
+        about = ""
+        if gate.interval_level is not None and gate.interval_kind is not None:
+            about = f" ({confidence(1 - gate.interval_level)}, {ABOUT[gate.interval_kind]})"
+        found.append(between(gate.unit, gate.interval) + about)
+    if gate.new_questions is not None:
+        found.append(f"{between(gate.unit, gate.new_questions)} (95 %, new questions)")
+    return "; ".join(found)
 
 
 def _document(root: ElementTree.Element) -> bytes:
@@ -75,6 +130,9 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
         "|---|---|---|---|---|---|",
         *(_row(gate) for gate in verdict.gates),
     ]
+    controls = ", ".join(f"`{_code(name)}`" for name in _controls(verdict)) or "none"
+    correction = _cell(verdict.correction)
+    lines += ["", f"alpha {verdict.alpha:g}; decide: {verdict.decide}; correction: {correction}; controls: {controls}"]
     lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
         lines += [
@@ -94,11 +152,11 @@ def verdict_table(verdict: Verdict) -> str:
     against = f" against {verdict.baseline}" if verdict.baseline else ""
     title = shown(f"{verdict.candidate}{against} · {verdict.protocol}: {MARKS[verdict.overall]}")
     table = Table(title=title, title_justify="left", show_edge=False)
-    for heading in ("gate", "verdict", "questions", "why"):
+    for heading in ("gate", "verdict", "interval", "questions", "why"):
         table.add_column(heading, justify="right" if heading == "questions" else "left")
     for gate in verdict.gates:
         asked = f"{gate.used} of {gate.total}"
-        table.add_row(shown(gate.rule), shown(MARKS[gate.status]), asked, shown(gate.why))
+        table.add_row(shown(gate.rule), shown(MARKS[gate.status]), _interval(gate), asked, shown(gate.why))
     return rendered(table, *(shown(f"warning: {warning}") for warning in verdict.warnings))
 
 
@@ -106,7 +164,7 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warn
     """What `medbench compare` prints."""
     table = Table(title=shown(f"{b} minus {a}"), title_justify="left", show_edge=False)
     table.add_column("task")
-    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "McNemar p", "lost", "gained"):
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "McNemar p", "Holm p", "lost", "gained"):
         table.add_column(heading, justify="right")
     for one in comparisons:
         rows = [(one.task, one.overall)]
@@ -121,20 +179,17 @@ def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warn
                 f"{100 * d.difference:+.1f}",
                 interval,
                 f"{d.p_value:.4f}",
+                "" if d.p_holm is None else f"{d.p_holm:.4f}",
                 str(d.lost),
                 str(d.gained),
             )
-    return rendered(table, *(shown(f"warning: {warning}") for warning in warnings))
+    notes = [shown(MULTIPLICITY)] if any(one.categories for one in comparisons) else []
+    return rendered(table, *notes, *(shown(f"warning: {warning}") for warning in warnings))
 
 
 def _row(gate: GateResult) -> str:
-    unit = {"share": " %", "difference": " points"}.get(gate.unit, "")
-    scale = 100 if unit else 1
-    estimate = "-" if gate.estimate is None else f"{gate.estimate * scale:.1f}{unit}"
-    interval = "-"
-    if gate.interval is not None:
-        low, high = (bound * scale for bound in gate.interval)
-        interval = f"{low:.1f} to {high:.1f}"
+    estimate = "-" if gate.estimate is None else number(gate.unit, gate.estimate)
+    interval = _interval(gate) or "-"
     asked = f"{gate.used} of {gate.total}"
     return f"| {_cell(gate.rule)} | {MARKS[gate.status]} | {estimate} | {interval} | {asked} | {_cell(gate.why)} |"
 

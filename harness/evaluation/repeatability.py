@@ -1,10 +1,11 @@
-"""The noise floor: how many answers change when the same checkpoint is asked twice, in two orders of questions.
+"""How many answers change when the same checkpoint is asked twice, in two orders of questions.
 
 medbench gate CHECKPOINT --gates gates.yaml --aa 100
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
@@ -30,9 +31,13 @@ class Noise(BaseModel):
     """Questions right in one pass and wrong in the other."""
 
     @property
-    def floor(self) -> float:
-        """Share of questions whose score is noise."""
+    def flip_rate(self) -> float:
+        """Share of questions whose score changed."""
         return self.scores / self.asked if self.asked else 0.0
+
+    def of_difference(self, questions: int) -> float:
+        """Standard deviation of the difference of two passes' mean scores over so many questions."""
+        return math.sqrt(self.flip_rate / questions)
 
 
 def measure(task: Task, protocol: Protocol, engine: Engine, *, questions: int, seed: int) -> Noise:

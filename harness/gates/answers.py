@@ -107,6 +107,20 @@ class Answers:
         """The metric, or for a paired gate its difference to the baseline's, where the mean share is `mean`."""
         return self.scale.difference(mean - self.baseline_mean) if self.gate.paired else self.scale.value(mean)
 
+    def measured(self, mean: float) -> float:
+        """The same, where for a paired gate `mean` is the mean difference of the shares to the baseline's."""
+        return self.scale.difference(mean) if self.gate.paired else self.scale.value(mean)
+
+    @property
+    def observed(self) -> float:
+        """The metric, or its difference to the baseline's, on the questions that got an answer; at least one."""
+        known = [
+            share - self.baseline_share(sample.id)
+            for sample, share in zip(self.samples, self.shares, strict=True)
+            if share is not None
+        ]
+        return self.measured(math.fsum(known) / len(known))
+
     def unjudged(self) -> GateResult | None:
         """The result where nothing can be said of the answers; None where there is something to test."""
         if not self.samples:
@@ -138,4 +152,5 @@ class Answers:
     ) -> GateResult:
         """`estimate` and `interval` in the metric's own unit; `evidence` are further fields of GateResult."""
         found = {"status": status, "estimate": estimate, "interval": interval, "why": why, **evidence}
-        return gate_result(self.gate, used=self.used, total=len(self.order), **found)
+        observed = self.observed if estimate is not None else None
+        return gate_result(self.gate, used=self.used, total=len(self.order), observed=observed, **found)

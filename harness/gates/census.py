@@ -10,6 +10,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.gate_test import ROUNDING, Outlook
+from medbench.harness.gates.population import population_interval
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.sequential import Control, Evidence, SequentialTest, lowest_total
 
@@ -62,13 +63,16 @@ class CensusTest:
         return self.answers.goal + self.answers.baseline_mean
 
     def _exact(self) -> GateResult:
-        """Nothing is left to infer, so there is no interval."""
+        """Nothing is left to infer about these questions, so there is an interval only for new ones."""
         answers = self.answers
         total, n = math.fsum(share for share in answers.shares if share is not None), len(answers.order)
         need = lowest_total(self._target * n, 1.0 if self.lattice else 0.0, answers.gate.strict)
         status: Status = "pass" if total >= need - ROUNDING * n else "fail"
         estimate = answers.reported(total / n)
-        return answers.result(status, estimate, wording.on_all(answers.gate, status, estimate, n))
+        new = self._new_questions()
+        return answers.result(
+            status, estimate, wording.on_all(answers.gate, status, estimate, n, new), new_questions=new
+        )
 
     def _sequential(self) -> GateResult:
         answers = self.answers
@@ -78,23 +82,31 @@ class CensusTest:
             status = "undecided"  # a server that exceeds the token limit breaks the test's assumption
         estimate = answers.reported((worst.estimate + best.estimate) / 2)
         low, high = sorted((answers.reported(worst.interval[0]), answers.reported(best.interval[1])))
+        new = self._new_questions() if answers.used == len(answers.order) else None
         return answers.result(
             status,
             estimate,
-            self._why(status, estimate, worst.saved),
+            self._why(status, estimate, worst.saved, new),
             interval=(low, high),
+            interval_level=wording.level(self.alpha_pass, self.alpha_fail),
+            interval_kind="anytime",
+            new_questions=new,
             log_e_pass=_finite(worst.log_e_pass),
             log_e_fail=_finite(best.log_e_fail),
             controls={name: round(share, 3) for name, share in worst.controls.items() if share >= 0.001},
             saved=worst.saved,
         )
 
-    def _why(self, status: Status, estimate: float, saved: int) -> str:
-        gate, used, total, failed = self.answers.gate, self.answers.used, len(self.answers.order), self.answers.failed
-        if used == total:
-            return wording.on_all(gate, status, estimate, total, failed)
+    def _why(self, status: Status, estimate: float, saved: int, new: tuple[float, float] | None) -> str:
+        answers, gate, total, failed = self.answers, self.answers.gate, len(self.answers.order), self.answers.failed
+        if new is not None:
+            return wording.on_all(gate, status, estimate, total, new, failed)
         alpha = self.alpha_pass if status == "pass" else self.alpha_fail
-        return wording.on_some(gate, status, estimate, used, total, failed, alpha, saved)
+        return wording.on_some(gate, status, estimate, answers.observed, answers.used, total, failed, alpha, saved)
+
+    def _new_questions(self) -> tuple[float, float]:
+        """The usual 95 % interval."""
+        return population_interval(self.answers, 0.025, 0.025)
 
     def _evidence(self) -> tuple[Evidence, Evidence]:
         if self._tests is None:

@@ -42,6 +42,8 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
                 f"{folder} was evaluated under protocol {record.protocol['name']}, not the gate file's {asked.name}: "
                 f"evaluate it again, or correct the gate file"
             )
+    if rules.decide == "population":
+        _refuse_limited(rules, record, folder)
     samples = {name: {s.id: s for s in read_samples(folder, name)} for name in rules.tasks}
     _refuse_unmeasured(rules, record, samples)
     reference = read_baseline(baseline, record, samples)
@@ -57,6 +59,17 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
         answered = [samples[name][id] for id in orders[name] if id in samples[name]]
         gate.observe(name, answered, seconds=record.totals.seconds)
     return written(verdict_of(gate, gate.results(), record), folder)
+
+
+def _refuse_limited(rules: GateFile, record: RunRecord, folder: Path) -> None:
+    """Raises MedbenchError for a run that could be extended and judged again: the test is valid for one look."""
+    for name in rules.tasks:
+        total = record.tasks[name].n
+        if record.limit is not None and record.limit < total:
+            raise MedbenchError(
+                f"{folder} asked {record.limit} of the {total} questions of {name}; decide: population allows one "
+                f"look, at all of them: evaluate without --limit, or decide: census"
+            )
 
 
 def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:

@@ -45,7 +45,7 @@ class Asked:
     protocol: Protocol
     baseline: Path | None = None
     aa: int = 0
-    """Questions per task that are asked twice, for the noise floor."""
+    """Questions per task that are asked twice, for what repeats alone change."""
     alpha_fail: float | None = None
     """Chance of a wrong fail; None is the rules' alpha."""
     ledger: Ledger | None = None
@@ -146,7 +146,7 @@ class Gatekeeper:
     ) -> None:
         """`options` give engine, data, seed and runs folder; their model, tasks and partition are ignored.
 
-        `baseline` is a finished run's folder. `aa` questions per task are asked twice, for the noise floor.
+        `baseline` is a finished run's folder. `aa` questions per task are asked twice, for what repeats alone change.
         `fresh_ledger`: why the ledger of these rules counts checkpoints from 1 again, see gates.ledger.
         Raises MedbenchError for a task that is unknown or not available.
         """

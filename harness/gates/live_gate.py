@@ -17,7 +17,7 @@ from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.rules import GateFile
-from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, overall_of, warnings_of
+from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, beyond_the_census, overall_of, warnings_of
 from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.records import RunRecord
 
@@ -196,5 +196,5 @@ def verdict_of(
         number=number,
         order_seed=str(gate.seed),
         noise=dict(noise or {}),
-        warnings=[*warnings_of(dict(noise or {}), gate.rules), *baseline_warnings],
+        warnings=[*warnings_of(noise or {}, gate.rules, results), *beyond_the_census(results), *baseline_warnings],
     )

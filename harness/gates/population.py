@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,35 +44,42 @@ class PopulationTest:
 
     def _judged(self) -> GateResult:
         answers, goal = self.answers, self.answers.goal
-        worst, best = self._z(failed=0.0), self._z(failed=1.0)
+        worst, best = _z(answers, failed=0.0), _z(answers, failed=1.0)
         p_pass, p_fail = float(ndtr(-worst(goal))), float(ndtr(best(goal)))
         status: Status = "pass" if p_pass <= self.alpha_pass else "fail" if p_fail <= self.alpha_fail else "undecided"
-        least = -1.0 if answers.gate.paired else 0.0
-        bounds = (
-            invert(worst, -float(ndtri(self.alpha_pass)), least, 1.0),
-            invert(best, float(ndtri(self.alpha_fail)), least, 1.0),
-        )
-        low, high = sorted(map(self._reported, bounds))
-        known = [
-            share - answers.baseline_share(sample.id)
-            for sample, share in zip(answers.samples, answers.shares, strict=True)
-            if share is not None
-        ]
-        estimate = self._reported(math.fsum(known) / len(known))
+        estimate = answers.observed
         alpha = self.alpha_fail if status == "fail" else self.alpha_pass
         used, total = answers.used, len(answers.order)
         why = wording.of_population(answers.gate, status, estimate, used, total, answers.failed, alpha)
-        return answers.result(status, estimate, why, interval=(low, high), p_value=p_pass)
+        return answers.result(
+            status,
+            estimate,
+            why,
+            interval=population_interval(answers, self.alpha_pass, self.alpha_fail),
+            interval_level=wording.level(self.alpha_pass, self.alpha_fail),
+            interval_kind="population",
+            p_value=p_pass,
+        )
 
-    def _reported(self, mean: float) -> float:
-        """The metric, or its difference to the baseline's, of a mean share or mean difference of shares."""
-        scale = self.answers.scale
-        return scale.difference(mean) if self.answers.gate.paired else scale.value(mean)
 
-    def _z(self, failed: float) -> Callable[[float], float]:
-        """The score test with failed requests taken to have the share `failed`."""
-        clusters: dict[str, list[float]] = {}
-        for sample, share in zip(self.answers.samples, self.answers.shares, strict=True):
-            known = failed if share is None else share
-            clusters.setdefault(sample.cluster, []).append(known - self.answers.baseline_share(sample.id))
-        return score_test(list(clusters.values()), paired=self.answers.gate.paired)
+def population_interval(answers: Answers, alpha_pass: float, alpha_fail: float) -> tuple[float, float]:
+    """Of the metric, or its difference to the baseline's, on new questions; valid for a single look.
+
+    The end that a pass must reach misses with a chance of `alpha_pass`, the other one with `alpha_fail`. Failed
+    requests widen it in both directions.
+    """
+    known = [share for share in answers.shares if share is not None]
+    least = min(-1.0 if answers.gate.paired else 0.0, *known)  # a server can exceed the token limit
+    worst = invert(_z(answers, failed=0.0), -float(ndtri(alpha_pass)), least, 1.0)
+    best = invert(_z(answers, failed=1.0), float(ndtri(alpha_fail)), least, 1.0)
+    low, high = sorted((answers.measured(worst), answers.measured(best)))
+    return low, high
+
+
+def _z(answers: Answers, failed: float) -> Callable[[float], float]:
+    """The score test with failed requests taken to have the share `failed`."""
+    clusters: dict[str, list[float]] = {}
+    for sample, share in zip(answers.samples, answers.shares, strict=True):
+        known = failed if share is None else share
+        clusters.setdefault(sample.cluster, []).append(known - answers.baseline_share(sample.id))
+    return score_test(list(clusters.values()), paired=answers.gate.paired)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
@@ -52,8 +53,11 @@ class MeanTest:
         estimate = math.fsum(estimates) / len(results) if len(estimates) == len(results) else None
         interval = None if all(one.interval is None for one in results) else (low, high)
         used, total = sum(one.used for one in results), sum(one.total for one in results)
-        why = wording.of_mean(self.gate, status, estimate, interval, list(self.by_task), used, total)
-        return self._result(results, status, estimate, interval, why)
+        seen = [one.observed for one in results if one.observed is not None]
+        observed = math.fsum(seen) / len(results) if len(seen) == len(results) else None
+        new = _new_questions(results)
+        why = wording.of_mean(self.gate, status, estimate, observed, interval, new, list(self.by_task), used, total)
+        return self._result(results, status, estimate, interval, why, observed=observed, new_questions=new)
 
     def _reached_by(self, mean: float) -> bool:
         above = mean - self.gate.threshold
@@ -68,7 +72,11 @@ class MeanTest:
         estimate: float | None,
         interval: tuple[float, float] | None,
         why: str,
+        **more: Any,
     ) -> GateResult:
+        if interval is not None and all(one.interval is None or one.interval_level for one in results):
+            more["interval_level"] = wording.level(*(1 - one.interval_level for one in results if one.interval_level))
+            more["interval_kind"] = next(one.interval_kind for one in results if one.interval_kind)
         return gate_result(
             self.gate,
             status=status,
@@ -78,7 +86,20 @@ class MeanTest:
             total=sum(one.total for one in results),
             saved=sum(one.saved for one in results),
             why=why,
+            **more,
         )
+
+
+def _new_questions(results: Sequence[GateResult]) -> tuple[float, float] | None:
+    """95 % interval of the mean, from those of the tasks: their half widths add up like independent errors."""
+    below, above = [], []
+    for one in results:
+        if one.new_questions is None or one.observed is None:
+            return None
+        below.append(one.observed - one.new_questions[0])
+        above.append(one.new_questions[1] - one.observed)
+    mean = math.fsum(one.observed for one in results if one.observed is not None) / len(results)
+    return mean - math.hypot(*below) / len(results), mean + math.hypot(*above) / len(results)
 
 
 def _bounds(result: GateResult) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import remove_leftovers, replace_file
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
+from medbench.harness.gates.wording import between, number
 
 log = logging.getLogger("medbench")
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
+IntervalKind = Literal["anytime", "population"]
+"""anytime: of the whole benchmark, valid whenever the gate stops; population: of new questions, for a single look."""
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 
 
@@ -38,6 +41,17 @@ class GateResult(BaseModel):
     """The metric; for a paired gate the candidate's minus the baseline's. None if it was not measured."""
     interval: tuple[float, float] | None
     """None where there is no uncertainty (a census of all questions) or no estimate."""
+    interval_level: float | None = None
+    """1 minus the chance that `interval` misses: 1 - alpha of the pass side - alpha of the fail side.
+
+    None where there is no interval, or no answer yet that it could be made from, or in older files.
+    """
+    interval_kind: IntervalKind | None = None
+    """What `interval` is about; None as for its level."""
+    observed: float | None = None
+    """The same as `estimate`, on the questions answered so far; `estimate` is about all of them."""
+    new_questions: tuple[float, float] | None = None
+    """Beside a census of all questions: the 95 % interval of new questions of the same kind."""
     threshold: float
     """Compared with `estimate`."""
     used: int
@@ -193,18 +207,31 @@ def written(verdict: Verdict, folder: Path) -> Judged:
     return Judged(verdict, folder, path)
 
 
-def warnings_of(noise: dict[str, Noise], rules: GateFile) -> list[str]:
-    """One line for each margin below the noise floor; `noise` is per task."""
+def beyond_the_census(results: Sequence[GateResult]) -> list[str]:
+    """One line for each gate decided on all questions whose interval for new questions holds the threshold."""
+    return [
+        f"{one.rule}: new questions of this kind: {between(one.unit, one.new_questions)}, which includes the "
+        f"threshold {number(one.unit, one.threshold)}; the verdict holds for this benchmark's questions only"
+        for one in results
+        if one.status in ("pass", "fail") and one.new_questions is not None
+        if one.new_questions[0] <= one.threshold <= one.new_questions[1]
+    ]
+
+
+def warnings_of(noise: Mapping[str, Noise], rules: GateFile, results: Sequence[GateResult]) -> list[str]:
+    """One line for each margin of accuracy that repeating a run may use up; `noise` is per task."""
     lines = []
-    for gate in rules.gates:
+    for gate, result in zip(rules.gates, results, strict=True):
         found = noise.get(gate.task)
-        if found is None or not gate.paired:
+        if found is None or not gate.paired or gate.metric != "accuracy" or not result.total:
             continue
         margin = gate.margin if gate.margin is not None else gate.better_by
         assert margin is not None
-        if margin < found.floor:
+        reach = 2 * found.of_difference(result.total)
+        if margin < reach:
             lines.append(
-                f"{gate.rule}: the margin is below the noise floor (when {found.asked} questions were asked twice, "
-                f"{100 * found.floor:.1f} % changed from right to wrong or back): use a larger margin"
+                f"{gate.rule}: of {found.asked} questions asked twice, {found.scores} changed from right to wrong or "
+                f"back, so two runs of the same checkpoint can differ by {100 * reach:.1f} points on {result.total} "
+                f"questions (two standard deviations): use a larger margin"
             )
     return lines

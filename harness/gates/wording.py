@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from medbench.harness.gates.rules import Gate, Metric
+from medbench.harness.gates.rules import Gate, Metric, Unit
 
 WORDS: dict[Metric, str] = {
     "accuracy": "accuracy",
@@ -17,23 +17,39 @@ WORDS: dict[Metric, str] = {
 }
 
 
-def on_all(gate: Gate, status: str, estimate: float, total: int, failed: int = 0) -> str:
+def on_all(
+    gate: Gate, status: str, estimate: float, total: int, new_questions: tuple[float, float], failed: int = 0
+) -> str:
     """A census whose every question has been asked."""
     found = f"{_measured(gate, estimate)} on all {total} questions{_failures(failed)}; {_threshold(gate)}: {status}"
-    return found + (" until the failed requests are answered" if status == "undecided" else "")
+    found += " until the failed requests are answered" if status == "undecided" else ""
+    return f"{found} ({_new(gate, new_questions)})"
 
 
 def on_some(
-    gate: Gate, status: str, estimate: float, used: int, total: int, failed: int, alpha: float, saved: int
+    gate: Gate,
+    status: str,
+    estimate: float,
+    observed: float,
+    used: int,
+    total: int,
+    failed: int,
+    alpha: float,
+    saved: int,
 ) -> str:
-    """A census decided early, or still open; `alpha` is the level of the side that decided."""
-    extent = f"after {used} of {total} questions{_failures(failed)}"
+    """A census decided early, or still open; `alpha` is the level of the side that decided.
+
+    `estimate` is about all questions, `observed` about those that got an answer.
+    """
+    whole, part = f"{shown(gate, estimate)} on all {total}", f"{shown(gate, observed)} on the {used} asked"
     if status == "undecided":
-        return f"{_measured(gate, estimate)} {extent}; {_claim(gate)} not yet shown: undecided"
+        baseline = " against the baseline" if gate.paired else ""
+        found = f"{WORDS[gate.metric]} about {whole}{baseline} ({part}{_failures(failed, ', ')})"
+        return f"{found}; {_claim(gate)} not yet shown: undecided"
     claim = _claim(gate) if status == "pass" else _opposite(gate)
-    about = f"estimate {shown(gate, estimate)}" + (
-        f", about {saved} questions saved by control variates" if saved > 0 else ""
-    )
+    extent = f"after {used} of {total} questions"
+    about = (f"{failed} failed; " if failed else "") + f"about {whole}, {part}"
+    about += f"; about {saved} questions saved by control variates" if saved > 0 else ""
     return f"{WORDS[gate.metric]} {claim} with {confidence(alpha)} confidence {extent} ({about}): {status}"
 
 
@@ -52,18 +68,23 @@ def of_mean(
     gate: Gate,
     status: str,
     estimate: float | None,
+    observed: float | None,
     interval: tuple[float, float] | None,
+    new_questions: tuple[float, float] | None,
     tasks: Sequence[str],
     used: int,
     total: int,
 ) -> str:
     mean = f"mean {WORDS[gate.metric]} of {', '.join(tasks)}"
-    if estimate is not None:
+    extent = f"on all {total} questions" if used == total else f"after {used} of {total} questions"
+    if estimate is not None and observed is not None and used < total:
+        mean += f" about {_against(gate, shown(gate, estimate))} ({shown(gate, observed)} on the {used} asked)"
+    elif estimate is not None:
         mean += f" {_against(gate, shown(gate, estimate))}"
     if interval is not None:
         mean += f", between {shown(gate, interval[0])} and {shown(gate, interval[1])}"
-    extent = f"on all {total} questions" if used == total else f"after {used} of {total} questions"
-    return f"{mean} {extent}; {_threshold(gate)}: {status}"
+    new = f" ({_new(gate, new_questions)})" if new_questions is not None else ""
+    return f"{mean} {extent}; {_threshold(gate)}: {status}{new}"
 
 
 def of_pace(gate: Gate, status: str, pace: float | None, used: int) -> str:
@@ -74,11 +95,27 @@ def of_pace(gate: Gate, status: str, pace: float | None, used: int) -> str:
 
 def shown(gate: Gate, value: float) -> str:
     """The metric, or a paired gate's difference, with its unit."""
-    if gate.unit == "seconds":
+    return number(gate.unit, value)
+
+
+def number(unit: Unit, value: float) -> str:
+    """A value with its unit: 0.62 -> "62.0 %"."""
+    if unit == "seconds":
         return f"{value:.2f}"
-    if gate.unit == "tokens":
+    if unit == "tokens":
         return f"{value:.1f}"
-    return f"{100 * value:+.1f} points" if gate.paired else f"{100 * value:.1f} %"
+    return f"{100 * value:+.1f} points" if unit == "difference" else f"{100 * value:.1f} %"
+
+
+def between(unit: Unit, interval: tuple[float, float]) -> str:
+    """Both ends with their unit, once: "57.9 to 65.2 %"."""
+    low, high = (number(unit, end) for end in interval)
+    return f"{low.removesuffix(' %').removesuffix(' points')} to {high}"
+
+
+def level(*alphas: float) -> float:
+    """The level of an interval that misses with these chances."""
+    return round(1 - math.fsum(alphas), 12)
 
 
 def confidence(alpha: float) -> str:
@@ -96,8 +133,15 @@ def _against(gate: Gate, number: str) -> str:
     return f"{number} against the baseline" if gate.paired else number
 
 
-def _failures(failed: int) -> str:
-    return f" ({failed} failed)" if failed else ""
+def _failures(failed: int, within: str = "") -> str:
+    """In parentheses of its own, or after `within` in those of others."""
+    if not failed:
+        return ""
+    return f"{within}{failed} failed" if within else f" ({failed} failed)"
+
+
+def _new(gate: Gate, interval: tuple[float, float]) -> str:
+    return f"new questions of this kind: {between(gate.unit, interval)}"
 
 
 def _threshold(gate: Gate) -> str:

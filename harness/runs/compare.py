@@ -1,4 +1,4 @@
-"""Two runs on the same questions: paired difference with interval, McNemar test, flips, per category.
+"""Two runs on the same questions: paired difference with score interval and test, flips, per category.
 
 medbench compare runs/BASELINE runs/CANDIDATE
 """
@@ -13,17 +13,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scipy.special import bdtr
+from scipy.special import ndtr, ndtri
 
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.runs.comparability import refuse_incomplete, refuse_unlike, setup_warnings
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
 from medbench.harness.runs.sample_check import refuse_other_answer, right_option
-from medbench.harness.stats.intervals import clustered_mean
+from medbench.harness.stats.score_test import invert, score_test
 
 FLIPS_KEPT = 1000
 """Most ids of flipped questions that are kept in each direction."""
+LEVEL = -float(ndtri(0.025))
+"""z at the ends of a 95 % interval."""
+MULTIPLICITY = (
+    "Each interval holds with 95 % for itself. With several categories, some of them leave out 0 by chance: judge a "
+    "category by the p that is corrected for the number of categories (Holm)."
+)
+"""For readers of categories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,18 @@ class Difference:
     b: float
     difference: float
     interval: tuple[float, float]
-    """95 %, paired, clustered by duplicate question."""
+    """95 %, paired: Tango's score interval, clustered by duplicate question."""
     p_value: float
-    """Exact McNemar, two-sided. It treats duplicate questions as independent; the interval does not."""
+    """Two-sided, of no difference: the same score test at 0, so below 0.05 where the interval leaves out 0.
+
+    It is McNemar's test without continuity correction, divided by the design effect of the duplicates. Where scores
+    lie between 0 and 1, interval and test are normal with the clustered standard error.
+    """
     lost: int
     """Right in A, wrong in B."""
     gained: int
+    p_holm: float | None = None
+    """Of a category: `p_value` corrected by Holm's method for the number of categories of the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +122,12 @@ def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskCom
     return TaskComparison(
         task=task,
         overall=difference_of(pairs),
-        categories={
-            field: {value: difference_of(some) for value, some in sorted(values.items())}
-            for field, values in sorted(by_category.items())
-        },
+        categories=_corrected(
+            {
+                field: {value: difference_of(some) for value, some in sorted(values.items())}
+                for field, values in sorted(by_category.items())
+            }
+        ),
         lost_ids=tuple(id for id, change in flips if change < 0)[:FLIPS_KEPT],
         gained_ids=tuple(id for id, change in flips if change > 0)[:FLIPS_KEPT],
         unpaired=len(first.keys() ^ second.keys()),
@@ -124,20 +139,32 @@ def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
     clusters: dict[str, list[float]] = defaultdict(list)
     for one, two in pairs:
         clusters[one.cluster].append(_score(two) - _score(one))
-    mean, error = clustered_mean(list(clusters.values()))
-    lost = sum(_score(two) < _score(one) for one, two in pairs)
-    gained = sum(_score(two) > _score(one) for one, two in pairs)
+    z = score_test(list(clusters.values()), paired=True)
     n = len(pairs)
     return Difference(
         n=n,
         a=math.fsum(_score(one) for one, _ in pairs) / n,
         b=math.fsum(_score(two) for _, two in pairs) / n,
-        difference=mean,
-        interval=(max(-1.0, mean - 1.959964 * error), min(1.0, mean + 1.959964 * error)),
-        p_value=min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5))) if lost + gained else 1.0,
-        lost=lost,
-        gained=gained,
+        difference=math.fsum(_score(two) - _score(one) for one, two in pairs) / n,
+        interval=(invert(z, LEVEL, -1.0, 1.0), invert(z, -LEVEL, -1.0, 1.0)),
+        p_value=2 * float(ndtr(-abs(z(0.0)))),
+        lost=sum(_score(two) < _score(one) for one, two in pairs),
+        gained=sum(_score(two) > _score(one) for one, two in pairs),
     )
+
+
+def _corrected(categories: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Difference]]:
+    """The same with `p_holm` of each, over all of them."""
+    ranked = sorted(
+        ((field, value, one) for field, values in categories.items() for value, one in values.items()),
+        key=lambda each: each[2].p_value,
+    )
+    found: dict[str, dict[str, Difference]] = {field: dict(values) for field, values in categories.items()}
+    highest = 0.0
+    for rank, (field, value, one) in enumerate(ranked):
+        highest = max(highest, min(1.0, (len(ranked) - rank) * one.p_value))
+        found[field][value] = replace(one, p_holm=highest)
+    return found
 
 
 def _by_question(samples: Iterable[Sample]) -> dict[str, Sample]:

@@ -29,7 +29,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.benchmarks.task_folders import core_tasks
-from medbench.harness.runs.compare import TaskComparison
+from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
@@ -151,6 +151,7 @@ def _environment() -> Environment:
         environment.filters[name] = getattr(formats, name)
     environment.filters["size_class"] = leaderboard.size_class
     environment.globals["winner"] = compare.winner
+    environment.globals["multiplicity"] = MULTIPLICITY
     environment.globals["label"] = trajectory_page.label
     environment.globals["gate_label"] = trajectory_page.gate_label
     environment.globals["alarms"] = trajectory_charts.alarms

@@ -90,9 +90,56 @@ def test_each_gate_is_a_test_case_with_its_status(status: Status) -> None:
     assert (case.get("name"), case.get("classname")) == ("medqa: accuracy at least 0.6", "step-800")
     found = [child.tag for child in case if child.tag != "system-out"]
     assert found == ([STATUSES[status]] if STATUSES[status] else [])
-    for child in case:  # GitLab shows the text, GitHub's reporters the message
-        assert child.text == "accuracy 62.0 % on 96 of 1273 questions"
-        assert child.tag == "system-out" or child.get("message") == child.text
+    assert case.find("system-out").text
+    for child in case:
+        if child.tag != "system-out":  # GitLab shows the text, GitHub's reporters the message
+            assert child.text == "accuracy 62.0 % on 96 of 1273 questions"
+            assert child.get("message") == f"{status}: 62.0 %, threshold 60.0 %"
+
+
+def sentences(case: Any) -> list[str]:
+    """Every text of a test case."""
+    return [text for child in case for text in (child.get("message"), *(child.text or "").splitlines()) if text]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_no_sentence_of_a_test_case_stands_there_twice(status: Status) -> None:
+    for changes in ({}, {"estimate": None, "interval": None}):
+        (case,) = parsed(verdict(result(status, **changes))).iter("testcase")
+        found = sentences(case)
+        assert len(found) == len(set(found))
+        assert "accuracy 62.0 % on 96 of 1273 questions" in found
+
+
+def test_the_details_of_a_test_case_tell_its_numbers() -> None:
+    full = result(
+        "fail", interval_level=0.9, interval_kind="anytime", observed=0.63, controls={"base": 0.4, "old": 0.2}
+    )
+    (case,) = parsed(verdict(full)).iter("testcase")
+    lines = case.find("system-out").text.splitlines()
+    assert "questions: 96 of 1273" in lines
+    assert "estimate: 62.0 %" in lines
+    assert "on the questions asked: 63.0 %" in lines
+    assert "interval: 60.0 to 64.0 % (90 %, whole benchmark, anytime)" in lines
+    assert "controls: base, old" in lines
+    census = result(interval=None, new_questions=(0.58, 0.65), used=1273)
+    (case,) = parsed(verdict(census)).iter("testcase")
+    assert "interval: 58.0 to 65.0 % (95 %, new questions)" in case.find("system-out").text.splitlines()
+
+
+def test_a_suite_says_how_its_verdict_was_decided() -> None:
+    gates = result(controls={"base": 0.4}), result(controls={"old": 0.1, "base": 0.3})
+    (suite,) = parsed(verdict(*gates, baseline="base", correction="Bonferroni"))
+    found = {one.get("name"): one.get("value") for one in suite.iter("property")}
+    assert found == {
+        "alpha": "0.05",
+        "decide": "census",
+        "correction": "Bonferroni",
+        "partition": "all",
+        "protocol": "cot-v1",
+        "baseline": "base",
+        "controls": "base, old",
+    }
 
 
 def test_each_candidate_is_a_suite_with_its_counts() -> None:
@@ -107,7 +154,7 @@ def test_each_candidate_is_a_suite_with_its_counts() -> None:
 @given(st.text(), st.text(), st.text())
 def test_any_name_keeps_the_file_sound(rule: str, why: str, candidate: str) -> None:
     (suite,) = parsed(verdict(result("fail", rule=rule, why=why), candidate=candidate))
-    (case,) = suite
+    (case,) = suite.iter("testcase")
     assert len(case) == 2
 
 
@@ -122,7 +169,7 @@ def test_hostile_names_stay_text_in_junit() -> None:
 def test_an_invalid_checkpoint_is_one_failing_case() -> None:
     broken = result("fail", rule="invalid checkpoint", task="-", estimate=None, interval=None, used=0, total=0)
     (case,) = parsed(verdict(broken, overall="fail")).iter("testcase")
-    assert case.find("failure") is not None
+    assert case.find("failure").get("message") == "fail: no estimate"
 
 
 # ---- Markdown and tables
@@ -142,9 +189,22 @@ def test_the_summary_is_a_table_of_gates() -> None:
     header = lines.index("| gate | verdict | estimate | interval | questions | why |")
     rows = [line for line in lines[header + 2 :] if line.startswith("|")]
     assert [row.split(" | ")[1] for row in rows] == ["pass", "FAIL"]
-    assert "| 62.0 % | 60.0 to 64.0 | 96 of 1273 |" in rows[0]
+    assert "| 62.0 % | 60.0 to 64.0 % | 96 of 1273 |" in rows[0]
     assert "| -5.1 points |" in rows[1]
     assert "> wide" in lines
+
+
+def test_the_summary_says_how_the_verdict_was_decided() -> None:
+    gates = result(controls={"base": 0.4}, interval_level=0.9, interval_kind="anytime"), result(controls={"old": 0.1})
+    text = markdown(verdict(*gates, correction="Bonferroni"))
+    assert "alpha 0.05; decide: census; correction: Bonferroni; controls: `base`, `old`" in text
+    assert "| 60.0 to 64.0 % (90 %, whole benchmark, anytime) |" in text
+    assert "controls: none" in markdown(verdict())
+
+
+def test_the_table_shows_the_interval_and_what_it_is_about() -> None:
+    text = verdict_table(verdict(result(interval_level=0.94, interval_kind="population")))
+    assert "60.0 to 64.0 % (94 %, new questions)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("metric", "estimate", "shown"), [("tokens_per_answer", 312.44, "| 312.4 |"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from support.questions import COT, a_task, right
 
@@ -10,7 +11,7 @@ from medbench.harness.contracts import Completion, Request
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.repeatability import Noise, answers_to, compare, measure
 from medbench.harness.gates.rules import GateFile
-from medbench.harness.gates.verdict import warnings_of
+from medbench.harness.gates.verdict import gate_result, warnings_of
 from medbench.harness.protocols.protocol import Continuation
 
 
@@ -33,7 +34,7 @@ def test_answers_that_depend_on_the_order_are_counted() -> None:
     all_a = {id: {"output": "The answer is (A)."} for id in right(task)}
     noise = measure(task, COT, Wavering(all_a), questions=10, seed=0)
     assert (noise.asked, noise.answers, noise.scores) == (10, 2, 2)
-    assert noise.floor == 0.2
+    assert noise.flip_rate == 0.2
 
 
 def test_failed_requests_are_not_noise() -> None:
@@ -51,8 +52,25 @@ def test_a_reply_that_the_protocol_continues_is_compared_as_a_whole() -> None:
     assert (compare(plain, whole).replies, compare(whole, whole).replies) == (12, 0)
 
 
-def test_a_margin_below_the_noise_floor_gives_a_warning() -> None:
-    rules = GateFile.model_validate({"gates": [{"task": "toy", "margin": 0.02}, {"task": "toy", "at_least": 0.5}]})
-    assert warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=1)}, rules) == []
-    (line,) = warnings_of({"toy": Noise(asked=100, replies=9, answers=5, scores=4)}, rules)
-    assert "4.0 %" in line
+def warnings(flips: int, questions: int, **gate: Any) -> list[str]:
+    """Of one gate on `questions` questions, where `flips` of 100 asked twice changed from right to wrong or back."""
+    rules = GateFile.model_validate({"gates": [{"task": "toy", **gate}]})
+    (rule,) = rules.gates
+    found = {"status": "pass", "estimate": 0.0, "interval": None, "used": questions, "total": questions, "why": ""}
+    noise = {"toy": Noise(asked=100, replies=9, answers=9, scores=flips)}
+    return warnings_of(noise, rules, [gate_result(rule, **found)])
+
+
+def test_a_margin_within_what_repeats_do_to_a_mean_gives_a_warning() -> None:
+    """Flips go both ways, so a mean moves by the root of their share over the number of questions."""
+    (line,) = warnings(4, 100, margin=0.02)
+    assert "of 100 questions asked twice, 4 changed from right to wrong or back" in line
+    assert "two runs of the same checkpoint can differ by 4.0 points on 100 questions" in line
+    assert warnings(4, 400, margin=0.02) == []
+    assert len(warnings(4, 399, better_by=0.02)) == 1
+    assert warnings(0, 100, margin=0.001) == []
+
+
+def test_only_comparisons_of_accuracy_have_such_a_warning() -> None:
+    assert warnings(40, 100, at_least=0.5) == []
+    assert warnings(40, 100, metric="unparsed", margin=0.001) == []

@@ -185,6 +185,111 @@ def test_a_limited_run_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
     assert close.interval[0] < 0.79 < close.interval[1]
 
 
+def some_of(gate: dict[str, Any], right: int, asked: int, total: int, **more: Any) -> GateResult:
+    """Of `total` questions, `asked` have an answer, `right` of them correct, spread evenly."""
+    scores = [float(i * right % asked < right) for i in range(asked)]
+    return state_of(gate, [answer(f"q{i}", score) for i, score in enumerate(scores)], total, **more).result()
+
+
+def test_the_estimate_of_all_questions_is_told_from_what_was_seen() -> None:
+    result = some_of({"at_least": 0.62}, 62, 100, 818)
+    assert result.estimate is not None
+    assert result.status == "undecided"
+    assert result.observed == 0.62
+    assert f"accuracy about {100 * result.estimate:.1f} % on all 818 (62.0 % on the 100 asked)" in result.why
+    decided = some_of({"at_least": 0.3}, 62, 100, 818)
+    assert decided.estimate is not None
+    assert f"(about {100 * decided.estimate:.1f} % on all 818, 62.0 % on the 100 asked)" in decided.why
+
+
+def test_the_difference_on_all_questions_is_told_from_what_was_seen() -> None:
+    """The baseline answers the first 100 questions as often as the candidate, and none of the others."""
+    baseline = {f"q{i}": float(i < 60) for i in range(100)} | {f"rest{i}": 0.0 for i in range(388)}
+    result = some_of({"margin": 0.02}, 62, 100, 400, baseline=baseline)
+    assert result.estimate is not None
+    assert result.observed == pytest.approx(0.02)
+    assert result.estimate > 0.1
+    assert f"about {100 * result.estimate:+.1f} points on all 400, +2.0 points on the 100 asked" in result.why
+    open_still = some_of({"margin": 0.02}, 8, 12, 400, baseline=dict.fromkeys(baseline, 0.6))
+    assert open_still.status == "undecided"
+    assert "on all 400 against the baseline (" in open_still.why
+    assert "points on the 12 asked)" in open_still.why
+
+
+def test_failed_requests_are_named_with_what_was_asked() -> None:
+    scores = [None, *(float(i % 3 > 0) for i in range(99))]
+    samples = [answer(f"q{i}", score) for i, score in enumerate(scores)]
+    assert "on the 100 asked, 1 failed)" in state_of({"at_least": 0.66}, samples, 818).result().why
+    assert "after 100 of 818 questions (1 failed; about" in state_of({"at_least": 0.4}, samples, 818).result().why
+
+
+@pytest.mark.parametrize(("gates", "level"), [(1, 0.9), (5, 0.94)])
+@pytest.mark.parametrize(("decide", "kind"), [("census", "anytime"), ("population", "population")])
+def test_an_interval_has_its_level_and_kind(gates: int, level: float, decide: str, kind: str) -> None:
+    """1 - alpha - alpha / gates: what the sides of the tests spend."""
+    result = some_of({"at_least": 0.6}, 62, 100, 400, decide=decide, gates=gates)
+    assert result.interval is not None
+    assert (result.interval_level, result.interval_kind) == (level, kind)
+
+
+def test_no_interval_has_no_level(tmp_path: Path) -> None:
+    whole = one(tmp_path, {"at_least": 0.6}, answers(62, 38))
+    assert (whole.interval, whole.interval_level, whole.interval_kind) == (None, None, None)
+    nothing = state_of({"at_least": 0.6}, [], 100).result()
+    assert (nothing.interval_level, nothing.interval_kind) == (None, None)
+
+
+def test_the_interval_of_a_mean_has_the_level_of_its_tasks_together(tmp_path: Path) -> None:
+    floors = [{"task": name, "at_least": 0.0} for name in "ab"]
+    mean = {"task": "mean", "at_least": 0.5}
+    verdict = judge(tmp_path, [mean, *floors], {"a": answers(300, 100), "b": answers(150, 50)}, decide="population")
+    assert verdict.gates[0].interval_level == pytest.approx(1 - 0.05 - 0.05 / 3)
+    assert verdict.gates[0].interval_kind == "population"
+
+
+def test_a_census_of_all_questions_shows_what_new_ones_would_give(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, [{"at_least": 0.6}], answers(504, 314))
+    (result,) = verdict.gates
+    assert result.new_questions == pytest.approx(proportion_confint(504, 818, method="wilson"), abs=1e-9)
+    assert "pass (new questions of this kind: 58.2 to 64.9 %)" in result.why
+    (warning,) = verdict.warnings
+    assert "new questions of this kind: 58.2 to 64.9 %, which includes the threshold 60.0 %" in warning
+    clear = judge(tmp_path, [{"at_least": 0.5}], answers(504, 314))
+    assert clear.gates[0].new_questions == result.new_questions
+    assert clear.warnings == []
+
+
+def test_a_census_of_a_difference_shows_what_new_questions_would_give(tmp_path: Path) -> None:
+    """51 lost, 63 gained of 818: better on these questions, which a new set may well turn."""
+    before, after = [1.0] * 51 + [0.0] * 63 + [1.0] * 704, [0.0] * 51 + [1.0] * 63 + [1.0] * 704
+    runs = [[answer(f"q{i}", score) for i, score in enumerate(scores)] for scores in (after, before)]
+    verdict = judge(tmp_path, [{"better_by": 0.0}], *runs)
+    assert verdict.overall == "pass"
+    (warning,) = verdict.warnings
+    assert "-1.1 to +4.1 points, which includes the threshold +0.0 points" in warning
+
+
+def test_a_census_of_a_mean_shows_what_new_questions_would_give(tmp_path: Path) -> None:
+    floors = [{"task": name, "at_least": 0.1} for name in "ab"]
+    samples = {"a": answers(300, 100), "b": answers(150, 50)}
+    verdict = judge(tmp_path, [{"task": "mean", "at_least": 0.75}, *floors], samples)
+    mean, a, b = (result.new_questions for result in verdict.gates)
+    assert mean is not None
+    assert a is not None
+    assert b is not None
+    assert mean[0] == pytest.approx(0.75 - math.hypot(0.75 - a[0], 0.75 - b[0]) / 2)
+    assert len(verdict.warnings) == 1
+
+
+def test_only_a_census_of_all_questions_has_an_interval_for_new_ones(tmp_path: Path) -> None:
+    assert some_of({"at_least": 0.6}, 62, 100, 400).new_questions is None
+    whole = one(tmp_path, {"at_least": 0.6}, answers(62, 38), decide="population")
+    assert whole.new_questions is None
+    with_failures = one(tmp_path, {"at_least": 0.61}, answers(60, 37, 3))
+    assert with_failures.status == "undecided"
+    assert with_failures.new_questions is not None
+
+
 # ---- the mean of tasks
 
 
@@ -246,6 +351,8 @@ def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:
     assert (result.status, result.used, result.total) == ("pass", 300, 800)
     assert result.interval is not None
     assert 0.6 <= result.interval[0] <= 0.8 <= result.interval[1]
+    assert (result.interval_kind, result.interval_level) == ("anytime", pytest.approx(1 - 0.05 - 0.05 / 3))
+    assert "(80.0 % on the 300 asked)" in result.why
 
 
 # ---- failed requests
@@ -476,6 +583,14 @@ def test_the_population_asks_more_than_the_census(tmp_path: Path) -> None:
     assert result.p_value is not None
     assert result.p_value > 0.05
     assert one(tmp_path, {"at_least": 0.6}, samples).p_value is None
+
+
+def test_a_limited_run_is_not_judged_for_the_population(tmp_path: Path) -> None:
+    """Its test allows one look; a run could be gated, extended and gated again."""
+    floor = [{"at_least": 0.6}]
+    with pytest.raises(MedbenchError, match=r"asked 100 of the 400 questions of toy.*without --limit"):
+        judge(tmp_path, floor, answers(90, 10), run={"n": 400, "limit": 100}, decide="population")
+    assert judge(tmp_path, floor, answers(90, 10), run={"limit": 100}, decide="population").overall == "pass"
 
 
 def test_failed_requests_count_against_both_sides_for_the_population_too(tmp_path: Path) -> None:

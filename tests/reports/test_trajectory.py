@@ -408,6 +408,7 @@ def test_measuring_and_confirming_alone_make_a_page(tmp_path: Path) -> None:
     events: list[Event] = [
         stage, measured, attempt, gated("sft", 1, 4, verdict),
         Confirmed(stage="sft", attempt=1, step=4, verdict=verdict, alpha=0.01, run=None, seconds=2.0, questions=5),
+        AttemptEnded(stage="sft", attempt=1, outcome="passed", reason="confirmed", step=4),
         Promoted(stage="sft", attempt=1, step=4, checkpoint="1-sft/promoted", fingerprint="f"),
     ]  # fmt: skip
     page = page_of(a_training(tmp_path, "t", events))
