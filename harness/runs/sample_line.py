@@ -75,6 +75,7 @@ _decode = msgspec.json.Decoder(Line).decode
 def decode(raw: bytes) -> Line:
     """Raises ValueError, in a few words, for what is no sample."""
     try:
+        raw.decode()  # msgspec does not look into fields that Line does not have
         line = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         line = _slowly(raw)

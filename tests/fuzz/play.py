@@ -47,7 +47,7 @@ LONGEST_LINE = 2100
 """Characters of a line on standard error, paths of the temporary folder not counted: 2,000 and a few words."""
 MOST_LINES = 40
 STATUSES = (0, 1, 2, 3, 4)
-ALWAYS_LEFT = r"(^|/)\.lock$|(^|/)cache(/|$)"
+ALWAYS_LEFT = r"(^|/)\.[\w.-]*lock$|(^|/)cache(/|$)"
 NOTHING = r"(?!)"
 
 
@@ -232,7 +232,9 @@ def _captured() -> Iterator[tuple[Callable[[], str], Callable[[], str]]]:
 def _process_state() -> tuple[int, int, int]:
     handlers = len(logging.getLogger("medbench").handlers) + len(logging.getLogger().handlers)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return threading.active_count(), handlers, len(children)
+    # tqdm's monitor is one thread for each class of bars that transformers and huggingface_hub make, and stays
+    threads = [thread for thread in threading.enumerate() if thread.name != "tqdm_monitor"]
+    return len(threads), handlers, len(children)
 
 
 def _leaks(before: tuple[int, int, int]) -> list[str]:

@@ -55,6 +55,9 @@ def wrong(case: Case, folder: Path, done: Done) -> list[str]:
         except ValueError as error:
             return [f"standard output: {str(error)[:80]}"]
         faults += _judged(case, folder, done, shown)
+    junit = folder / "out" / "verdict.xml"
+    if done.status == 2 and junit.exists() and 'failures="0" errors="1"' not in junit.read_text():
+        faults.append("no verdict, but JUnit does not say so")
     return faults
 
 
@@ -99,4 +102,5 @@ CATEGORY = Category(
     draw_case,
     wrong,
     share=2.5,
+    may_leave=r"^out(/verdict\.(xml|md))?$",  # that there is no verdict
 )

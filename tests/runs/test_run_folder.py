@@ -567,13 +567,19 @@ def test_kill_9_loses_no_line_whose_append_returned(tmp_path: Path) -> None:
 
 UNEARNED = json.dumps({**asdict(sample(9)), "extracted": "A", "schema_version": SCHEMA_VERSION}).encode()
 """A full score for a wrong answer."""
+NOT_UTF_8 = (
+    json.dumps({**asdict(sample(9)), "schema_version": SCHEMA_VERSION, "more": "?"}).encode().replace(b"?", b"\xff")
+)
+"""In a field that medbench does not know."""
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("fault", [b"\0" * 4096, b"{}", b"[1]", b'{"id": "q1"}', b"\xff\xfe", b"nonsense", UNEARNED])
+@pytest.mark.parametrize(
+    "fault", [b"\0" * 4096, b"{}", b"[1]", b'{"id": "q1"}', b"\xff\xfe", b"nonsense", UNEARNED, NOT_UTF_8]
+)
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_one_damaged_line_is_set_aside_and_the_rest_goes_on(
     tmp_path: Path, fault: bytes, place: int, caplog: pytest.LogCaptureFixture
