@@ -10,6 +10,7 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.gates.metric_values import value_of
 from medbench.harness.gates.rules import Gate
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
 MOST_ERRORS = 0.05
@@ -54,7 +55,14 @@ class Answers:
     samples: list[Sample] = field(default_factory=list)
     shares: list[float | None] = field(default_factory=list)
     """For each sample; None for a failed request."""
+    longer: dict[int, list[bool]] = field(default_factory=dict)
+    """Token limit -> for each question along the order so far, whether its reply did not end within it."""
+    ahead: int = 0
+    """Most questions along the order of which all, or the first tokens, are known."""
+    failed: int = 0
+    """Failed requests among these."""
     scale: Scale = field(init=False)
+    _ids: frozenset[str] = field(init=False)
     baseline_mean: float = field(init=False)
     """Mean share of the baseline over `order`; 0 for a gate that is not paired."""
 
@@ -62,6 +70,7 @@ class Answers:
         if not self.order:
             raise MedbenchError(f"{self.gate.rule}: no question of this kind")
         self.scale = Scale(self.unit, self.gate.less_is_better)
+        self._ids = frozenset(self.order)
         self.baseline_mean = math.fsum(map(self.baseline_share, self.order)) / len(self.order)
 
     def observe(self, task: str, samples: Sequence[Sample]) -> None:
@@ -74,14 +83,39 @@ class Answers:
                 value = value_of(sample, self.gate.metric)
                 self.samples.append(sample)
                 self.shares.append(None if value is None else self.scale.share(value))
+        if self.used >= self.ahead:
+            self.ahead, self.failed = self.used, self.shares.count(None)
+
+    def within(self, limit: int, replies: Sequence[Reply]) -> list[tuple[float, float]]:
+        """Lowest and highest share of each of the next replies that the gate is about, known within `limit` tokens."""
+        longer, found = self.longer.setdefault(limit, []), []
+        for reply in replies:
+            if reply.id not in self._ids:
+                continue
+            bounds = self._bounds(reply.sample, limit)
+            longer.append(bounds is None)
+            found.append(bounds or self._unknown(limit))
+            if len(longer) > self.ahead:
+                self.ahead = len(longer)
+                self.failed += reply.sample is not None and value_of(reply.sample, self.gate.metric) is None
+        return found
+
+    def _bounds(self, sample: Sample | None, limit: int) -> tuple[float, float] | None:
+        if sample is None or sample.outcome == "error" or sample.completion_tokens > limit:
+            return None
+        value = value_of(sample, self.gate.metric)
+        assert value is not None
+        return self.scale.share(value), self.scale.share(value)
+
+    def _unknown(self, limit: int) -> tuple[float, float]:
+        if self.gate.metric != "tokens_per_answer":
+            return 0.0, 1.0
+        low, high = sorted((self.scale.share(min(limit, self.unit)), self.scale.share(self.unit)))
+        return low, high
 
     @property
     def used(self) -> int:
         return len(self.samples)
-
-    @property
-    def failed(self) -> int:
-        return self.shares.count(None)
 
     @property
     def whole(self) -> bool:
@@ -109,17 +143,17 @@ class Answers:
 
     def unjudged(self) -> GateResult | None:
         """The result where nothing can be said of the answers; None where there is something to test."""
-        if not self.samples:
+        if not self.ahead:
             ends = sorted((self.reported(0.0), self.reported(1.0)))
             return self.result("undecided", None, "no question asked yet", interval=(ends[0], ends[1]))
         why = self._fault()
         return self.result("not gateable", None, why) if why else None
 
     def _fault(self) -> str:
-        if self.failed == self.used:
-            return f"none of {self.used} questions got an answer"
-        if self.failed > MOST_ERRORS * self.used:
-            return f"{self.failed} of {self.used} requests failed"
+        if self.failed == self.ahead:
+            return f"none of {self.ahead} questions got an answer"
+        if self.failed > MOST_ERRORS * self.ahead:
+            return f"{self.failed} of {self.ahead} requests failed"
         return "no answer has a token count" if self._uncounted else ""
 
     @property
@@ -138,4 +172,4 @@ class Answers:
     ) -> GateResult:
         """`estimate` and `interval` in the metric's own unit; `evidence` are further fields of GateResult."""
         found = {"status": status, "estimate": estimate, "interval": interval, "why": why, **evidence}
-        return gate_result(self.gate, used=self.used, total=len(self.order), **found)
+        return gate_result(self.gate, **{"used": self.used, "total": len(self.order), **found})

@@ -12,6 +12,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.gate_test import Outlook
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.score_test import invert, score_test
 
@@ -36,6 +37,9 @@ class PopulationTest:
 
     def observe(self, task: str, samples: Sequence[Sample], seconds: float = 0.0) -> None:
         self.answers.observe(task, samples)
+
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        """It needs whole replies."""
 
     def outlook(self) -> Outlook:
         return Outlook()

@@ -24,10 +24,18 @@ def on_all(gate: Gate, status: str, estimate: float, total: int, failed: int = 0
 
 
 def on_some(
-    gate: Gate, status: str, estimate: float, used: int, total: int, failed: int, alpha: float, saved: int
+    gate: Gate,
+    status: str,
+    estimate: float,
+    used: int,
+    total: int,
+    failed: int,
+    alpha: float,
+    saved: int,
+    longer: str = "",
 ) -> str:
-    """A census decided early, or still open; `alpha` is the level of the side that decided."""
-    extent = f"after {used} of {total} questions{_failures(failed)}"
+    """A census decided early, or still open; `alpha` is the level of the side that decided, `longer` from longer()."""
+    extent = f"after {used} of {total} questions{_failures(failed)}{longer}"
     if status == "undecided":
         return f"{_measured(gate, estimate)} {extent}; {_claim(gate)} not yet shown: undecided"
     claim = _claim(gate) if status == "pass" else _opposite(gate)
@@ -35,6 +43,11 @@ def on_some(
         f", about {saved} questions saved by control variates" if saved > 0 else ""
     )
     return f"{WORDS[gate.metric]} {claim} with {confidence(alpha)} confidence {extent} ({about}): {status}"
+
+
+def longer(replies: int, tokens: int) -> str:
+    """Replies that a decision did not wait for."""
+    return f", {replies} of them longer than {tokens} tokens and counted against it" if replies else ""
 
 
 def of_population(gate: Gate, status: str, estimate: float, used: int, total: int, failed: int, alpha: float) -> str:

@@ -58,27 +58,35 @@ class Engine:
     def __post_init__(self) -> None:
         self.places = min(256, self.capacity)  # as engines.vllm says of a GPU
 
-    def generate(self, ids: Iterable[str | None]) -> Iterator[str]:
+    def generate(self, ids: Iterable[str | None], limits: Sequence[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """(id, None) of a reply that ended; (id, limit) of one that runs on beyond the limit."""
         source = iter(ids)
         waiting: deque[str] = deque()
-        running: list[tuple[int, str]] = []
-        """(step at which it ends, id)"""
+        running: list[tuple[int, str, int]] = []
+        """(step, id, limit passed at that step; 0: it ends)"""
+        under_way = 0
         step = 0
         while True:
-            while len(waiting) + len(running) < 2 * self.capacity and (id := next(source, None)) is not None:
+            while len(waiting) + under_way < 2 * self.capacity and (id := next(source, None)) is not None:
                 waiting.append(id)
-            while waiting and len(running) < self.capacity:
-                id = waiting.popleft()
-                heapq.heappush(running, (step + max(1, self.lengths[id]), id))
+            while waiting and under_way < self.capacity:
+                id, under_way = waiting.popleft(), under_way + 1
+                length = max(1, self.lengths[id])
+                heapq.heappush(running, (step + length, id, 0))
+                for limit in limits:
+                    if length > limit:
+                        heapq.heappush(running, (step + limit + 1, id, limit))
             if not running:
                 return
             ends = running[0][0]
-            self.clock += (ends - step) * (A + B * len(running)) / 1000
+            self.clock += (ends - step) * (A + B * under_way) / 1000
             step = ends
-            done = []
+            told = []
             while running and running[0][0] == step:
-                done.append(heapq.heappop(running)[1])
-            yield from done
+                _, id, limit = heapq.heappop(running)
+                told.append((id, limit or None))
+            under_way -= sum(limit is None for _, limit in told)
+            yield from told
 
 
 def whole_seconds(engine: Engine, order: Sequence[str]) -> float:
@@ -93,9 +101,12 @@ def verdict_seconds(gate: LiveGate, samples: Mapping[str, Sample], engine: Engin
     before = engine.clock
     while not schedule.done:
         ids = (item and item[1] for item in schedule.to_send())
-        with closing(engine.generate(ids)) as stream:
-            for id in stream:
-                schedule.arrived("health", samples[id], seconds=0.0)
+        with closing(engine.generate(ids, gate.limits.tokens)) as stream:
+            for id, limit in stream:
+                if limit is None:
+                    schedule.arrived("health", samples[id], seconds=0.0)
+                else:
+                    schedule.passed("health", id, limit)
                 if schedule.done:
                     break
     return engine.clock - before
