@@ -28,6 +28,7 @@ from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.run_gate import run_gate
+from medbench.harness.gates.token_limits import limits_for, most_tokens
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
@@ -76,7 +77,7 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
     if reference is not None:
         refuse_other_answers(tasks, reference.samples)
     controls = read_controls(options.runs, wanted, asked.baseline, rules.tasks)
-    unit = float(protocol.decoding.max_new_tokens)
+    unit = float(most_tokens(protocol))
     gate = LiveGate(rules, tasks, wanted.seed, reference, controls, unit=unit, alpha_fail=asked.alpha_fail)
     if (moved := model.record.merge_deviation) is not None:
         say(f"{options.model}: the merge moved log-probabilities by at most {moved:.2g} nats")
@@ -85,6 +86,8 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             task.name: measure(task, protocol, engine, questions=asked.aa, seed=wanted.seed)
             for task in (tasks if asked.aa else ())
         }
+        if getattr(engine, "reports_milestones", False):
+            gate = replace(gate, limits=limits_for(protocol))
         results = run_gate(gate, run, protocol, engine, progress)
         return written(verdict_of(gate, results, run.record, noise), run.folder)
 

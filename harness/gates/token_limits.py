@@ -1,6 +1,6 @@
 """What a gate may conclude while long replies are still being generated: thresholds in tokens, fixed beforehand.
 
-    gate = LiveGate(..., limits=limits_for(2048))
+    gate = LiveGate(..., limits=limits_for(protocol))
     gate.observe_within("medqa", 1024, [Reply("q7", sample), Reply("q3", None)])   # q3 is longer, whatever it will say
 
 The trap. With many replies under way the short ones finish first. Leaving out those that run, or counting them as wrong
@@ -42,6 +42,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medbench.harness.contracts import Sample
+from medbench.harness.protocols.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,23 @@ class Limits:
 
 
 NO_LIMITS = Limits()
-"""For engines that do not report running replies, and for replies of a single token."""
-EIGHTHS = (2, 4, 6)
-WEIGHTS = (0.1, 0.15, 0.15, 0.6)
+"""For engines that do not report running replies, and for replies of a few tokens."""
+SHARES = (1 / 8, 1 / 2, 3 / 4)
+"""The limits, as shares of the most tokens that a reply may have."""
+WEIGHTS = (0.15, 0.1, 0.15, 0.6)
+FEWEST = 64
+"""Most tokens of a reply below which limits are not worth their weights."""
 
 
-def limits_for(max_new_tokens: int) -> Limits:
-    tokens = tuple(max_new_tokens * eighths // 8 for eighths in EIGHTHS)
-    return Limits(tokens, WEIGHTS) if max_new_tokens >= 64 else NO_LIMITS
+def limits_for(protocol: Protocol) -> Limits:
+    """A function of the protocol alone, which is fixed before the first question."""
+    most = protocol.decoding.max_new_tokens
+    if protocol.method != "generate" or most < FEWEST:
+        return NO_LIMITS
+    return Limits(tuple(int(share * most) for share in SHARES), WEIGHTS)
+
+
+def most_tokens(protocol: Protocol) -> int:
+    """Of a reply, with its continuation."""
+    more = protocol.continuation.max_new_tokens if protocol.continuation else 0
+    return protocol.decoding.max_new_tokens + more
