@@ -143,8 +143,10 @@ class CensusTest:
 
 def _first(worst: Evidence, best: Evidence) -> Status:
     """What is certain; else what was decided at the earlier question of the order."""
-    if worst.certain or best.certain:
-        return "pass" if worst.certain else "fail"
+    sides: tuple[tuple[Evidence, Status], ...] = ((worst, "pass"), (best, "fail"))
+    for one, side in sides:
+        if one.certain and one.decision == side:
+            return side
     decided = [(one.decided_at, one.decision) for one in (worst, best) if one.decided_at is not None]
     status = min(decided, key=lambda one: one[0], default=(0, None))[1]
     return status or "undecided"

@@ -226,9 +226,7 @@ def main() -> None:
     table = pd.read_csv(data / "replay" / "mmlu_pro_health_correct.csv", index_col=0)
     correct, model = table.to_numpy(dtype=float), list(table.columns).index(REAL)
     started = time.monotonic()
-    print(
-        "| replies | capacity | case | limits: mean | 95th percentile | whole: mean | 95th | blocks | questions % | wrong |"
-    )
+    print("| replies | capacity | case | limits: mean | 95th % | whole: mean | 95th % | blocks | questions % | wrong |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     real = real_lengths(data)
     for kind, capacity, name in itertools.product(KINDS, asked.capacity, CASES):
