@@ -85,7 +85,8 @@ class CensusTest:
         if any(share is not None and not 0 <= share <= 1 for share in answers.shares):
             status = "undecided"  # a server that exceeds the token limit breaks the test's assumption
         decisive = best if status == "fail" else worst
-        middle = max(worst.interval[0], min(best.interval[1], (worst.estimate + best.estimate) / 2))
+        middle = math.fsum(test.estimate(decisive.version) for test in self._both()) / 2
+        middle = max(worst.interval[0], min(best.interval[1], middle))
         estimate = answers.reported(middle)
         low, high = sorted((answers.reported(worst.interval[0]), answers.reported(best.interval[1])))
         return answers.result(

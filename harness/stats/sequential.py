@@ -215,10 +215,15 @@ class SequentialTest:
                 row = int(crossed[0])
                 self._first = (list(self._side)[int(excess[row].argmax())], number + row)
 
+    def estimate(self, version: int = -1) -> float:
+        """Of the mean of a version of the scores over all questions."""
+        return self._versions[version].estimate / self._total
+
     def evidence(self) -> Evidence:
         decision, decided_at = self._first or (None, None)
         # the version of most information among those that came as far as the decision
-        version = next(at for at in range(-1, -(10**9), -1) if len(self._versions[at].seen) >= (decided_at or 0))
+        far = decided_at or min(1, max(len(one.seen) for one in self._versions))
+        version = next(at for at in range(-1, -1 - len(self._versions), -1) if len(self._versions[at].seen) >= far)
         lead = self._versions[version]
         wealth, used = lead.wealth, max(decided_at or 0, len(self._versions[-1].seen))
         low = max(one.wealth.total_seen for one in self._versions) if "pass" in self._side else 0.0
@@ -240,7 +245,7 @@ class SequentialTest:
         return Evidence(
             used=used,
             total=self._total,
-            estimate=float(min(max(lead.estimate, low), high)) / self._total,
+            estimate=min(max(self.estimate(version), low / self._total), high / self._total),
             interval=(float(low) / self._total, float(high) / self._total),
             log_e_pass=log_e.get("pass", 0.0),
             log_e_fail=log_e.get("fail", 0.0),

@@ -262,3 +262,22 @@ def test_a_schedule_takes_a_passed_limit_for_the_lower_ones_too() -> None:
     for id in gate.orders["toy"]:
         schedule.passed("toy", id, 50)
     assert (gate.position("toy"), gate.position("toy", 10), gate.position("toy", 50)) == (0, 40, 40)
+
+
+@pytest.mark.engine
+def test_vllm_reports_what_a_verdict_needs(tiny_engine: Any, tmp_path: Path) -> None:
+    """A tiny random model is never right; many of its replies run on to the end."""
+    protocol = load_protocol("cot-v1", max_new_tokens=128, temperature=1.5)
+    task = a_task([f"q{number}" for number in range(150)])
+    results = {}
+    for name, limits in (("limits", limits_for(protocol)), ("whole", NO_LIMITS)):
+        with create_run(tmp_path / name, a_record("run", {"toy": 150})) as run:
+            gate = LiveGate(rules(at_least=0.9), [task], 0, None, unit=128, limits=limits)
+            (results[name],) = run_gate(gate, run, protocol, tiny_engine, Silent())
+            stored = list(read_samples(run.folder, "toy"))
+            assert all(sample.completion_tokens == 128 or sample.finish_reason == "stop" for sample in stored)
+    assert results["limits"].status == results["whole"].status == "fail"
+    assert "tokens and counted against it" in results["limits"].why
+    estimate = results["limits"].estimate
+    assert estimate is not None
+    assert estimate < 0.5
