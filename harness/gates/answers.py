@@ -92,26 +92,20 @@ class Answers:
         for reply in replies:
             if reply.id not in self._ids:
                 continue
-            bounds = self._bounds(reply.sample, limit)
-            longer.append(bounds is None)
-            found.append(bounds or self._unknown(limit))
+            share = self._share_within(reply.sample, limit)
+            longer.append(share is None)
+            found.append((0.0, 1.0) if share is None else (share, share))
             if len(longer) > self.ahead:
                 self.ahead = len(longer)
                 self.failed += reply.sample is not None and value_of(reply.sample, self.gate.metric) is None
         return found
 
-    def _bounds(self, sample: Sample | None, limit: int) -> tuple[float, float] | None:
+    def _share_within(self, sample: Sample | None, limit: int) -> float | None:
+        """None for a reply that did not end within the limit, or that failed: it may fail after the limit too."""
         if sample is None or sample.outcome == "error" or sample.completion_tokens > limit:
             return None
         value = value_of(sample, self.gate.metric)
-        assert value is not None
-        return self.scale.share(value), self.scale.share(value)
-
-    def _unknown(self, limit: int) -> tuple[float, float]:
-        if self.gate.metric != "tokens_per_answer":
-            return 0.0, 1.0
-        low, high = sorted((self.scale.share(min(limit, self.unit)), self.scale.share(self.unit)))
-        return low, high
+        return None if value is None else self.scale.share(value)
 
     @property
     def used(self) -> int:

@@ -1,8 +1,9 @@
 """A gate file's gates while the answers come in: what they show so far, and what they need to be decided.
 
-The answers are observed along each task's fixed order. Which task's answers come next depends only on answers already
-observed, and each gate's test is valid at any stopping time, so neither this choice nor stopping early increases the
-error rates. What is sent to the engine meanwhile is schedule.py's affair.
+The answers are observed along each task's fixed order. Each gate's test is valid over all positions of its order at
+once, so neither the choice of the task whose answers come next nor stopping early increases the error rates. With
+limits in tokens, replies are also observed while they run (see token_limits.py). What is sent to the engine meanwhile
+is schedule.py's affair.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
     schedule = Schedule(gate, stored, places=256)
     for item in schedule.to_send(): ...              # (task, id), or None: nothing for now
+    schedule.passed("medqa", "q7", 256)              # it is still running, and longer than that
     schedule.arrived("medqa", sample, seconds=1.5)   # the gate sees what is next along the order
 
 Requests are sent along each task's fixed order and may finish in any order; the gate sees an answer only after all
-before it, in steps of STEP. So what is sent, how far ahead, and when it finishes never change a verdict: each gate's
-test is a function of the answers along its task's order, and stops at the first step that decides it.
+before it, in steps of STEP, and what is known of it within a limit of tokens only after the same is known of all before
+it. So what is sent, how far ahead, and when it finishes never change a verdict: each gate's test is a function of the
+answers along its task's order, and stops at the first step that decides it (see token_limits.py).
 
 How far ahead: with continuous batching one step of the engine makes a token for each running reply, and takes only a
 little longer for more of them, up to its number of places. So that many are always under way, and more where the

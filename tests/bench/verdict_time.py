@@ -1,7 +1,7 @@
 """Time to a gate's verdict on a simulated GPU, as a share of the time of the whole run.
 
-    MEDBENCH_DATA=... python tests/bench/verdict_time.py             # 100 seeds per setting; about 40 minutes
-    MEDBENCH_DATA=... python tests/bench/verdict_time.py --seeds 10
+    MEDBENCH_DATA=... python tests/bench/verdict_time.py --seeds 12 --capacity 256      # about 10 minutes
+    MEDBENCH_DATA=... python tests/bench/verdict_time.py             # 100 seeds per setting; some hours
 
 The engine is a model of continuous batching: a step makes one token for each running reply and takes A + B x replies
 milliseconds; requests beyond the capacity wait. The gate, its schedule and its tests are the real ones. Scores are

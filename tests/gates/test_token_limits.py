@@ -166,8 +166,8 @@ def test_equal_versions_are_the_test_itself() -> None:
         ({"metric": "truncated", "at_most": 0.1}, (1.0, 1.0), (0.0, 1.0)),
         ({"metric": "unparsed", "at_most": 0.1}, (1.0, 1.0), (0.0, 1.0)),
         ({"metric": "errors", "at_most": 0.1}, (1.0, 1.0), (0.0, 1.0)),
-        ({"metric": "tokens_per_answer", "at_most": 80}, (0.92, 0.92), (0.0, 0.5)),
-        ({"metric": "tokens_per_answer", "at_least": 20}, (0.08, 0.08), (0.5, 1.0)),
+        ({"metric": "tokens_per_answer", "at_most": 80}, (0.92, 0.92), (0.0, 1.0)),
+        ({"metric": "tokens_per_answer", "at_least": 20}, (0.08, 0.08), (0.0, 1.0)),
     ],
 )
 def test_a_reply_beyond_the_limit_counts_by_its_bounds(gate: dict[str, Any], ended: Any, ran_on: Any) -> None:
