@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.gate_runs import a_record, a_task, answer
+from support.gate_runs import a_record, a_task, answer, write_medqa
 from support.stragglers import LIMITS, World, wrong_share
 
+from medbench.harness import api
 from medbench.harness.contracts import Completion, Passed, Request, Sample
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import permuted
@@ -281,3 +282,18 @@ def test_vllm_reports_what_a_verdict_needs(tiny_engine: Any, tmp_path: Path) -> 
     estimate = results["limits"].estimate
     assert estimate is not None
     assert estimate < 0.5
+
+
+def test_an_engine_of_the_caller_that_reports_running_replies_gets_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = write_medqa(Path("data"), 300)
+    long = set(ids[::4])
+    replies = {
+        id: {"output": "so " * (1800 if id in long else 1) + f"The answer is ({'B' if id in long else 'A'})."}
+        for id in ids
+    }
+    verdict = api.gate("m", [Gate(task="medqa", at_least=0.6)], engine=Streaming(replies), data="data", quiet=True)
+    assert verdict.overall == "pass"
+    assert "of them longer than 256 tokens and counted against it" in verdict.gates[0].why
