@@ -153,6 +153,17 @@ class Request:
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     repeat: int = 0
     """Which of several repeats of the same question, from 0."""
+    milestones: tuple[int, ...] = ()
+    """Numbers of tokens, rising: an engine that can says when a running reply becomes longer than one (see Passed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A running reply has become longer than the highest milestone so far."""
+
+    id: str
+    tokens: int
+    """That milestone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +256,10 @@ class Checkpoint:
 class Engine(Protocol):
     """Something that answers requests. Long-lived; not thread-safe.
 
-    engines.plugins says how to add one. Two attributes are optional. `fingerprint` (str) identifies the weights of an
+    engines.plugins says how to add one. Three attributes are optional. `fingerprint` (str) identifies the weights of an
     engine that a caller passes in, for run.json. `places` (int) is how many requests it can work on at once before
     they slow each other down; an engine without it gets its requests in blocks where a gate may stop early.
+    `reports_milestones` (bool) says that it yields Passed; without it a gate waits for whole replies.
     """
 
     name: str
@@ -261,9 +273,10 @@ class Engine(Protocol):
         """What renders chat turns: the checkpoint's own template, the server, or nothing (plain text)."""
         ...
 
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion | Passed]:
         """One Completion per request, errors included, in the order in which they finish.
 
+        Only for requests with milestones, there may be a Passed before it.
         Requests are taken from the iterable only as needed. Closing the iterator early aborts those under way.
         An engine with `places` may be given None for "no request for now": it goes on with those under way and takes
         the next item after it has yielded a completion. With none under way it ends.

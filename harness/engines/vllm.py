@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from medbench.harness.checkpoints.architecture import refuse_other_shapes, refuse_unbuildable
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
-from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
+from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Passed, Request
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
@@ -30,6 +31,9 @@ from medbench.harness.protocols.chat import (
 WINDOW = 2
 """Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
 lost when a caller stops early."""
+
+FEWEST_BETWEEN = 16
+"""Tokens between two reports on a running reply, at least: they cost nothing measurable then."""
 
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
@@ -94,14 +98,30 @@ class _Pending:
     logprobs: dict[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
     text: str = ""
-    """Generated before a stop string fired inside the reasoning and the request was continued."""
+    """Generated so far, as far as the engine has reported it."""
     tokens: list[int] = field(default_factory=list)
+    told: int = 0
+    """How many of the request's milestones have been reported."""
+
+    def take(self, reply: Any) -> None:
+        """Add what the engine reports: everything, or what is new since its last report."""
+        self.tokens.extend(reply.token_ids)
+        self.text += reply.text
+
+    def passed(self) -> Passed | None:
+        """The highest milestone that has been passed and not reported yet."""
+        passed = sum(len(self.tokens) > milestone for milestone in self.request.milestones)
+        if passed <= self.told:
+            return None
+        self.told = passed
+        return Passed(self.request.id, self.request.milestones[passed - 1])
 
 
 class VLLMEngine:
     """contracts.Engine over vllm.LLM; raises BrokenCheckpoint when the checkpoint cannot be loaded."""
 
     name = "vllm"
+    reports_milestones = True
 
     def __init__(self, path: str, config: EngineConfig) -> None:
         if version() is None:
@@ -162,7 +182,7 @@ class VLLMEngine:
     def places(self) -> int:
         return self._places
 
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion | Passed]:
         engine = self.llm.llm_engine
         source = iter(requests)
         try:
@@ -174,10 +194,9 @@ class VLLMEngine:
                 if not self._pending:
                     return
                 for output in engine.step():
-                    if output.finished:
-                        completion = self._collect(output)
-                        if completion is not None:
-                            yield completion
+                    found = self._collect(output) if output.finished else self._progress(output)
+                    if found is not None:
+                        yield found
         finally:
             if self._pending:
                 engine.abort_request(list(self._pending))
@@ -303,6 +322,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        ahead = [milestone - spent for milestone in request.milestones if milestone >= spent]
         return SamplingParams(
             max_tokens=min(request.max_new_tokens - spent, self._max_model_len - prompt_tokens),
             temperature=request.temperature,
@@ -310,7 +330,9 @@ class VLLMEngine:
             top_k=request.top_k,
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            # reports come with the first token, then whenever so many are new
+            output_kind=RequestOutputKind.DELTA if ahead else RequestOutputKind.FINAL_ONLY,
+            stream_interval=max(FEWEST_BETWEEN, math.gcd(*ahead)) if ahead else None,
         )
 
     def _add(self, tokens: list[int], sampling: Any, pending: _Pending, choice: str | None = None) -> None:
@@ -319,6 +341,12 @@ class VLLMEngine:
         self._pending[id] = (pending, choice)
         self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)
 
+    def _progress(self, output: Any) -> Passed | None:
+        """What there is to tell of a running reply."""
+        pending, _ = self._pending[output.request_id]
+        pending.take(output.outputs[0])
+        return pending.passed()
+
     def _collect(self, output: Any) -> Completion | None:
         """The Completion, if `output` was the last part that it waited for."""
         pending, choice = self._pending.pop(output.request_id)
@@ -326,13 +354,12 @@ class VLLMEngine:
         if request.choices is not None:
             return self._collect_choices(pending, choice, output)
         reply = output.outputs[0]
-        pending.tokens.extend(reply.token_ids)
-        text = pending.text + reply.text
-        if isinstance(reply.stop_reason, str) and self._in_reasoning(request, text):
+        pending.take(reply)
+        if isinstance(reply.stop_reason, str) and self._in_reasoning(request, pending.text):
             return self._continue(pending)
         return Completion(
             request.id,
-            text,
+            pending.text,
             "length" if reply.finish_reason == "length" else "stop",
             prompt_tokens=pending.prompt_tokens,
             completion_tokens=len(pending.tokens),

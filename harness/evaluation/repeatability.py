@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from medbench.harness.contracts import Engine, Question, Sample, Task
+from medbench.harness.contracts import Engine, Passed, Question, Sample, Task
 from medbench.harness.evaluation.requests import build_request, permuted
 from medbench.harness.evaluation.runner import completions
 from medbench.harness.protocols.protocol import Protocol
@@ -67,6 +67,7 @@ def answers_to(
             for question in questions[start : start + step]
         }
         for completion in completions((request for _, request in requests.values()), protocol, engine):
+            assert not isinstance(completion, Passed), "no request has milestones"
             question, request = requests[completion.id]
             found[question.id] = score_completion(task, question, request, completion)
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-from medbench.harness.contracts import Completion, Engine, MedbenchError, Request, Sample, Task
+from medbench.harness.contracts import Completion, Engine, MedbenchError, Passed, Request, Sample, Task
 from medbench.harness.evaluation.requests import Instance, build_request, instances_of
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
@@ -37,6 +37,15 @@ class Progress(TypingProtocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RunsOn:
+    """The reply to a question is longer than so many tokens, and not finished."""
+
+    id: str
+    """The question's."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Sent:
     instance: Instance
     request: Request
@@ -56,15 +65,22 @@ def evaluate(
         done = run.done(task.name)
         progress.start(task.name, len(instances), sum(one.key in done for one in instances))
         todo.extend(one for one in instances if one.key not in done)
-    for task, sample in ask(run, todo, protocol, engine):
-        progress.advance(task.name, sample)
+    for task, found in ask(run, todo, protocol, engine):
+        if isinstance(found, Sample):
+            progress.advance(task.name, found)
     return seal(run, tasks, protocol)
 
 
 def ask(
-    run: Run, instances: Iterable[Instance | None], protocol: Protocol, engine: Engine
-) -> Generator[tuple[Task, Sample], None, None]:
+    run: Run,
+    instances: Iterable[Instance | None],
+    protocol: Protocol,
+    engine: Engine,
+    milestones: tuple[int, ...] = (),
+) -> Generator[tuple[Task, Sample | RunsOn], None, None]:
     """Ask, score and store; yields each sample in completion order. A None among the instances goes to the engine.
+
+    Between them, what an engine that reports milestones says of running replies; none of that is stored.
 
     On any exception (Ctrl-C, a full disk) the samples stored so far are kept, and run.json gets the totals.
     """
@@ -72,7 +88,7 @@ def ask(
     before = run.record.totals
     stored = prompt_tokens = completion_tokens = 0
     sent: dict[str, _Sent] = {}
-    stream = completions(_requests(instances, protocol, engine, run.record.seed, sent), protocol, engine)
+    stream = completions(_requests(instances, protocol, engine, run.record.seed, milestones, sent), protocol, engine)
 
     def totals() -> Totals:
         return before.model_copy(
@@ -87,6 +103,10 @@ def ask(
     kept = started
     try:
         for completion in stream:
+            if isinstance(completion, Passed):
+                instance = sent[completion.id].instance
+                yield instance.task, RunsOn(instance.question.id, completion.tokens)
+                continue
             one = sent.pop(completion.id)
             task = one.instance.task
             sample = score_completion(task, one.instance.question, one.request, completion, one.instance.order)
@@ -106,8 +126,11 @@ def ask(
 
 def completions(
     requests: Iterator[Request | None], protocol: Protocol, engine: Engine
-) -> Generator[Completion, None, None]:
-    """The engine's completions. Truncated reasoning is continued after the protocol's cue, if the protocol has one."""
+) -> Generator[Completion | Passed, None, None]:
+    """The engine's completions. Truncated reasoning is continued after the protocol's cue, if the protocol has one.
+
+    Tokens are counted over both parts; those of the cue are not.
+    """
     if protocol.continuation is None:
         with _closing(engine.generate(requests)) as stream:
             yield from stream
@@ -129,12 +152,22 @@ def completions(
     while True:
         with _closing(engine.generate(source())) as stream:
             for completion in stream:
+                if isinstance(completion, Passed):
+                    first = cut_off.get(completion.id)
+                    before = first.completion_tokens if first is not None else 0
+                    yield replace(completion, tokens=before + completion.tokens)
+                    continue
                 request = sent.pop(completion.id)
                 if completion.id in cut_off:
                     yield _joined(cut_off.pop(completion.id), cue, completion)
                 elif completion.finish_reason == "length" and not _reasoning_closed(request, completion):
                     cut_off[completion.id] = completion
-                    forced = replace(request, prompt=request.prompt + completion.text + cue, max_new_tokens=more)
+                    forced = replace(
+                        request,
+                        prompt=request.prompt + completion.text + cue,
+                        max_new_tokens=more,
+                        milestones=_beyond(completion.completion_tokens, request.milestones),
+                    )
                     sent[forced.id] = forced
                     waiting.append(forced)
                 else:
@@ -146,6 +179,11 @@ def completions(
 def _drained(waiting: deque[Request]) -> Iterator[Request]:
     while waiting:
         yield waiting.popleft()
+
+
+def _beyond(tokens: int, milestones: tuple[int, ...]) -> tuple[int, ...]:
+    """What is left of them after so many tokens."""
+    return tuple(one - tokens for one in milestones if one >= tokens)
 
 
 def _joined(first: Completion, cue: str, second: Completion) -> Completion:
@@ -167,7 +205,7 @@ def _reasoning_closed(request: Request, completion: Completion) -> bool:
 
 
 @contextmanager
-def _closing(stream: Iterator[Completion]) -> Iterator[Iterator[Completion]]:
+def _closing(stream: Iterator[Completion | Passed]) -> Iterator[Iterator[Completion | Passed]]:
     try:
         yield stream
     finally:
@@ -219,12 +257,19 @@ def _result(run: Run, task: Task, protocol: Protocol) -> TaskResult:
 
 
 def _requests(
-    instances: Iterable[Instance | None], protocol: Protocol, engine: Engine, seed: int, sent: dict[str, _Sent]
+    instances: Iterable[Instance | None],
+    protocol: Protocol,
+    engine: Engine,
+    seed: int,
+    milestones: tuple[int, ...],
+    sent: dict[str, _Sent],
 ) -> Iterator[Request | None]:
     for one in instances:
         if one is None:
             yield None
             continue
         request = build_request(one.task, one.question, protocol, engine, seed, one.repeat)
+        if milestones:
+            request = replace(request, milestones=milestones)
         sent[request.id] = _Sent(one, request)
         yield request

@@ -10,6 +10,7 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Sample
 from medbench.harness.gates.metric_values import value_of
 from medbench.harness.gates.rules import Gate
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
 MOST_ERRORS = 0.05
@@ -54,7 +55,14 @@ class Answers:
     samples: list[Sample] = field(default_factory=list)
     shares: list[float | None] = field(default_factory=list)
     """For each sample; None for a failed request."""
+    longer: dict[int, list[bool]] = field(default_factory=dict)
+    """Token limit -> for each question along the order so far, whether its reply did not end within it."""
+    ahead: int = 0
+    """Most questions along the order of which all, or the first tokens, are known."""
+    failed: int = 0
+    """Failed requests among these."""
     scale: Scale = field(init=False)
+    _ids: frozenset[str] = field(init=False)
     baseline_mean: float = field(init=False)
     """Mean share of the baseline over `order`; 0 for a gate that is not paired."""
 
@@ -62,6 +70,7 @@ class Answers:
         if not self.order:
             raise MedbenchError(f"{self.gate.rule}: no question of this kind")
         self.scale = Scale(self.unit, self.gate.less_is_better)
+        self._ids = frozenset(self.order)
         self.baseline_mean = math.fsum(map(self.baseline_share, self.order)) / len(self.order)
 
     def observe(self, task: str, samples: Sequence[Sample]) -> None:
@@ -74,14 +83,33 @@ class Answers:
                 value = value_of(sample, self.gate.metric)
                 self.samples.append(sample)
                 self.shares.append(None if value is None else self.scale.share(value))
+        if self.used >= self.ahead:
+            self.ahead, self.failed = self.used, self.shares.count(None)
+
+    def within(self, limit: int, replies: Sequence[Reply]) -> list[tuple[float, float]]:
+        """Lowest and highest share of each of the next replies that the gate is about, known within `limit` tokens."""
+        longer, found = self.longer.setdefault(limit, []), []
+        for reply in replies:
+            if reply.id not in self._ids:
+                continue
+            share = self._share_within(reply.sample, limit)
+            longer.append(share is None)
+            found.append((0.0, 1.0) if share is None else (share, share))
+            if len(longer) > self.ahead:
+                self.ahead = len(longer)
+                self.failed += reply.sample is not None and value_of(reply.sample, self.gate.metric) is None
+        return found
+
+    def _share_within(self, sample: Sample | None, limit: int) -> float | None:
+        """None for a reply that did not end within the limit, or that failed: it may fail after the limit too."""
+        if sample is None or sample.outcome == "error" or sample.completion_tokens > limit:
+            return None
+        value = value_of(sample, self.gate.metric)
+        return None if value is None else self.scale.share(value)
 
     @property
     def used(self) -> int:
         return len(self.samples)
-
-    @property
-    def failed(self) -> int:
-        return self.shares.count(None)
 
     @property
     def whole(self) -> bool:
@@ -112,28 +140,28 @@ class Answers:
         return self.scale.difference(mean) if self.gate.paired else self.scale.value(mean)
 
     @property
-    def observed(self) -> float:
-        """The metric, or its difference to the baseline's, on the questions that got an answer; at least one."""
+    def observed(self) -> float | None:
+        """The metric, or its difference to the baseline's, on the questions that got an answer; None without any."""
         known = [
             share - self.baseline_share(sample.id)
             for sample, share in zip(self.samples, self.shares, strict=True)
             if share is not None
         ]
-        return self.measured(math.fsum(known) / len(known))
+        return self.measured(math.fsum(known) / len(known)) if known else None
 
     def unjudged(self) -> GateResult | None:
         """The result where nothing can be said of the answers; None where there is something to test."""
-        if not self.samples:
+        if not self.ahead:
             ends = sorted((self.reported(0.0), self.reported(1.0)))
             return self.result("undecided", None, "no question asked yet", interval=(ends[0], ends[1]))
         why = self._fault()
         return self.result("not gateable", None, why) if why else None
 
     def _fault(self) -> str:
-        if self.failed == self.used:
-            return f"none of {self.used} questions got an answer"
-        if self.failed > MOST_ERRORS * self.used:
-            return f"{self.failed} of {self.used} requests failed"
+        if self.failed == self.ahead:
+            return f"none of {self.ahead} questions got an answer"
+        if self.failed > MOST_ERRORS * self.ahead:
+            return f"{self.failed} of {self.ahead} requests failed"
         return "no answer has a token count" if self._uncounted else ""
 
     @property
@@ -153,4 +181,5 @@ class Answers:
         """`estimate` and `interval` in the metric's own unit; `evidence` are further fields of GateResult."""
         found = {"status": status, "estimate": estimate, "interval": interval, "why": why, **evidence}
         observed = self.observed if estimate is not None else None
-        return gate_result(self.gate, used=self.used, total=len(self.order), observed=observed, **found)
+        counts = {"used": self.used, "total": len(self.order), "observed": observed}
+        return gate_result(self.gate, **{**counts, **found})

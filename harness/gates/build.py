@@ -15,6 +15,7 @@ from medbench.harness.gates.pace import PaceTest
 from medbench.harness.gates.population import PopulationTest
 from medbench.harness.gates.rules import MEAN, Gate, GateFile
 from medbench.harness.gates.task_mean import MeanTest
+from medbench.harness.gates.token_limits import Limits
 from medbench.harness.stats.sequential import Control
 
 
@@ -32,6 +33,7 @@ class Builder:
     alpha_fail: float
     fractional: bool
     """Whether scores may lie between 0 and 1."""
+    limits: Limits
 
     def tests(self) -> list[GateTest]:
         """One per gate, in the file's order. Raises MedbenchError for a gate that has no questions or no baseline."""
@@ -56,7 +58,7 @@ class Builder:
         if self.rules.decide == "population":
             return PopulationTest(answers, alpha_pass, alpha_fail)
         lattice = gate.metric != "tokens_per_answer" and not self.fractional
-        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), lattice)
+        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), lattice, self.limits)
 
     def _order(self, gate: Gate) -> list[str]:
         """The ids of the gate's questions."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from medbench.harness.contracts import Sample
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult
 
 ROUNDING = 1e-12
@@ -54,6 +55,9 @@ class GateTest(Protocol):
 
         `seconds`: time that all answers so far took, of all tasks, these included.
         """
+
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        """Take the next replies of any task, in that task's order, as far as they are known within `limit` tokens."""
 
     def result(self) -> GateResult:
         """What the answers so far show."""

@@ -29,6 +29,7 @@ from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.run_gate import run_gate
+from medbench.harness.gates.token_limits import NO_LIMITS, limits_for, most_tokens
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_repeats
@@ -97,8 +98,9 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             run.record.order,
             reference,
             read_controls(options.runs, run.record, asked.baseline, rules.tasks, partial=partial),
-            unit=float(protocol.decoding.max_new_tokens),
+            unit=float(most_tokens(protocol)),
             alpha_fail=asked.alpha_fail or rules.alpha,
+            limits=limits_for(protocol) if getattr(engine, "reports_milestones", False) else NO_LIMITS,
         )
         results = run_gate(gate, run, protocol, engine, progress)
         verdict = verdict_of(gate, results, run.record, noise, number=entry.number if entry is not None else None)

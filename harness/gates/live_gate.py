@@ -1,8 +1,9 @@
 """A gate file's gates while the answers come in: what they show so far, and what they need to be decided.
 
-The answers are observed along each task's fixed order. Which task's answers come next depends only on answers already
-observed, and each gate's test is valid at any stopping time, so neither this choice nor stopping early increases the
-error rates. What is sent to the engine meanwhile is schedule.py's affair.
+The answers are observed along each task's fixed order. Each gate's test is valid over all positions of its order at
+once, so neither the choice of the task whose answers come next nor stopping early increases the error rates. With
+limits in tokens, replies are also observed while they run (see token_limits.py). What is sent to the engine meanwhile
+is schedule.py's affair.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.rules import GateFile
+from medbench.harness.gates.token_limits import NO_LIMITS, Limits, Reply
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, beyond_the_census, overall_of, warnings_of
 from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.records import RunRecord
@@ -48,6 +50,8 @@ class _Progress:
     order: list[str]
     position: int = 0
     tokens: int = 0
+    within: dict[int, int] = field(default_factory=dict)
+    """Token limit -> position up to which replies have been looked at within it."""
 
     @property
     def remaining(self) -> int:
@@ -77,6 +81,8 @@ class LiveGate:
     """Chance of a wrong fail; None is the rules' alpha. A training loop divides alpha over its passes only."""
     fractional: bool = False
     """Whether scores may lie between 0 and 1, as lm-eval's own can."""
+    limits: Limits = NO_LIMITS
+    """For an engine that reports running replies."""
     _progress: dict[str, _Progress] = field(init=False)
     _tests: list[GateTest] = field(init=False)
 
@@ -95,6 +101,7 @@ class LiveGate:
             token_limit=self.unit,
             alpha_fail=self.alpha_fail or self.rules.alpha,
             fractional=self.fractional,
+            limits=self.limits,
         ).tests()
 
     def observe(self, task: str, samples: Sequence[Sample], *, seconds: float = 0.0) -> None:
@@ -112,6 +119,19 @@ class LiveGate:
         for test in self._tests:
             test.observe(task, samples, seconds)
 
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        """Take what is known within `limit` tokens of the next replies of `task`, in its order.
+
+        Raises ValueError for replies that are not the next ones.
+        """
+        progress, position = self._progress[task], self.position(task, limit)
+        if [reply.id for reply in replies] != progress.order[position : position + len(replies)]:
+            raise ValueError(f"{task}: replies out of the fixed order")
+        progress.within[limit] = position + len(replies)
+        for test in self._tests:
+            if task in test.tasks:
+                test.observe_within(task, limit, replies)
+
     def results(self) -> list[GateResult]:
         """One per gate, in the file's order."""
         return [test.result() for test in self._tests]
@@ -121,9 +141,10 @@ class LiveGate:
         """task -> ids of all its questions, in the order in which they are looked at."""
         return {name: one.order for name, one in self._progress.items()}
 
-    def position(self, task: str) -> int:
-        """How many answers of `task` have been observed."""
-        return self._progress[task].position
+    def position(self, task: str, limit: int | None = None) -> int:
+        """How many answers of `task` have been observed, whole or within `limit` tokens."""
+        progress = self._progress[task]
+        return progress.position if limit is None else progress.within.get(limit, 0)
 
     @property
     def asked(self) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.gate_test import Outlook
 from medbench.harness.gates.rules import Gate
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
 SETTLED = 64
@@ -35,6 +36,9 @@ class PaceTest:
     def observe(self, task: str, samples: Sequence[Sample], seconds: float) -> None:
         self.used += len(samples)
         self.seconds = seconds
+
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        """It needs whole replies."""
 
     def outlook(self) -> Outlook:
         return Outlook(max(0, SETTLED - self.used) / self.used) if self.used else Outlook()

@@ -11,6 +11,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.gate_test import Outlook
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.score_test import invert, score_test
 
@@ -36,6 +37,9 @@ class PopulationTest:
     def observe(self, task: str, samples: Sequence[Sample], seconds: float = 0.0) -> None:
         self.answers.observe(task, samples)
 
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        """It needs whole replies."""
+
     def outlook(self) -> Outlook:
         return Outlook()
 
@@ -48,6 +52,7 @@ class PopulationTest:
         p_pass, p_fail = float(ndtr(-worst(goal))), float(ndtr(best(goal)))
         status: Status = "pass" if p_pass <= self.alpha_pass else "fail" if p_fail <= self.alpha_fail else "undecided"
         estimate = answers.observed
+        assert estimate is not None, "too many failed requests are not gateable"
         alpha = self.alpha_fail if status == "fail" else self.alpha_pass
         used, total = answers.used, len(answers.order)
         why = wording.of_population(answers.gate, status, estimate, used, total, answers.failed, alpha)

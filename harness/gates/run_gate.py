@@ -8,7 +8,7 @@ from contextlib import closing
 
 from medbench.harness.contracts import Engine
 from medbench.harness.evaluation.requests import Instance
-from medbench.harness.evaluation.runner import Progress, ask, refuse_foreign_answers, seal
+from medbench.harness.evaluation.runner import Progress, RunsOn, ask, refuse_foreign_answers, seal
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
 from medbench.harness.gates.verdict import GateResult
@@ -36,10 +36,13 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
             yield Instance(tasks[item[0]], questions[item[0]][item[1]]) if item is not None else None
 
     while not schedule.done:
-        with closing(ask(run, instances(), protocol, engine)) as stream:
-            for task, sample in stream:
-                progress.advance(task.name, sample)
-                schedule.arrived(task.name, sample, seconds=before + time.monotonic() - started)
+        with closing(ask(run, instances(), protocol, engine, gate.limits.tokens)) as stream:
+            for task, found in stream:
+                if isinstance(found, RunsOn):
+                    schedule.passed(task.name, found.id, found.tokens)
+                else:
+                    progress.advance(task.name, found)
+                    schedule.arrived(task.name, found, seconds=before + time.monotonic() - started)
                 if schedule.done:
                     break
     schedule.settle(run.record.totals.seconds)

@@ -2,11 +2,13 @@
 
     schedule = Schedule(gate, stored, places=256)
     for item in schedule.to_send(): ...              # (task, id), or None: nothing for now
+    schedule.passed("medqa", "q7", 256)              # it is still running, and longer than that
     schedule.arrived("medqa", sample, seconds=1.5)   # the gate sees what is next along the order
 
 Requests are sent along each task's fixed order and may finish in any order; the gate sees an answer only after all
-before it, in steps of STEP. So what is sent, how far ahead, and when it finishes never change a verdict: each gate's
-test is a function of the answers along its task's order, and stops at the first step that decides it.
+before it, in steps of STEP, and what is known of it within a limit of tokens only after the same is known of all before
+it. So what is sent, how far ahead, and when it finishes never change a verdict: each gate's test is a function of the
+answers along its task's order, and stops at the first step that decides it (see token_limits.py).
 
 How far ahead: with continuous batching one step of the engine makes a token for each running reply, and takes only a
 little longer for more of them, up to its number of places. So that many are always under way, and more where the
@@ -17,11 +19,12 @@ forecast would have it, makes most verdicts later: the forecast comes only after
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from medbench.harness.contracts import Sample
 from medbench.harness.gates.live_gate import FIRST_LOOK, Demand, LiveGate
+from medbench.harness.gates.token_limits import Reply
 
 AHEAD = 1.5
 """Answers sent ahead, as a multiple of those that the verdict likely needs."""
@@ -45,10 +48,13 @@ class Schedule:
     _sent: dict[str, int] = field(init=False)
     """task -> position in its order up to which everything has been sent or is answered."""
     _under_way: int = 0
+    _passed: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(task, id) of a reply -> the most of the token limits that it was longer than while it ran."""
     _demands: list[Demand] = field(init=False)
 
     def __post_init__(self) -> None:
         self._sent = dict.fromkeys(self.gate.orders, 0)
+        self._demands = self.gate.demands()
         self._give()
 
     @property
@@ -74,6 +80,11 @@ class Schedule:
         self.answered[task][sample.id] = sample
         self._under_way -= 1
         self.seconds = seconds
+        self._give()
+
+    def passed(self, task: str, id: str, tokens: int) -> None:
+        """A running reply has become longer than so many tokens."""
+        self._passed[task, id] = tokens
         self._give()
 
     def settle(self, seconds: float) -> None:
@@ -106,22 +117,29 @@ class Schedule:
 
     def _give(self) -> None:
         """Give the gate whole steps until it has no demand, or none that has arrived."""
-        self._demands = self.gate.demands()
-        while (found := self._whole_step()) is not None:
-            task, samples = found
-            self.gate.observe(task, samples, seconds=self._seconds_for(self.gate.used + len(samples)))
+        while any(self._give_step(demand.task, limit) for demand in self._demands for limit in self._limits):
             self._demands = self.gate.demands()
 
-    def _whole_step(self) -> tuple[str, list[Sample]] | None:
-        left = math.inf if self.gate.rules.budget is None else self.gate.rules.budget - self.gate.used
-        for demand in self._demands:
-            position = self.gate.position(demand.task)
-            size = STEP if demand.seen else FIRST_LOOK
-            ids = self.gate.orders[demand.task][position : position + int(min(size, left))]
-            found = [self.answered[demand.task].get(id) for id in ids]
-            if ids and all(found):
-                return demand.task, [sample for sample in found if sample is not None]
-        return None
+    @property
+    def _limits(self) -> Sequence[int | None]:
+        return (None, *self.gate.limits.tokens)
+
+    def _give_step(self, task: str, limit: int | None) -> bool:
+        """Give the gate the next step of a task's replies, whole or within `limit` tokens, if all of it is known."""
+        position, answered, budget = self.gate.position(task, limit), self.answered[task], self.gate.rules.budget
+        size = STEP if position else FIRST_LOOK
+        if budget is not None:
+            size = min(size, budget - sum(self.gate.position(name, limit) for name in self.gate.orders))
+        ids = self.gate.orders[task][position : position + size]
+        known = [id in answered or (limit is not None and self._passed.get((task, id), -1) >= limit) for id in ids]
+        if not ids or not all(known):
+            return False
+        if limit is not None:
+            self.gate.observe_within(task, limit, [Reply(id, answered.get(id)) for id in ids])
+        else:
+            seconds = self._seconds_for(self.gate.used + len(ids))
+            self.gate.observe(task, [answered[id] for id in ids], seconds=seconds)
+        return True
 
 
 def _urgency(demand: Demand) -> tuple[int, float]:

@@ -11,6 +11,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.gate_test import ROUNDING, GateTest, Outlook
 from medbench.harness.gates.rules import Gate
+from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
 
 
@@ -37,6 +38,9 @@ class MeanTest:
 
     def observe(self, task: str, samples: Sequence[Sample], seconds: float = 0.0) -> None:
         self.by_task[task].observe(task, samples, seconds)
+
+    def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
+        self.by_task[task].observe_within(task, limit, replies)
 
     def outlook(self) -> Outlook:
         return Outlook()

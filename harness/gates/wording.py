@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from medbench.harness.gates.rules import Gate, Metric, Unit
 
@@ -26,31 +27,46 @@ def on_all(
     return f"{found} ({_new(gate, new_questions)})"
 
 
-def on_some(
-    gate: Gate,
-    status: str,
-    estimate: float,
-    observed: float,
-    used: int,
-    total: int,
-    failed: int,
-    alpha: float,
-    saved: int,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an early verdict is about."""
+
+    used: int
+    """Questions along the order that the decision looked at."""
+    total: int
+    failed: int
+    answered: int
+    """Questions along the order that have whole replies: fewer than `used` where long replies are not waited for."""
+    observed: float | None
+    """The metric on those that got an answer; None where there is none."""
+    longer: int
+    """Replies that were not waited for, longer than so many tokens: see gates.token_limits."""
+    tokens: int
+
+
+def on_some(gate: Gate, status: str, estimate: float, asked: Asked, alpha: float, saved: int) -> str:
     """A census decided early, or still open; `alpha` is the level of the side that decided.
 
-    `estimate` is about all questions, `observed` about those that got an answer.
+    `estimate` is about all questions.
     """
-    whole, part = f"{shown(gate, estimate)} on all {total}", f"{shown(gate, observed)} on the {used} asked"
+    whole = f"{shown(gate, estimate)} on all {asked.total}"
+    part = f"{shown(gate, asked.observed)} on the {asked.answered} asked" if asked.observed is not None else ""
     if status == "undecided":
         baseline = " against the baseline" if gate.paired else ""
-        found = f"{WORDS[gate.metric]} about {whole}{baseline} ({part}{_failures(failed, ', ')})"
+        found = f"{WORDS[gate.metric]} about {whole}{baseline}"
+        found += f" ({part}{_failures(asked.failed, ', ')})" if part else _failures(asked.failed)
         return f"{found}; {_claim(gate)} not yet shown: undecided"
     claim = _claim(gate) if status == "pass" else _opposite(gate)
-    extent = f"after {used} of {total} questions"
-    about = (f"{failed} failed; " if failed else "") + f"about {whole}, {part}"
+    extent = f"after {asked.used} of {asked.total} questions{_longer(asked)}"
+    about = (f"{asked.failed} failed; " if asked.failed else "") + f"about {whole}{', ' if part else ''}{part}"
     about += f"; about {saved} questions saved by control variates" if saved > 0 else ""
     return f"{WORDS[gate.metric]} {claim} with {confidence(alpha)} confidence {extent} ({about}): {status}"
+
+
+def _longer(asked: Asked) -> str:
+    if not asked.longer:
+        return ""
+    return f", {asked.longer} of them longer than {asked.tokens} tokens and counted against it"
 
 
 def of_population(gate: Gate, status: str, estimate: float, used: int, total: int, failed: int, alpha: float) -> str:

@@ -21,6 +21,14 @@ so the chance that it ever reaches 1 / alpha is at most alpha (Ville). A fixed m
 The other side bets that x is low, against "the total is at least B". Where a null has become impossible its wealth
 is infinite, which is exact curtailment.
 
+Versions. Where scores become known late, the same questions may be given in several versions, each a fixed number per
+question that is at most the true score (for the pass side; at least, for the fail side), and known earlier the worse
+it bounds. If the true total obeys the null, so does each version's, so each has its own wealth, planned from its own
+scores of earlier positions, and each is a supermartingale over the common past (the full scores of earlier questions).
+So is their mixture at equal positions, with weights fixed beforehand that sum to 1. Where not every version has come as
+far as position q yet, the terms of those that have are at most the whole mixture at q: the test decides when they reach
+1 / alpha, whichever came first, and errs only if the mixture itself ever does, which has a chance of at most alpha.
+
 Only the growth of the wealth depends on n_i and s. n_i is a logistic forecast of x_i from the controls, fitted on the
 questions already consumed and moved on the logit scale onto the null; the factor is then the likelihood ratio of a
 chance n + s n (1 - n) to n, the log-optimal bet if those are the chances. Without controls n_i = mu, and the wealth is
@@ -34,6 +42,7 @@ of bounded random variables by betting" (2024); Stark, "ALPHA: audit that learns
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,11 +50,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, logit
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.stats.forecast import Forecaster
 
 Array = npt.NDArray[np.float64]
+Side = Literal["pass", "fail"]
 
 BLOCK = 16
 """Questions between two fits. Counted from the first question, so how scores are handed over changes nothing."""
@@ -56,15 +67,6 @@ BOLDEST = 0.7
 GRID = 101
 """Thresholds that the interval is made from."""
 TOLERANCE = 1e-9
-PRIORS: tuple[list[tuple[Array, Array]], ...] = (
-    [],
-    [(np.array([0.0, 2.0, 0.0]), np.array([2.0, 1.5, 1e-3]))],
-    [
-        (np.array([0.0, 0.0, 1.0]), np.array([2.0, 1e-3, 1.0])),
-        (np.array([0.0, 1.0, 0.5]), np.array([2.0, 1.5, 0.7])),
-    ],
-)
-"""For 0, 1, more controls: prior mean and sd of the regressions' coefficients (constant, nearest control, all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,44 @@ class Evidence:
     log_e_pass: float
     """Natural logarithm of the evidence against "below the threshold"; inf when that has become impossible."""
     log_e_fail: float
-    decision: Literal["pass", "fail"] | None
+    decision: Side | None
     """Taken at the first question at which either side's evidence suffices; exact once the rest cannot change it."""
     decided_at: int | None
     """How many questions that took, at most `used`."""
+    version: int
+    """Of the scores, which the estimate is from: see SequentialTest.weights. -1 is the last, the true ones."""
+    certain: bool
+    """Whether the rest cannot change the decision."""
     controls: Mapping[str, float]
     """Control -> its share in the present forecast; what is missing to 1 goes to no control."""
     saved: int
     """Questions saved by control variates so far, estimated from how much of the scores' variance they explain."""
+
+
+class _Version:
+    """The bets on one version of the scores."""
+
+    def __init__(self, controls: Array, wealth: Wealth, resolution: int | None) -> None:
+        self.forecaster, self.wealth, self._resolution = Forecaster(controls), wealth, resolution
+        self.seen = np.empty(0)
+
+    def observe(self, new: Array) -> Array:
+        """Log e-values after each of the new scores, questions x sides."""
+        start, paths = len(self.seen), []
+        self.seen = np.concatenate([self.seen, new])
+        while start < len(self.seen):
+            if start % BLOCK == 0:
+                self.forecaster.fit(self.seen[:start])
+                self.wealth.plan(self.forecaster.chances, 1.0 if self._resolution == 1 else self.forecaster.spread)
+            stop = min(len(self.seen), start - start % BLOCK + BLOCK)
+            paths.append(self.wealth.observe(self.seen[start:stop]))
+            start = stop
+        return np.concatenate(paths)
+
+    @property
+    def estimate(self) -> float:
+        """Of the total."""
+        return float(self.wealth.total_seen + self.forecaster.rest(self.seen))
 
 
 class SequentialTest:
@@ -104,6 +136,8 @@ class SequentialTest:
 
     `resolution` is the number of samples behind each score: scores are multiples of 1 / resolution, which makes the
     test exact on that lattice. None allows any score in [0, 1].
+    `weights` are those of the versions of the scores, the true scores last. With versions the test has one side, and
+    the other's alpha is None.
     """
 
     def __init__(
@@ -112,18 +146,22 @@ class SequentialTest:
         *,
         at_least: float,
         strict: bool = False,
-        alpha_pass: float,
-        alpha_fail: float,
+        alpha_pass: float | None,
+        alpha_fail: float | None,
         controls: Sequence[Control] = (),
         resolution: int | None = 1,
+        weights: Sequence[float] = (1.0,),
     ) -> None:
         if not order or len(set(order)) < len(order):
             raise MedbenchError("a sequential test needs at least one question, and each question once")
         if not math.isfinite(at_least):
             raise MedbenchError(f"at_least must be a finite number, not {at_least}")
         for name, alpha in (("alpha_pass", alpha_pass), ("alpha_fail", alpha_fail)):
-            if not 0 < alpha < 1:
+            if alpha is not None and not 0 < alpha < 1:
                 raise MedbenchError(f"{name} must lie between 0 and 1, not {alpha}")
+        levels = [alpha for alpha in (alpha_pass, alpha_fail) if alpha is not None]
+        if not levels or (len(weights) > 1 and len(levels) > 1):
+            raise MedbenchError("a test has alpha_pass, alpha_fail or both; one of them with versions of the scores")
         if resolution is not None and resolution < 1:
             raise MedbenchError(f"resolution must be at least 1 sample per question or None, not {resolution}")
         if len({control.name for control in controls}) < len(controls):
@@ -136,71 +174,87 @@ class SequentialTest:
         steps = np.linspace(0, total, GRID)
         grid = np.unique(np.ceil(steps / unit - TOLERANCE) * unit) if unit else steps
         columns = [_column(control, order) for control in controls]
-        self._forecaster = Forecaster(np.column_stack(columns) if columns else np.empty((total, 0)))
-        self._wealth = Wealth(total, np.concatenate([[need], grid]), unit)
-        self._needed = np.log(1 / np.repeat([alpha_pass, alpha_fail], 1 + len(grid)))
-        self._seen = np.empty(0)
-        self._best = self._wealth.log_e
-        self._first: tuple[Literal["pass", "fail"], int] | None = None
-        self._latch(self._best[None], 0)
+        matrix = np.column_stack(columns) if columns else np.empty((total, 0))
+        needs, sides = np.concatenate([[need], grid]), (alpha_pass is not None, alpha_fail is not None)
+        self._versions = [_Version(matrix, Wealth(total, needs, unit, sides), resolution) for _ in weights]
+        self._log_weights = np.log(weights)
+        self._total, self._needs, self._unit = total, needs, unit
+        names: tuple[Side, Side] = ("pass", "fail")
+        self._side = {name: i * len(needs) for i, name in enumerate(itertools.compress(names, sides))}
+        self._needed = np.log(1 / np.repeat(levels, len(needs)))
+        self._log_e = np.full((total + 1, len(self._needed)), -np.inf)
+        """Of the versions that have come so far, by position."""
+        self._log_e[0] = self._best = self._versions[0].wealth.log_e
+        self._first: tuple[Side, int] | None = None
+        self._latch(self._log_e[:1], 0)
 
-    def observe(self, scores: Sequence[float]) -> None:
-        """Take the scores of the next questions along the order."""
+    def observe(self, scores: Sequence[float], version: int = -1) -> None:
+        """Take the scores of the next questions along the order, in one of their versions."""
         new = np.asarray(scores, dtype=float)
-        start, total = len(self._seen), self._wealth.total
+        found = self._versions[version]
+        start = len(found.seen)
         if new.ndim != 1 or not np.all((new >= 0) & (new <= 1)):
             raise MedbenchError("scores must be a plain list of numbers from 0 to 1")
         if self._resolution and np.any(np.abs(new * self._resolution - np.round(new * self._resolution)) > 1e-6):
             raise MedbenchError(f"scores must be multiples of 1/{self._resolution}: set resolution to None for others")
-        if start + len(new) > total:
-            raise MedbenchError(f"{start + len(new)} scores for {total} questions")
-        self._seen = np.concatenate([self._seen, new])
-        while start < len(self._seen):
-            if start % BLOCK == 0:
-                self._forecaster.fit(self._seen[:start])
-                self._wealth.plan(self._forecaster.chances, 1.0 if self._resolution == 1 else self._forecaster.spread)
-            stop = min(len(self._seen), start - start % BLOCK + BLOCK)
-            path = self._wealth.observe(self._seen[start:stop])
-            self._best = np.maximum(self._best, path.max(axis=0))
-            self._latch(path, start + 1)
-            start = stop
+        if start + len(new) > self._total:
+            raise MedbenchError(f"{start + len(new)} scores for {self._total} questions")
+        if len(new):
+            mixed = self._log_e[start + 1 : start + 1 + len(new)]
+            np.logaddexp(mixed, self._log_weights[version] + found.observe(new), out=mixed)
+            self._best = np.maximum(self._best, mixed.max(axis=0))
+            self._latch(mixed, start + 1)
 
     def _latch(self, path: Array, number: int) -> None:
         """Keep the first decision along the log e-values after question `number`, the next one, and so on."""
         if self._first is None:
-            margin = path - self._needed
-            excess = np.column_stack([margin[:, 0], margin[:, margin.shape[1] // 2]])
+            columns = list(self._side.values())
+            excess = path[:, columns] - self._needed[columns]
             crossed = np.flatnonzero(excess.max(axis=1) >= 0)
             if len(crossed):
                 row = int(crossed[0])
-                self._first = ("pass" if excess[row, 0] >= excess[row, 1] else "fail", number + row)
+                self._first = (list(self._side)[int(excess[row].argmax())], number + row)
+
+    def estimate(self, version: int = -1) -> float:
+        """Of the mean of a version of the scores over all questions."""
+        return self._versions[version].estimate / self._total
 
     def evidence(self) -> Evidence:
-        wealth, used = self._wealth, len(self._seen)
-        thresholds = len(wealth.needs)
-        low, high = wealth.total_seen, wealth.total_seen + wealth.remaining
         decision, decided_at = self._first or (None, None)
-        if low >= wealth.needs[0] - TOLERANCE:
-            decision = "pass"
-        elif high < wealth.needs[0] - TOLERANCE:
-            decision = "fail"
-        estimate = low + self._forecaster.rest(self._seen)
+        # the version of most information among those that came as far as the decision
+        far = decided_at or min(1, max(len(one.seen) for one in self._versions))
+        version = next(at for at in range(-1, -1 - len(self._versions), -1) if len(self._versions[at].seen) >= far)
+        lead = self._versions[version]
+        wealth, used = lead.wealth, max(decided_at or 0, len(self._versions[-1].seen))
+        low = max(one.wealth.total_seen for one in self._versions) if "pass" in self._side else 0.0
+        high = min(one.wealth.most for one in self._versions) if "fail" in self._side else float(self._total)
+        certain: Side | None = None
+        if low >= self._needs[0] - TOLERANCE:
+            certain = "pass"
+        elif high < self._needs[0] - TOLERANCE:
+            certain = "fail"
         if wealth.remaining:
             rejected = self._best >= self._needed
-            low = max(low, wealth.needs[rejected[:thresholds]].max(initial=0.0))
-            high = min(high, wealth.needs[rejected[thresholds:]].min(initial=math.inf) - wealth.unit)
+            if (at := self._side.get("pass")) is not None:
+                low = max(low, self._needs[rejected[at : at + len(self._needs)]].max(initial=0.0))
+            if (at := self._side.get("fail")) is not None:
+                above = self._needs[rejected[at : at + len(self._needs)]].min(initial=math.inf)
+                high = min(high, above - self._unit)
             low, high = min(low, high), max(low, high)
+        log_e = {name: float(self._log_e[used, at]) for name, at in self._side.items()}
         return Evidence(
             used=used,
-            total=wealth.total,
-            estimate=float(min(max(estimate, low), high)) / wealth.total,
-            interval=(float(low) / wealth.total, float(high) / wealth.total),
-            log_e_pass=float(wealth.log_e[0]),
-            log_e_fail=float(wealth.log_e[thresholds]),
-            decision=decision,
+            total=self._total,
+            estimate=min(max(self.estimate(version), low / self._total), high / self._total),
+            interval=(float(low) / self._total, float(high) / self._total),
+            log_e_pass=log_e.get("pass", 0.0),
+            log_e_fail=log_e.get("fail", 0.0),
+            decision=certain or decision,
             decided_at=decided_at,
-            controls=dict(zip(self._names, self._forecaster.shares(), strict=True)),
-            saved=self._forecaster.saved(used),
+            version=version,
+            certain=certain is not None,
+            controls=dict(zip(self._names, lead.forecaster.shares(), strict=True)),
+            saved=lead.forecaster.saved(len(lead.seen)),
         )
 
 
@@ -225,113 +279,28 @@ def _column(control: Control, order: Sequence[str]) -> Array:
     return scores
 
 
-class Forecaster:
-    """Each question's expected score, from the controls and what has been consumed: predictable, never sure.
-
-    Averages the plain mean and logistic regressions on how many controls answer right and on the nearest control, the
-    one closest to the scores consumed (the first given, to begin with), weighted by how well each forecast so far.
-    """
-
-    def __init__(self, controls: Array) -> None:
-        """`controls` is questions x controls, along the order."""
-        total, count = controls.shape
-        self._controls = controls
-        self._easiness = logit((controls.sum(axis=1) + 0.5) / (count + 1))
-        self._priors = PRIORS[min(count, 2)]
-        self._coefficients = [mean for mean, _ in self._priors]
-        self._forecasts = [np.full(total, 0.5)] * (1 + len(self._priors))
-        self._log_scores = np.zeros(1 + len(self._priors))
-        self._nearest, self._distance = 0, np.zeros(count)
-        self._consumed = 0
-        self._squares = np.full(3, 5.0)  # of errors: expected by the forecast, made by it, made by the plain mean
-        self.chances = self._forecasts[0]
-
-    @property
-    def spread(self) -> float:
-        """Variance of the errors over what right/wrong answers would make; below 1 where scores are fractional."""
-        return float(self._squares[1] / self._squares[0])
-
-    def fit(self, seen: Array) -> None:
-        """Recompute the forecast from the scores consumed so far."""
-        self._settle(seen)
-        fits = [np.full(len(self.chances), (seen.sum() + 0.5) / (len(seen) + 1))]
-        if self._priors:
-            nearest = 2.2 * self._controls[:, self._nearest] - 1.1
-            features = np.column_stack([np.ones(len(nearest)), nearest, self._easiness])
-            starts = zip(self._priors, self._coefficients, strict=True)
-            past = features[: len(seen)]
-            self._coefficients = [_logistic(past, seen, mean, sd, start) for (mean, sd), start in starts]
-            fits += [expit(features @ coefficients) for coefficients in self._coefficients]
-        self._forecasts = [np.clip(fit, 0.01, 0.99) for fit in fits]
-        self.chances = np.average(self._forecasts, axis=0, weights=self._weights)
-
-    def _settle(self, seen: Array) -> None:
-        """Judge the forecasts of the questions consumed since the last fit."""
-        new = slice(self._consumed, len(seen))
-        scores, chances, plain = seen[new], self.chances[new], self._forecasts[0][new]
-        self._log_scores += [scores @ np.log(p[new]) + (1 - scores) @ np.log1p(-p[new]) for p in self._forecasts]
-        self._squares += [chances @ (1 - chances), ((scores - chances) ** 2).sum(), ((scores - plain) ** 2).sum()]
-        self._consumed = len(seen)
-        if self._priors:
-            self._distance += ((self._controls[new] - scores[:, None]) ** 2).sum(axis=0)
-            nearest = int(self._distance.argmin())
-            if nearest != self._nearest:
-                self._nearest, self._coefficients[-1] = nearest, self._priors[-1][0]
-
-    @property
-    def _weights(self) -> Array:
-        return np.asarray(softmax(self._log_scores))
-
-    def rest(self, seen: Array) -> float:
-        """Expected total of the questions not consumed yet."""
-        used = len(seen)
-        error = (seen - self.chances[:used]).sum() / (used + 1)
-        return float(np.clip(self.chances[used:] + error, 0, 1).sum())
-
-    def shares(self) -> list[float]:
-        """Each control's part in the present forecast, by how far its answer alone moves it."""
-        shares = np.zeros(len(self._distance))
-        for weight, (_, near, easiness) in zip(self._weights[1:], self._coefficients, strict=True):
-            effect = np.full(len(shares), 4 * abs(easiness) / (len(shares) + 1))
-            effect[self._nearest] += 2.2 * abs(near)
-            shares += weight * effect / effect.sum()
-        return [float(share) for share in shares]
-
-    def saved(self, used: int) -> int:
-        """Questions spared so far: the odds used / (N - used) are in proportion to the variance left unforetold."""
-        if not used:
-            return 0
-        total = len(self.chances)
-        without = total * used / (used + (total - used) * float(self._squares[1] / self._squares[2]))
-        return round(without - used)
-
-
-def _logistic(features: Array, scores: Array, mean: Array, sd: Array, start: Array) -> Array:
-    """Posterior mode of the coefficients under independent normal priors: Newton's method, three steps from `start`."""
-    at = start
-    for _ in range(3 if len(scores) else 0):
-        p = expit(features @ at)
-        slope = features.T @ (scores - p) - (at - mean) / sd**2
-        curvature = (features.T * (p * (1 - p))) @ features + np.diag(1 / sd**2)
-        at = at + np.clip(np.linalg.solve(curvature, slope), -2, 2)
-    return at
-
-
 class Wealth:
-    """Log e-values of both sides of many thresholds at once, along one run: first all pass sides, then all fail sides.
+    """Log e-values of one or both sides of many thresholds at once, along one run: first all pass sides, then all fail
+    sides.
 
     The pass side of a threshold speaks against "the total is below it", the fail side against "at least it".
     """
 
-    def __init__(self, total: int, needs: Array, unit: float) -> None:
-        """`needs` are totals from lowest_total(); `unit` is what scores are multiples of, or 0."""
+    def __init__(self, total: int, needs: Array, unit: float, sides: tuple[bool, bool] = (True, True)) -> None:
+        """`needs` are totals from lowest_total(); `unit` is what scores are multiples of, or 0; `sides`: pass, fail."""
         self.total, self.needs, self.unit = total, np.asarray(needs, dtype=float), unit
         self.remaining, self.total_seen = total, 0.0
-        self._bounds = np.concatenate([self.needs - unit, self.needs])
-        self._signs = np.repeat([1.0, -1.0], len(self.needs))
+        self._kept = np.repeat(sides, len(self.needs))
+        self._bounds = np.concatenate([self.needs - unit, self.needs])[self._kept]
+        self._signs = np.repeat([1.0, -1.0], len(self.needs))[self._kept]
         self._shift = np.zeros(len(self._bounds))
         self._log_wealth = np.zeros((len(self._bounds), len(DISTANCES)))
         self.log_e = self._curtailed(np.zeros((1, len(self._bounds))), np.zeros(1), np.array([total]))[0]
+
+    @property
+    def most(self) -> float:
+        """The largest total that is still possible."""
+        return self.total_seen + self.remaining
 
     def plan(self, chances: Array, spread: float = 1.0) -> None:
         """Set the bets for the next BLOCK questions from each question's forecast, consumed ones included."""
@@ -374,4 +343,4 @@ class Wealth:
     def _curtailed(self, log_e: Array, sums: Array, left: npt.NDArray[np.int64]) -> Array:
         passed = sums[:, None] >= self.needs - TOLERANCE
         failed = (sums + left)[:, None] < self.needs - TOLERANCE
-        return np.where(np.column_stack([passed, failed]), np.inf, log_e)
+        return np.where(np.column_stack([passed, failed])[:, self._kept], np.inf, log_e)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medbench.harness.contracts import Completion, Message, Request
+from medbench.harness.contracts import Completion, Message, Passed, Request
 from medbench.harness.engines import vllm
 from medbench.harness.engines.hf import HFEngine
 
@@ -59,6 +59,39 @@ def test_log_likelihoods_are_those_of_transformers(tiny_engine: Any, hf: HFEngin
         assert completion.logprobs is not None
         assert dict(completion.logprobs) == pytest.approx(dict(theirs[id].logprobs or {}), abs=1e-3)
         assert list(completion.logprobs) == list(choices)
+
+
+@pytest.mark.engine
+def test_running_replies_report_their_milestones_and_read_the_same(tiny_engine: Any) -> None:
+    plain = [
+        replace(ask(tiny_engine, f"Which drug is number {n}?", new=60), temperature=1.0, seed=n) for n in range(16)
+    ]
+    whole = answers(tiny_engine, plain)
+    told: dict[str, list[int]] = {}
+    found = {}
+    for one in tiny_engine.generate([replace(request, milestones=(16, 32, 500)) for request in plain]):
+        if isinstance(one, Passed):
+            assert one.id not in found
+            told.setdefault(one.id, []).append(one.tokens)
+        else:
+            found[one.id] = one
+    assert found == whole
+    expected = {id: [m for m in (16, 32) if one.completion_tokens > m] for id, one in whole.items()}
+    assert told == {id: passed for id, passed in expected.items() if passed}
+    assert any(expected.values())
+
+
+@pytest.mark.engine
+def test_milestones_count_over_a_stop_inside_the_reasoning(tiny_engine: Any) -> None:
+    prompt = tiny_engine.render((Message("user", "zinc?"),), None) + "<think>"
+    (whole,) = tiny_engine.generate([Request("q", (), prompt, 60, templated=True)])
+    stop = whole.text[len(whole.text) // 4 :][:2]
+    request = Request("q", (), prompt, 60, templated=True, stop=(stop,))
+    (silent,) = tiny_engine.generate([request])
+    *told, found = tiny_engine.generate([replace(request, milestones=(2, 4))])
+    assert found == silent
+    assert [one.tokens for one in told] in ([], [2], [4], [2, 4])
+    assert all(one.tokens < silent.completion_tokens for one in told)
 
 
 @pytest.mark.engine

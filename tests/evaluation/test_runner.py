@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.questions import COT, a_task, right
 
-from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Data, MedbenchError, Passed, Question, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
-from medbench.harness.evaluation.requests import build_request, permuted, sampling_seed
-from medbench.harness.evaluation.runner import KEEP_SECONDS, evaluate
+from medbench.harness.evaluation.requests import Instance, build_request, permuted, sampling_seed
+from medbench.harness.evaluation.runner import KEEP_SECONDS, RunsOn, ask, evaluate
 from medbench.harness.protocols.protocol import Continuation, load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord, Totals
 from medbench.harness.runs.run_folder import Run, create_run, read_result, read_run, read_samples, samples_path
@@ -223,6 +223,32 @@ def test_truncated_reasoning_is_continued_after_the_cue(tmp_path: Path) -> None:
     assert (cut.finish_reason, cut.prompt_tokens, cut.completion_tokens) == ("stop", 10, 23)
     assert forced.prompt == cut.prompt + "<think>on and on\nFinal answer:"
     assert samples["q0"].output == "The answer is (A)."
+
+
+def test_milestones_count_over_both_parts_of_a_continued_reply(tmp_path: Path) -> None:
+    class Reporting(Scripted):
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Passed]:  # type: ignore[override]
+            for request in requests:
+                self.asked.append(request)
+                yield from (Passed(request.id, one) for one in request.milestones[:2])
+                yield self.reply(request)
+
+    def reply(request: Request) -> Completion:
+        if request.prompt.endswith("\nFinal answer:"):
+            return Completion(request.id, " (A)", "stop", 90, 60)
+        return Completion(request.id, "<think>on and on", "length", 10, 20)
+
+    engine, task = Reporting(reply), a_task(1)
+    with a_run(tmp_path) as run:
+        instances = [Instance(task, task.questions[0])]
+        found = [one for _, one in ask(run, instances, FORCED, engine, milestones=(5, 10, 20, 70, 100))]
+        stored = list(read_samples(run.folder, "toy"))
+    assert [request.milestones for request in engine.asked] == [(5, 10, 20, 70, 100), (0, 50, 80)]
+    *told, sample = found
+    assert told == [RunsOn(task.questions[0].id, tokens) for tokens in (5, 10, 20, 70)]
+    assert stored == [sample]
+    assert isinstance(sample, Sample)
+    assert sample.completion_tokens == 80
 
 
 def test_a_continuation_that_fails_is_an_error(tmp_path: Path) -> None:
