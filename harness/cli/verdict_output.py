@@ -77,6 +77,8 @@ def _how_decided(verdict: Verdict) -> dict[str, str]:
         "protocol": verdict.protocol,
         "baseline": verdict.baseline or "none",
         "controls": ", ".join(_controls(verdict)) or "none",
+        **({"checkpoint": str(verdict.number)} if verdict.number is not None else {}),
+        **({"order seed": verdict.order_seed} if verdict.order_seed is not None else {}),
     }
 
 
@@ -132,7 +134,10 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
     ]
     controls = ", ".join(f"`{_code(name)}`" for name in _controls(verdict)) or "none"
     correction = _cell(verdict.correction)
-    lines += ["", f"alpha {verdict.alpha:g}; decide: {verdict.decide}; correction: {correction}; controls: {controls}"]
+    number = f"checkpoint {verdict.number} of this gate file; " if verdict.number is not None else ""
+    order = f"; order seed: `{_code(verdict.order_seed)}`" if verdict.order_seed is not None else ""
+    decided = f"decide: {verdict.decide}; correction: {correction}; controls: {controls}"
+    lines += ["", f"{number}alpha {verdict.alpha:.3g}; {decided}{order}"]
     lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
         lines += [

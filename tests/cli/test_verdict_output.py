@@ -129,7 +129,7 @@ def test_the_details_of_a_test_case_tell_its_numbers() -> None:
 
 def test_a_suite_says_how_its_verdict_was_decided() -> None:
     gates = result(controls={"base": 0.4}), result(controls={"old": 0.1, "base": 0.3})
-    (suite,) = parsed(verdict(*gates, baseline="base", correction="Bonferroni"))
+    (suite,) = parsed(verdict(*gates, baseline="base", correction="Bonferroni", number=7, order_seed="ab12"))
     found = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert found == {
         "alpha": "0.05",
@@ -139,6 +139,8 @@ def test_a_suite_says_how_its_verdict_was_decided() -> None:
         "protocol": "cot-v1",
         "baseline": "base",
         "controls": "base, old",
+        "checkpoint": "7",
+        "order seed": "ab12",
     }
 
 
@@ -200,6 +202,9 @@ def test_the_summary_says_how_the_verdict_was_decided() -> None:
     assert "alpha 0.05; decide: census; correction: Bonferroni; controls: `base`, `old`" in text
     assert "| 60.0 to 64.0 % (90 %, whole benchmark, anytime) |" in text
     assert "controls: none" in markdown(verdict())
+    counted = markdown(verdict(number=7, order_seed="ab12", alpha=0.00062034))
+    assert "checkpoint 7 of this gate file; alpha 0.00062; decide" in counted
+    assert "order seed: `ab12`" in counted
 
 
 def test_the_table_shows_the_interval_and_what_it_is_about() -> None:
