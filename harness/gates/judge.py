@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
-from medbench.harness.contracts import BrokenCheckpoint, Say, Task
+from medbench.harness.contracts import BrokenCheckpoint, Engine, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.evaluate import answer_all
 from medbench.harness.evaluation.options import EvalOptions
@@ -100,13 +100,18 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             read_controls(options.runs, run.record, asked.baseline, rules.tasks, partial=partial),
             unit=float(most_tokens(protocol)),
             alpha_fail=asked.alpha_fail or rules.alpha,
-            limits=limits_for(protocol) if getattr(engine, "reports_milestones", False) else NO_LIMITS,
+            limits=limits_for(protocol) if _stops_early(rules, engine) else NO_LIMITS,
         )
         results = run_gate(gate, run, protocol, engine, progress)
         verdict = verdict_of(gate, results, run.record, noise, number=entry.number if entry is not None else None)
         if asked.ledger is not None and entry is not None and verdict.overall == "pass":
             asked.ledger.passed(entry)
         return written(verdict, run.folder)
+
+
+def _stops_early(rules: GateFile, engine: Engine) -> bool:
+    """Whether a verdict may come before long replies end."""
+    return rules.decide_after == "evidence" and getattr(engine, "reports_milestones", False)
 
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:

@@ -134,7 +134,8 @@ class LiveGate:
 
     def results(self) -> list[GateResult]:
         """One per gate, in the file's order."""
-        return [test.result() for test in self._tests]
+        results = [test.result() for test in self._tests]
+        return [_held_back(one) for one in results] if self.rules.decide_after == "all" else results
 
     @property
     def orders(self) -> Mapping[str, Sequence[str]]:
@@ -160,15 +161,16 @@ class LiveGate:
         """The tasks that can bring the verdict nearer; none when it is certain or nothing is left to ask."""
         results = self.results()
         final = [result for result, test in zip(results, self._tests, strict=True) if not test.provisional]
-        failed = overall_of(final)[0] == "fail" and self.rules.decide == "census"
+        # a population's test allows a single look
+        everything = self.rules.decide == "population" or self.rules.decide_after == "all"
+        failed = overall_of(final)[0] == "fail" and not everything
         spent = self.rules.budget is not None and self.used >= self.rules.budget
         if failed or spent or any(test.hopeless for test in self._tests):
             return []
-        population = self.rules.decide == "population"  # its test allows a single look: all questions are asked first
         waiting = [
             test
             for result, test in zip(results, self._tests, strict=True)
-            if result.status in ("undecided", "not gateable") or population
+            if result.status in ("undecided", "not gateable") or everything
         ]
         found = (self._demand(name, [test for test in waiting if name in test.tasks]) for name in self._progress)
         return [demand for demand in found if demand is not None]
@@ -184,6 +186,14 @@ class LiveGate:
         more = min(fails) if fails else max(one.more for one in outlooks)
         questions = min(float(progress.remaining), more * progress.position)
         return Demand(name, questions, progress.cost * questions, fails=bool(fails), seen=True)
+
+
+def _held_back(result: GateResult) -> GateResult:
+    """The result where a verdict must wait for every question."""
+    if result.used == result.total or result.status not in ("pass", "fail"):
+        return result
+    why = f"{result.why} by the evidence; undecided until all questions are asked (decide_after: all)"
+    return result.model_copy(update={"status": "undecided", "why": why})
 
 
 def _order(task: Task, seed: int | str) -> list[str]:

@@ -147,6 +147,8 @@ class GateFile(Record):
     """Chance of a wrong pass, and of a wrong fail, of the whole verdict."""
     decide: Literal["census", "population"] = "census"
     """census: about this benchmark's questions; population: about new questions of the same kind."""
+    decide_after: Literal["evidence", "all"] = "evidence"
+    """evidence: as soon as alpha allows a verdict; all: only when every question is asked, so that it is exact."""
     control: Literal["family", "fdr"] = "family"
     """What alpha is promised for, over all checkpoints that this file judges (see gates.ledger): that none passes
     wrongly (family), or the share of wrong passes among the passes (fdr)."""
@@ -230,6 +232,7 @@ EXAMPLE = """\
 alpha: 0.05           # chance of a wrong pass, and of a wrong fail, of the whole verdict
 control: family       # alpha is for all checkpoints that this file judges; fdr: for the share of wrong passes
 decide: census        # judge on this benchmark's questions; population: on new questions of the same kind
+decide_after: evidence   # as soon as alpha allows; all: only when every question is asked
 partition: all        # gate: only the half that training loops use; report: only the other half
 # budget: 2000        # most questions in total; gates still open then are undecided (exit 3)
 # protocol: cot-v1    # default: the baseline's protocol

@@ -334,6 +334,29 @@ def test_a_refused_gate_is_not_counted(bench: Bench) -> None:
     assert not Path("runs").exists()
 
 
+def test_a_verdict_can_wait_for_every_question(bench: Bench) -> None:
+    replies = bench.replies("c", 150)
+    early = write_gates(bench.folder / "early.yaml", "{task: medqa, at_least: 0.5}")
+    late = write_gates(bench.folder / "late.yaml", "{task: medqa, at_least: 0.5}", decide_after="all")
+    status, verdict = bench.gate("c", early, "--replies", replies)
+    assert (status, verdict["gates"][0]["used"] < N) == (0, True)
+    status, verdict = bench.gate("c", late, "--replies", replies)
+    assert (status, verdict["gates"][0]["used"], verdict["gates"][0]["estimate"]) == (0, N, 150 / N)
+    limited = bench.evaluate("limited", 150, "--limit", "60")
+    status, verdict = bench.gate(limited, late)
+    assert (status, verdict["overall"]) == (3, "undecided")
+    assert "undecided until all questions are asked (decide_after: all)" in verdict["gates"][0]["why"]
+
+
+def test_a_failed_gate_waits_too(bench: Bench) -> None:
+    gates = write_gates(
+        bench.folder / "g.yaml", "{task: medqa, at_least: 0.9}", "{task: medqa, at_least: 0.1}", decide_after="all"
+    )
+    status, verdict = bench.gate("c", gates, "--replies", bench.replies("c", 80))
+    assert (status, [gate["used"] for gate in verdict["gates"]]) == (1, [N, N])
+    assert [gate["status"] for gate in verdict["gates"]] == ["fail", "pass"]
+
+
 def test_a_budget_ends_a_live_gate_undecided(bench: Bench) -> None:
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.74}", budget=50)
     status, verdict = bench.gate("c", gates, "--replies", bench.replies("c", 120))
