@@ -8,6 +8,7 @@ MEDBENCH_DATA names the folder of real benchmark files; tests that need them are
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,16 +26,26 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # with a salt of their own the runs folders would give each run of the tests other orders of questions
 os.environ.setdefault("MEDBENCH_ORDER_SALT", "the tests")
+# a shell starts what it runs in the background with SIGINT ignored, and child processes would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that start an engine last, and give tests that take long a longer timeout than pyproject.toml does."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    """Run tests that start an engine last, and give tests that take long a longer timeout than pyproject.toml does.
+
+    Those that share the session's engine come before those that start and close others: vLLM has one set of process
+    groups for all engines of a process, and the first that is closed takes it down.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("engine") is not None, not _shares_the_engine(item)))
     for item in items:
         if item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.timeout(600))
         elif item.get_closest_marker("slow") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.timeout(300))
+
+
+def _shares_the_engine(item: pytest.Item) -> bool:
+    return "tiny_engine" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
