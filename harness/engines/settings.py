@@ -32,8 +32,8 @@ class EngineConfig(Record):
     """Requests under way at once, for the openai engine."""
     timeout: float = Field(600, gt=0)
     """Seconds for one request, for the openai engine."""
-    delay: float = Field(0, ge=0)
-    """Seconds per reply, for the fake engine."""
+    delay: float = Field(0, ge=0, le=1)
+    """Seconds per reply, for the fake engine: stored replies as if they came slowly."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Any other arguments of vLLM's EngineArgs, passed through unchanged."""
 
