@@ -53,7 +53,7 @@ def wrong(case: Case, folder: Path, done: Done) -> list[str]:
     faults = []
     if not is_number(content.get("alpha", 0.05), 0, 0.5):
         faults.append("alpha")
-    for gate in content["gates"]:
+    for gate in content.get("gates", []):  # {} is an eval config
         bounds = [gate[key] for key in ("at_least", "at_most", "margin", "better_by") if gate.get(key) is not None]
         if len(bounds) != 1 or not is_number(bounds[0], 0) or math.isinf(bounds[0]):
             faults.append(f"bounds {str(bounds)[:60]}")
