@@ -196,14 +196,7 @@ def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:
 
 def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOptions) -> None:
     """Raises MedbenchError for repeats that could not differ, and for a continuation that the engine cannot do."""
-    sampled = protocol.method == "generate" and protocol.decoding.temperature > 0
-    if options.samples > 1 and not sampled and options.engine.name != "fake":
-        raise MedbenchError(
-            f"--samples {options.samples}: protocol {protocol.name} decodes greedily, so all replies would be equal: "
-            f"add --temperature 0.7"
-        )
-    if options.samples > 1 and any(task.foreign is not None for task in tasks):
-        raise MedbenchError("--samples: lm-eval's own tasks are asked once, as their YAML says: leave it out")
+    refuse_equal_samples(options.samples, protocol, tasks, options.engine.name, where="--samples")
     if options.shuffle_options:
         fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
         if fixed:
@@ -214,6 +207,17 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
             f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
             f"use --engine vllm or hf"
         )
+
+
+def refuse_equal_samples(samples: int, protocol: Protocol, tasks: Sequence[Task], engine: str, *, where: str) -> None:
+    """Raises MedbenchError for several samples a question where they could not differ; `where`: the user's word."""
+    if samples > 1 and not protocol.is_sampled and engine != "fake":
+        raise MedbenchError(
+            f"{where} {samples}: protocol {protocol.name} decodes greedily, so all replies would be equal: "
+            f"set a temperature, e.g. 0.7"
+        )
+    if samples > 1 and any(task.foreign is not None for task in tasks):
+        raise MedbenchError(f"{where}: lm-eval's own tasks are asked once, as their YAML says: leave it out")
 
 
 def _new_record(

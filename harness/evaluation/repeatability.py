@@ -41,11 +41,15 @@ class Noise(BaseModel):
 
 
 def measure(task: Task, protocol: Protocol, engine: Engine, *, questions: int, seed: int) -> Noise:
-    """Ask the first `questions` of the fixed order, then the same ones in reverse; nothing is stored."""
+    """Ask the first `questions` of the fixed order, then the same ones in reverse; nothing is stored.
+
+    A protocol that samples draws the second pass with other seeds.
+    """
     by_id = {question.id: question for question in task.questions}
     order = permuted(by_id, seed=seed, task=task.name)[:questions]
     first = answers_to(task, [by_id[id] for id in order], protocol, engine, seed=seed)
-    second = answers_to(task, [by_id[id] for id in reversed(order)], protocol, engine, seed=seed)
+    again = seed + 1 if protocol.is_sampled else seed
+    second = answers_to(task, [by_id[id] for id in reversed(order)], protocol, engine, seed=again)
     return compare(first, second)
 
 

@@ -40,8 +40,8 @@ class Progress(TypingProtocol):
 class RunsOn:
     """The reply to a question is longer than so many tokens, and not finished."""
 
-    id: str
-    """The question's."""
+    key: str
+    """See contracts.Sample.key."""
     tokens: int
 
 
@@ -105,7 +105,7 @@ def ask(
         for completion in stream:
             if isinstance(completion, Passed):
                 instance = sent[completion.id].instance
-                yield instance.task, RunsOn(instance.question.id, completion.tokens)
+                yield instance.task, RunsOn(instance.key, completion.tokens)
                 continue
             one = sent.pop(completion.id)
             task = one.instance.task

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates import wording
+from medbench.harness.gates.metric_values import SamplingNoise, value_of, value_of_question
 from medbench.harness.gates.rules import Gate
 from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status, gate_result
+
+T = TypeVar("T")
 
 MOST_ERRORS = 0.05
 """With a larger share of failed requests a gate is not gateable; fewer count as wrong for a pass, right for a fail."""
@@ -50,18 +53,25 @@ class Answers:
     """Ids of all the gate's questions."""
     unit: float = 1.0
     """See Scale."""
+    per_question: int = 1
+    """Samples of each question, whose mean is its share."""
     baseline: Mapping[str, float] | None = None
     """The metric's value for each id of `order`; for a paired gate only."""
-    samples: list[Sample] = field(default_factory=list)
+    baseline_noise: tuple[int, float | None] | None = None
+    """The baseline's number of samples per question, and the variance of the metric between those of one question, None
+    where it is unknown; for a paired gate only."""
+    questions: list[Sequence[Sample]] = field(default_factory=list)
+    """The samples of each question that the gate is about, in its order."""
     shares: list[float | None] = field(default_factory=list)
-    """For each sample; None for a failed request."""
+    """For each of these; None where a request failed."""
     longer: dict[int, list[bool]] = field(default_factory=dict)
-    """Token limit -> for each question along the order so far, whether its reply did not end within it."""
+    """Token limit -> for each question along the order so far, whether a reply did not end within it."""
     ahead: int = 0
     """Most questions along the order of which all, or the first tokens, are known."""
     failed: int = 0
-    """Failed requests among these."""
+    """Those with a failed request among these."""
     scale: Scale = field(init=False)
+    _noise: SamplingNoise = field(init=False)
     _ids: frozenset[str] = field(init=False)
     baseline_mean: float = field(init=False)
     """Mean share of the baseline over `order`; 0 for a gate that is not paired."""
@@ -70,34 +80,38 @@ class Answers:
         if not self.order:
             raise MedbenchError(f"{self.gate.rule}: no question of this kind")
         self.scale = Scale(self.unit, self.gate.less_is_better)
+        self._noise = SamplingNoise(self.gate.metric)
         self._ids = frozenset(self.order)
         self.baseline_mean = math.fsum(map(self.baseline_share, self.order)) / len(self.order)
 
     def observe(self, task: str, samples: Sequence[Sample]) -> None:
-        """Take the next answers of any task; those that the gate is not about are ignored."""
+        """Take the next answers of any task, all samples of a question together; those that the gate is not about are
+        ignored."""
         if task != self.gate.task:
             return
         category = self.gate.category or {}
-        for sample in samples:
-            if all(sample.category.get(key) == value for key, value in category.items()):
-                value = value_of(sample, self.gate.metric)
-                self.samples.append(sample)
+        for some in _grouped(samples, self.per_question):
+            if all(some[0].category.get(key) == value for key, value in category.items()):
+                value = value_of_question(some, self.gate.metric)
+                self.questions.append(some)
+                self._noise.observe(some)
                 self.shares.append(None if value is None else self.scale.share(value))
         if self.used >= self.ahead:
             self.ahead, self.failed = self.used, self.shares.count(None)
 
     def within(self, limit: int, replies: Sequence[Reply]) -> list[tuple[float, float]]:
-        """Lowest and highest share of each of the next replies that the gate is about, known within `limit` tokens."""
+        """Lowest and highest share of each of the next questions that the gate is about, within `limit` tokens."""
         longer, found = self.longer.setdefault(limit, []), []
-        for reply in replies:
-            if reply.id not in self._ids:
+        for some in _grouped(replies, self.per_question):
+            if some[0].id not in self._ids:
                 continue
-            share = self._share_within(reply.sample, limit)
-            longer.append(share is None)
-            found.append((0.0, 1.0) if share is None else (share, share))
+            shares = [self._share_within(reply.sample, limit) for reply in some]
+            longer.append(None in shares)
+            found.append((_mean(shares, unknown=0.0), _mean(shares, unknown=1.0)))
             if len(longer) > self.ahead:
                 self.ahead = len(longer)
-                self.failed += reply.sample is not None and value_of(reply.sample, self.gate.metric) is None
+                samples = [reply.sample for reply in some if reply.sample is not None]
+                self.failed += any(value_of(sample, self.gate.metric) is None for sample in samples)
         return found
 
     def _share_within(self, sample: Sample | None, limit: int) -> float | None:
@@ -109,7 +123,7 @@ class Answers:
 
     @property
     def used(self) -> int:
-        return len(self.samples)
+        return len(self.questions)
 
     @property
     def whole(self) -> bool:
@@ -143,11 +157,31 @@ class Answers:
     def observed(self) -> float | None:
         """The metric, or its difference to the baseline's, on the questions that got an answer; None without any."""
         known = [
-            share - self.baseline_share(sample.id)
-            for sample, share in zip(self.samples, self.shares, strict=True)
+            share - self.baseline_share(samples[0].id)
+            for samples, share in zip(self.questions, self.shares, strict=True)
             if share is not None
         ]
         return self.measured(math.fsum(known) / len(known)) if known else None
+
+    @property
+    def sampling_noise(self) -> float | None:
+        """Standard deviation of the metric over all questions, or of its difference to the baseline's, between runs of
+        the same checkpoints with other sampling seeds. None with one sample per question.
+
+        A baseline with one sample per question is taken to vary as much as the candidate.
+        """
+        own = self._noise.variance
+        if own is None:
+            return None
+        total = own / self.per_question
+        if self.baseline_noise is not None:
+            samples, noise = self.baseline_noise
+            total += (own if noise is None else noise) / samples
+        return math.sqrt(total / len(self.order))
+
+    @property
+    def sampled(self) -> wording.Sampled:
+        return wording.Sampled(self.per_question, self.sampling_noise)
 
     def unjudged(self) -> GateResult | None:
         """The result where nothing can be said of the answers; None where there is something to test."""
@@ -167,7 +201,8 @@ class Answers:
     @property
     def _uncounted(self) -> bool:
         counted = self.gate.metric == "tokens_per_answer"
-        return counted and self.used > self.failed and not any(sample.completion_tokens for sample in self.samples)
+        tokens = (sample.completion_tokens for samples in self.questions for sample in samples)
+        return counted and self.used > self.failed and not any(tokens)
 
     def result(
         self,
@@ -181,5 +216,14 @@ class Answers:
         """`estimate` and `interval` in the metric's own unit; `evidence` are further fields of GateResult."""
         found = {"status": status, "estimate": estimate, "interval": interval, "why": why, **evidence}
         observed = self.observed if estimate is not None else None
-        counts = {"used": self.used, "total": len(self.order), "observed": observed}
+        noise = self.sampling_noise if estimate is not None else None
+        counts = {"used": self.used, "total": len(self.order), "observed": observed, "sampling_noise": noise}
         return gate_result(self.gate, **{**counts, **found})
+
+
+def _grouped(found: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [found[at : at + size] for at in range(0, len(found), size)]
+
+
+def _mean(shares: Sequence[float | None], *, unknown: float) -> float:
+    return math.fsum(unknown if share is None else share for share in shares) / len(shares)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError, Sample, Task
-from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.metric_values import value_of_question
 from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import is_run, read_run, read_samples
@@ -28,8 +29,8 @@ class Reference:
     """A stored run used as the baseline or as a control variate."""
 
     name: str
-    samples: Mapping[str, Mapping[str, Sample]]
-    """task -> question id -> sample."""
+    samples: Mapping[str, Mapping[str, Sequence[Sample]]]
+    """task -> question id -> its samples."""
     record: RunRecord | None = None
     """Its run.json, where the samples are read from a run folder."""
     partial: bool = False
@@ -39,7 +40,7 @@ class Reference:
     def values(self, task: str, ids: Sequence[str], metric: str) -> dict[str, float] | None:
         """id -> the metric; None unless it is known for all `ids`, or for any where the reference is partial."""
         samples = self.samples.get(task, {})
-        values = {id: value_of(samples[id], metric) for id in ids if id in samples}
+        values = {id: value_of_question(samples[id], metric) for id in ids if id in samples}
         known = {id: value for id, value in values.items() if value is not None and not math.isnan(value)}
         if len(known) == len(ids):
             return known
@@ -49,10 +50,18 @@ class Reference:
         return {id: known.get(id, mean) for id in ids}
 
 
+def by_question(samples: Iterable[Sample], per_question: int) -> dict[str, list[Sample]]:
+    """Question id -> its samples, the first repeat first, for those questions that have all `per_question` of them."""
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.id].append(sample)
+    return {id: sorted(some, key=lambda one: one.repeat) for id, some in found.items() if len(some) == per_question}
+
+
 def read_reference(record: RunRecord, folder: Path, tasks: Sequence[str]) -> Reference:
     """A finished run's samples of those of `tasks` that it has."""
     shared = [task for task in tasks if task in record.tasks]
-    samples = {task: {s.id: s for s in read_samples(folder, task)} for task in shared}
+    samples = {task: by_question(read_samples(folder, task), record.samples) for task in shared}
     return Reference(folder.name, samples, record)
 
 
@@ -76,13 +85,13 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
     return read_reference(record, folder.resolve(), list(ids))
 
 
-def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[str, Sample]]) -> None:
+def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[str, Sequence[Sample]]]) -> None:
     """Raises MedbenchError where a stored sample was scored against another right answer than its question has."""
     for task in tasks:
-        stored = samples.get(task.name, {})
-        for question in task.questions:
-            if question.id in stored:
-                refuse_other_answer(task.name, stored[question.id], question.gold)
+        gold = {question.id: question.gold for question in task.questions}
+        for id, some in samples.get(task.name, {}).items():
+            for sample in some if id in gold else ():
+                refuse_other_answer(task.name, sample, gold[id])
 
 
 def read_controls(
@@ -117,7 +126,7 @@ def read_controls(
     earlier = _newest(stopped, tasks) if partial else []
     if earlier:
         newest_last = reversed(earlier)
-        answers: dict[str, dict[str, Sample]] = {task: {} for task in tasks}
+        answers: dict[str, dict[str, Sequence[Sample]]] = {task: {} for task in tasks}
         for one in newest_last:
             for task, samples in one.samples.items():
                 answers[task].update(samples)

@@ -10,7 +10,7 @@ from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.census import CensusTest
 from medbench.harness.gates.gate_test import GateTest
-from medbench.harness.gates.metric_values import value_of
+from medbench.harness.gates.metric_values import SamplingNoise, value_of_question
 from medbench.harness.gates.pace import PaceTest
 from medbench.harness.gates.population import PopulationTest
 from medbench.harness.gates.rules import MEAN, Gate, GateFile
@@ -32,7 +32,9 @@ class Builder:
     token_limit: float
     alpha_fail: float
     fractional: bool
-    """Whether scores may lie between 0 and 1."""
+    """Whether the score of a single sample may lie between 0 and 1."""
+    samples: int
+    """Of each question."""
     limits: Limits
 
     def tests(self) -> list[GateTest]:
@@ -41,7 +43,7 @@ class Builder:
 
     def _test(self, gate: Gate) -> GateTest:
         if gate.metric == "seconds_per_question":
-            return PaceTest(gate, sum(map(len, self.orders.values())))
+            return PaceTest(gate, sum(map(len, self.orders.values())), self.samples)
         if gate.task != MEAN:
             return self._test_of_answers(gate, 1)
         names = self.rules.tasks
@@ -52,13 +54,15 @@ class Builder:
         """The test of a gate, or of one of its `parts` that all must hold at once."""
         order = self._order(gate)
         unit = self.token_limit if gate.metric == "tokens_per_answer" else 1.0
-        answers = Answers(gate, order, unit, self._baseline_values(gate, order))
+        answers = Answers(
+            gate, order, unit, self.samples, self._baseline_values(gate, order), self._baseline_noise(gate, order)
+        )
         alpha_pass = self.rules.alpha / parts
         alpha_fail = self.alpha_fail / parts / len(self.rules.gates)
         if self.rules.decide == "population":
             return PopulationTest(answers, alpha_pass, alpha_fail)
-        lattice = gate.metric != "tokens_per_answer" and not self.fractional
-        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), lattice, self.limits)
+        resolution = None if gate.metric == "tokens_per_answer" or self.fractional else self.samples
+        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), resolution, self.limits)
 
     def _order(self, gate: Gate) -> list[str]:
         """The ids of the gate's questions."""
@@ -88,12 +92,21 @@ class Builder:
         values = self.baseline.values(gate.task, order, gate.metric)
         if values is None:
             have = self.baseline.samples.get(gate.task, {})
-            match = sum(id in have and value_of(have[id], gate.metric) is not None for id in order)
+            match = sum(id in have and value_of_question(have[id], gate.metric) is not None for id in order)
             raise MedbenchError(
                 f"baseline {self.baseline.name} answers {match} of the {len(order)} questions of {gate.task}: "
                 f"finish it with medbench eval --resume"
             )
         return values
+
+    def _baseline_noise(self, gate: Gate, order: Sequence[str]) -> tuple[int, float | None] | None:
+        """How many samples of each question the baseline has, and the variance between those of one question."""
+        if not gate.paired or self.baseline is None:
+            return None
+        noise = SamplingNoise(gate.metric)
+        for id in order:
+            noise.observe(self.baseline.samples[gate.task][id])
+        return len(self.baseline.samples[gate.task][order[0]]), noise.variance
 
     def _controls(self, answers: Answers) -> list[Control]:
         """The baseline and other runs that have a value for every question, as control variates."""

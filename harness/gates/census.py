@@ -25,8 +25,8 @@ class CensusTest:
     alpha_fail: float
     controls: Sequence[Control] = ()
     """Their scores are shares on the scale of `answers`."""
-    lattice: bool = True
-    """Whether each share is 0 or 1."""
+    resolution: int | None = 1
+    """Each share is a multiple of 1 / resolution; None: any share from 0 to 1."""
     limits: Limits = NO_LIMITS
     _tests: tuple[SequentialTest, SequentialTest] | None = None
     """Of a pass and of a fail. What is not known counts as wrong for a pass, as right for a fail."""
@@ -76,14 +76,14 @@ class CensusTest:
         status = self._on_all()
         estimate = answers.reported(math.fsum(share for share in answers.shares if share is not None) / n)
         new = self._new_questions()
-        return answers.result(
-            status, estimate, wording.on_all(answers.gate, status, estimate, n, new), new_questions=new
-        )
+        why = wording.on_all(answers.gate, status, estimate, n, new, sampled=answers.sampled)
+        return answers.result(status, estimate, why, new_questions=new)
 
     def _on_all(self) -> Status:
         """Where every question has been asked, which failed requests alone can leave open."""
         n = len(self.answers.order)
-        need = lowest_total(self._target * n, 1.0 if self.lattice else 0.0, self.answers.gate.strict) - ROUNDING * n
+        unit = 1 / self.resolution if self.resolution else 0.0
+        need = lowest_total(self._target * n, unit, self.answers.gate.strict) - ROUNDING * n
         least, most = (math.fsum(failed if one is None else one for one in self.answers.shares) for failed in (0, 1))
         return "pass" if least >= need else "fail" if most < need else "undecided"
 
@@ -117,9 +117,17 @@ class CensusTest:
     def _why(self, status: Status, estimate: float, decisive: Evidence, new: tuple[float, float] | None) -> str:
         answers, gate, total, failed = self.answers, self.answers.gate, len(self.answers.order), self.answers.failed
         if new is not None:
-            return wording.on_all(gate, status, estimate, total, new, failed)
+            return wording.on_all(gate, status, estimate, total, new, failed, answers.sampled)
         alpha = self.alpha_pass if status == "pass" else self.alpha_fail
-        asked = wording.Asked(decisive.used, total, failed, answers.used, answers.observed, *self._longer(decisive))
+        asked = wording.Asked(
+            decisive.used,
+            total,
+            failed,
+            answers.used,
+            answers.observed,
+            *self._longer(decisive),
+            sampled=answers.sampled,
+        )
         return wording.on_some(gate, status, estimate, asked, alpha, decisive.saved)
 
     def _new_questions(self) -> tuple[float, float]:
@@ -153,7 +161,7 @@ class CensusTest:
             alpha_pass=alpha_pass,
             alpha_fail=alpha_fail,
             controls=self.controls,
-            resolution=1 if self.lattice else None,
+            resolution=self.resolution,
             weights=self.limits.weights,
         )
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gates.baseline import Reference, read_baseline, refuse_other_answers
+from medbench.harness.gates.baseline import Reference, by_question, read_baseline, refuse_other_answers
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Judged, written
 from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
-from medbench.harness.runs.comparability import refuse_incomplete, refuse_repeats
+from medbench.harness.runs.comparability import describe_repeats, refuse_incomplete, refuse_shuffled
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
+
+Answered = Mapping[str, Sequence[Sample]]
+"""Question id -> its samples."""
 
 
 def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> Judged:
@@ -28,23 +31,28 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     record = read_run(folder)
     if record.status == "running":
         raise MedbenchError(f"{folder} is not finished ({record.status}): resume it with medbench eval --resume")
-    refuse_repeats(record)
+    refuse_shuffled(record)
     refuse_incomplete(record)
     missing = [task for task in rules.tasks if task not in record.tasks]
     if missing:
         raise MedbenchError(f"{folder} has no {', '.join(missing)}, which the gate file names")
     if record.partition != rules.partition:
         raise MedbenchError(f"{folder} holds partition {record.partition}, the gate file asks for {rules.partition}")
-    if rules.protocol is not None or rules.max_new_tokens is not None:
+    if rules.names_protocol:
         asked = protocol_of(rules, None)
         if record.protocol != asked.model_dump(mode="json"):
             raise MedbenchError(
                 f"{folder} was evaluated under protocol {record.protocol['name']}, not the gate file's {asked.name}: "
                 f"evaluate it again, or correct the gate file"
             )
+    if rules.samples not in (None, record.samples):
+        raise MedbenchError(
+            f"{folder} has {describe_repeats(record)}, the gate file asks for samples: {rules.samples}: "
+            f"evaluate it again with --samples {rules.samples}, or correct the gate file"
+        )
     if rules.decide == "population":
         _refuse_limited(rules, record, folder)
-    samples = {name: {s.id: s for s in read_samples(folder, name)} for name in rules.tasks}
+    samples = {name: by_question(read_samples(folder, name), record.samples) for name in rules.tasks}
     _refuse_unmeasured(rules, record, samples)
     reference = read_baseline(baseline, record, samples)
     tasks = [_task_of(name, record, samples[name], reference) for name in rules.tasks]
@@ -53,10 +61,17 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     orders = {task.name: _order_of(task.name, record, samples[task.name], task) for task in tasks}
     fractional = record.protocol["name"].startswith(FOREIGN)
     gate = LiveGate(
-        rules, tasks, record.order, reference, unit=_most_tokens(record), known_orders=orders, fractional=fractional
+        rules,
+        tasks,
+        record.order,
+        reference,
+        unit=_most_tokens(record),
+        known_orders=orders,
+        samples=record.samples,
+        fractional=fractional,
     )
     for name in rules.tasks:
-        answered = [samples[name][id] for id in orders[name] if id in samples[name]]
+        answered = [sample for id in orders[name] for sample in samples[name].get(id, ())]
         gate.observe(name, answered, seconds=record.totals.seconds)
     return written(verdict_of(gate, gate.results(), record), folder)
 
@@ -72,9 +87,10 @@ def _refuse_limited(rules: GateFile, record: RunRecord, folder: Path) -> None:
             )
 
 
-def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Mapping[str, Sample]]) -> None:
+def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str, Answered]) -> None:
     """Raises MedbenchError for a gate on tokens or seconds if the run has not measured them."""
-    answered = [sample for some in samples.values() for sample in some.values() if sample.score is not None]
+    found = [sample for by_id in samples.values() for some in by_id.values() for sample in some]
+    answered = [sample for sample in found if sample.score is not None]
     measured = {
         "tokens_per_answer": not answered or any(sample.completion_tokens for sample in answered),
         "seconds_per_question": record.totals.seconds > 0,
@@ -89,7 +105,7 @@ def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str,
 
 def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
     """The gate file's protocol, else the baseline's own, else the default."""
-    if rules.protocol is None and rules.max_new_tokens is None and baseline is not None:
+    if not rules.names_protocol and baseline is not None:
         try:
             return Protocol.model_validate(read_run(baseline).protocol)
         except ValidationError as error:
@@ -98,19 +114,27 @@ def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
                 f"{baseline}: its protocol cannot be used by this medbench ({'.'.join(map(str, fault['loc']))}: "
                 f"{fault['msg'].lower()}): name a protocol in the gate file, or upgrade medbench"
             ) from None
-    return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens)
+    return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature)
 
 
-def _task_of(name: str, record: RunRecord, samples: Mapping[str, Sample], baseline: Reference | None) -> Task:
+def samples_of(rules: GateFile, baseline: Path | None) -> int:
+    """Replies to each question: the gate file's number, else the baseline's where its protocol is used, else 1."""
+    if rules.samples is None and not rules.names_protocol and baseline is not None:
+        return read_run(baseline).samples
+    return rules.samples or 1
+
+
+def _task_of(name: str, record: RunRecord, samples: Answered, baseline: Reference | None) -> Task:
     """The task, as far as the samples of the run and of the baseline describe it."""
     described = record.tasks[name]
     known = {**(baseline.samples.get(name, {}) if baseline else {}), **samples}
-    questions = tuple(Question(s.id, s.cluster, "", (), (), s.gold, category=s.category) for s in known.values())
+    firsts = [some[0] for some in known.values()]
+    questions = tuple(Question(s.id, s.cluster, "", (), (), s.gold, category=s.category) for s in firsts)
     data = Data(described.source, described.sha256, described.official)
     return Task(name, described.version, described.split, 0.0, questions, data)
 
 
-def _order_of(name: str, record: RunRecord, samples: Mapping[str, Sample], task: Task) -> list[str]:
+def _order_of(name: str, record: RunRecord, samples: Answered, task: Task) -> list[str]:
     """All ids, the answered ones first: a finished run holds all questions, or the first ones of the order of `seed`.
 
     Questions that neither run names get placeholder ids: only their number matters.

@@ -20,11 +20,17 @@ from medbench.harness.contracts import BrokenCheckpoint, Engine, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.evaluate import answer_all
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.evaluation.plan import example_notes, find_model, open_evaluation, plan_evaluation
+from medbench.harness.evaluation.plan import (
+    example_notes,
+    find_model,
+    open_evaluation,
+    plan_evaluation,
+    refuse_equal_samples,
+)
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
 from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers
-from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
+from medbench.harness.gates.finished_run import gate_finished_run, protocol_of, samples_of
 from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
@@ -32,7 +38,7 @@ from medbench.harness.gates.run_gate import run_gate
 from medbench.harness.gates.token_limits import NO_LIMITS, limits_for, most_tokens
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
-from medbench.harness.runs.comparability import refuse_repeats
+from medbench.harness.runs.comparability import refuse_shuffled
 from medbench.harness.runs.run_folder import is_run
 
 
@@ -44,6 +50,8 @@ class Asked:
     tasks: Sequence[Task]
     """The rules' tasks, with only the questions of the rules' partition."""
     protocol: Protocol
+    samples: int = 1
+    """Replies to each question, of which the mean is judged."""
     baseline: Path | None = None
     aa: int = 0
     """Questions per task that are asked twice, for what repeats alone change."""
@@ -68,18 +76,19 @@ def judge_checkpoint(options: EvalOptions, asked: Asked, keeper: EngineKeeper, s
 
 def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Judged:
     rules, tasks, protocol = asked.rules, asked.tasks, asked.protocol
-    options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition, resume=True)
+    options = replace(options, tasks=tuple(rules.tasks), partition=rules.partition, samples=asked.samples, resume=True)
     model = find_model(options.engine, options.model, say)
     if model.checkpoint is not None:
         refuse_nan(Path(model.checkpoint.path))
     plan = plan_evaluation(options, tasks, protocol, say, model=model, notes=example_notes(tasks, protocol))
     wanted = plan.wanted
-    refuse_repeats(wanted)
+    refuse_shuffled(wanted)
     ids = {task.name: [question.id for question in task.questions] for task in tasks}
     reference = read_baseline(asked.baseline, wanted, ids)
     if reference is not None:
         refuse_other_answers(tasks, reference.samples)
-    LiveGate(rules, tasks, wanted.seed, reference)  # refuses rules that do not fit, before an engine starts
+    # refuses rules that do not fit, before an engine starts
+    LiveGate(rules, tasks, wanted.seed, reference, samples=asked.samples)
     if (moved := model.record.merge_deviation) is not None:
         say(f"{options.model}: the merge moved log-probabilities by at most {moved:.2g} nats")
     with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
@@ -87,7 +96,8 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             task.name: measure(task, protocol, engine, questions=asked.aa, seed=wanted.seed)
             for task in (tasks if asked.aa else ())
         }
-        entry = asked.ledger.enter(model.record) if asked.ledger is not None else None
+        seed = options.seed if protocol.is_sampled else None
+        entry = asked.ledger.enter(model.record, seed) if asked.ledger is not None else None
         if entry is not None:
             say(f"{options.model}: {entry.described(rules)}")
         # stopped runs only beside an order of the checkpoint's own, which medbench 0.1.0 did not have
@@ -100,6 +110,7 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             read_controls(options.runs, run.record, asked.baseline, rules.tasks, partial=partial),
             unit=float(most_tokens(protocol)),
             alpha_fail=asked.alpha_fail or rules.alpha,
+            samples=asked.samples,
             limits=limits_for(protocol) if _stops_early(rules, engine) else NO_LIMITS,
         )
         results = run_gate(gate, run, protocol, engine, progress)
@@ -116,7 +127,14 @@ def _stops_early(rules: GateFile, engine: Engine) -> bool:
 
 def answer_whole(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -> Path:
     """Ask `options.model` every question, which a baseline needs, and return the run folder."""
-    options = replace(options, tasks=tuple(asked.rules.tasks), partition=asked.rules.partition, limit=None, resume=True)
+    options = replace(
+        options,
+        tasks=tuple(asked.rules.tasks),
+        partition=asked.rules.partition,
+        limit=None,
+        samples=asked.samples,
+        resume=True,
+    )
     notes = example_notes(asked.tasks, asked.protocol)
     return answer_all(plan_evaluation(options, asked.tasks, asked.protocol, say, notes=notes), say, keeper).folder
 
@@ -163,7 +181,8 @@ class Gatekeeper:
         refuse_unknown_tasks(rules, loader.names)
         self._rules, self._baseline, self._options, self._say, self._aa = rules, baseline, options, say, aa
         self._tasks = [keep_partition(loader.load(name), rules.partition) for name in rules.tasks]
-        self._protocol = protocol_of(rules, baseline)
+        self._protocol, self._samples = protocol_of(rules, baseline), samples_of(rules, baseline)
+        refuse_equal_samples(self._samples, self._protocol, self._tasks, options.engine.name, where="samples")
         self._keeper = EngineKeeper(say)
         self._ledger = Ledger(options.runs, rules, baseline)
         if fresh_ledger is not None:
@@ -177,7 +196,15 @@ class Gatekeeper:
         if is_run(name):
             return gate_finished_run(Path(name), self._rules, self._baseline)
         options = replace(self._options, model=name, limit=None)
-        asked = Asked(self._rules, self._tasks, self._protocol, self._baseline, self._aa, ledger=self._ledger)
+        asked = Asked(
+            self._rules,
+            self._tasks,
+            self._protocol,
+            self._samples,
+            baseline=self._baseline,
+            aa=self._aa,
+            ledger=self._ledger,
+        )
         return judge_checkpoint(options, asked, self._keeper, self._say)
 
     def __enter__(self) -> Gatekeeper:

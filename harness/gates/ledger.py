@@ -13,7 +13,8 @@ fdr     of the passes, the expected share of wrong ones is at most alpha: the k-
         before it. This is e-LOND (Xu and Ramdas, "Online multiple testing with e-values", 2024), valid under any
         dependence because a gate's evidence is an e-value; cheaper where most checkpoints pass.
 
-The same checkpoint keeps its number and its alpha: a retry is no new chance, since its order is the same.
+The same checkpoint keeps its number and its alpha: a retry is no new chance, since its order is the same. Sampled
+replies change with --seed, which then makes it another checkpoint.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Entered(_Event):
 
     event: Literal["entered"] = "entered"
     checkpoint: str
-    """sha256 over weights, tokenizer and config."""
+    """sha256 over weights, tokenizer and config, and the seed of sampled replies."""
     name: str
     number: Annotated[int, Field(ge=1)]
     """Counted from 1, since the last fresh start."""
@@ -95,9 +96,12 @@ class Ledger:
     rules: GateFile
     baseline: Path | None
 
-    def enter(self, model: ModelRecord) -> Entered:
-        """The checkpoint's entry, new or from an earlier try. Raises MedbenchError for a damaged ledger."""
-        key, checkpoint = self._key(), _checkpoint_of(model)
+    def enter(self, model: ModelRecord, seed: int | None = None) -> Entered:
+        """The checkpoint's entry, new or from an earlier try; `seed` is that of sampled replies.
+
+        Raises MedbenchError for a damaged ledger.
+        """
+        key, checkpoint = self._key(), _checkpoint_of(model, seed)
         with self._locked():
             events = self._events(key)
             entries = [event for event in events if isinstance(event, Entered)]
@@ -129,7 +133,8 @@ class Ledger:
 
     def _key(self) -> str:
         baseline = read_run(self.baseline).model.fingerprint if self.baseline is not None else None
-        content = [self.rules.model_dump(mode="json"), baseline]
+        # without defaults, so that a later medbench with more options finds its ledger again
+        content = [self.rules.model_dump(mode="json", exclude_defaults=True), baseline]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _events(self, key: str) -> list[Event]:
@@ -180,8 +185,8 @@ class Ledger:
             lock.release()
 
 
-def _checkpoint_of(model: ModelRecord) -> str:
-    parts = [model.fingerprint, model.tokenizer_sha256, model.config_sha256]
+def _checkpoint_of(model: ModelRecord, seed: int | None) -> str:
+    parts = [model.fingerprint, model.tokenizer_sha256, model.config_sha256, *([] if seed is None else [seed])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -8,10 +8,11 @@ is schedule.py's affair.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medbench.harness.contracts import Sample, Task
+from medbench.harness.contracts import Sample, Task, sample_key
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference
@@ -19,7 +20,15 @@ from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.token_limits import NO_LIMITS, Limits, Reply
-from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict, beyond_the_census, overall_of, warnings_of
+from medbench.harness.gates.verdict import (
+    CORRECTION,
+    GateResult,
+    Verdict,
+    beyond_the_census,
+    overall_of,
+    warnings_of,
+    within_sampling_noise,
+)
 from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.records import RunRecord
 
@@ -79,8 +88,10 @@ class LiveGate:
     """task -> all ids in order, where that is not the permutation of the task's questions (a limited run)."""
     alpha_fail: float | None = None
     """Chance of a wrong fail; None is the rules' alpha. A training loop divides alpha over its passes only."""
+    samples: int = 1
+    """Of each question, whose mean is what is judged."""
     fractional: bool = False
-    """Whether scores may lie between 0 and 1, as lm-eval's own can."""
+    """Whether the score of one sample may lie between 0 and 1, as lm-eval's own can."""
     limits: Limits = NO_LIMITS
     """For an engine that reports running replies."""
     _progress: dict[str, _Progress] = field(init=False)
@@ -101,36 +112,42 @@ class LiveGate:
             token_limit=self.unit,
             alpha_fail=self.alpha_fail or self.rules.alpha,
             fractional=self.fractional,
+            samples=self.samples,
             limits=self.limits,
         ).tests()
 
     def observe(self, task: str, samples: Sequence[Sample], *, seconds: float = 0.0) -> None:
-        """Take the next answers of `task`, in its order.
+        """Take the next answers of `task`, in its order; all samples of a question together, the first repeat first.
 
         `seconds`: time that all answers so far took, of all tasks, these included. Raises ValueError for answers that
         are not the next ones.
         """
         progress = self._progress[task]
-        expected = progress.order[progress.position : progress.position + len(samples)]
-        if [sample.id for sample in samples] != expected:
+        if [sample.key for sample in samples] != self._next_keys(progress, progress.position, len(samples)):
             raise ValueError(f"{task}: answers out of the fixed order")
-        progress.position += len(samples)
+        progress.position += len(samples) // self.samples
         progress.tokens += sum(sample.prompt_tokens + sample.completion_tokens for sample in samples)
         for test in self._tests:
             test.observe(task, samples, seconds)
 
     def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
-        """Take what is known within `limit` tokens of the next replies of `task`, in its order.
+        """Take what is known within `limit` tokens of the next replies of `task`, in its order; all samples of a
+        question together.
 
         Raises ValueError for replies that are not the next ones.
         """
         progress, position = self._progress[task], self.position(task, limit)
-        if [reply.id for reply in replies] != progress.order[position : position + len(replies)]:
+        if [reply.key for reply in replies] != self._next_keys(progress, position, len(replies)):
             raise ValueError(f"{task}: replies out of the fixed order")
-        progress.within[limit] = position + len(replies)
+        progress.within[limit] = position + len(replies) // self.samples
         for test in self._tests:
             if task in test.tasks:
                 test.observe_within(task, limit, replies)
+
+    def _next_keys(self, progress: _Progress, position: int, count: int) -> list[str]:
+        """The keys of the next `count` samples, which is made up to whole questions."""
+        ids = progress.order[position : position + math.ceil(count / self.samples)]
+        return [sample_key(id, repeat) for id in ids for repeat in range(self.samples)]
 
     def results(self) -> list[GateResult]:
         """One per gate, in the file's order."""
@@ -200,6 +217,17 @@ def _order(task: Task, seed: int | str) -> list[str]:
     return permuted((question.id for question in task.questions), seed=seed, task=task.name)
 
 
+def _unmeasured_noise(record: RunRecord, noise: Mapping[str, Noise]) -> list[str]:
+    """A line on sampled replies of which there is only one a question."""
+    temperature = record.protocol.get("decoding", {}).get("temperature", 0)
+    if record.protocol.get("method") != "generate" or not temperature or record.samples > 1 or noise:
+        return []
+    return [
+        f"replies are sampled at temperature {temperature:g}, one a question: how far another run of the same "
+        f"checkpoint would differ is not known; ask for samples: 2 or more in the gate file, or add --aa 100"
+    ]
+
+
 def verdict_of(
     gate: LiveGate,
     results: Sequence[GateResult],
@@ -225,7 +253,14 @@ def verdict_of(
         protocol=record.protocol["name"],
         gates=list(results),
         number=number,
+        samples=gate.samples,
         order_seed=str(gate.seed),
         noise=dict(noise or {}),
-        warnings=[*warnings_of(noise or {}, gate.rules, results), *beyond_the_census(results), *baseline_warnings],
+        warnings=[
+            *warnings_of(noise or {}, gate.rules, results, gate.samples),
+            *beyond_the_census(results),
+            *within_sampling_noise(results),
+            *_unmeasured_noise(record, noise or {}),
+            *baseline_warnings,
+        ],
     )

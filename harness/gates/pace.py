@@ -23,6 +23,8 @@ class PaceTest:
     gate: Gate
     total: int
     """Questions of all tasks."""
+    samples: int = 1
+    """Of each question."""
     used: int = 0
     seconds: float = 0.0
 
@@ -34,7 +36,7 @@ class PaceTest:
         return (self.gate.task,)
 
     def observe(self, task: str, samples: Sequence[Sample], seconds: float) -> None:
-        self.used += len(samples)
+        self.used += len(samples) // self.samples
         self.seconds = seconds
 
     def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:

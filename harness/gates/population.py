@@ -55,7 +55,7 @@ class PopulationTest:
         assert estimate is not None, "too many failed requests are not gateable"
         alpha = self.alpha_fail if status == "fail" else self.alpha_pass
         used, total = answers.used, len(answers.order)
-        why = wording.of_population(answers.gate, status, estimate, used, total, answers.failed, alpha)
+        why = wording.of_population(answers.gate, status, estimate, used, total, answers.failed, alpha, answers.sampled)
         return answers.result(
             status,
             estimate,
@@ -84,7 +84,7 @@ def population_interval(answers: Answers, alpha_pass: float, alpha_fail: float) 
 def _z(answers: Answers, failed: float) -> Callable[[float], float]:
     """The score test with failed requests taken to have the share `failed`."""
     clusters: dict[str, list[float]] = {}
-    for sample, share in zip(answers.samples, answers.shares, strict=True):
+    for samples, share in zip(answers.questions, answers.shares, strict=True):
         known = failed if share is None else share
-        clusters.setdefault(sample.cluster, []).append(known - answers.baseline_share(sample.id))
+        clusters.setdefault(samples[0].cluster, []).append(known - answers.baseline_share(samples[0].id))
     return score_test(list(clusters.values()), paired=answers.gate.paired)

@@ -160,6 +160,11 @@ class GateFile(Record):
     """Protocol for the candidates; None is the baseline's, or cot-v1 without a baseline."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Instead of the protocol's own limit."""
+    temperature: float | None = Field(None, ge=0, le=10)
+    """Instead of the protocol's own."""
+    samples: int | None = Field(None, ge=1)
+    """Replies to each question, of which the mean is judged; None is a finished run's own number, the baseline's where
+    the protocol is the baseline's, else 1."""
     gates: list[Gate] = Field(min_length=1)
     _path: Path | None = PrivateAttr(None)
 
@@ -182,6 +187,11 @@ class GateFile(Record):
         if any(gate.task == MEAN for gate in self.gates) and not self.tasks:
             raise ValueError("gates: a gate on the mean needs gates that name the tasks")
         return self
+
+    @property
+    def names_protocol(self) -> bool:
+        """Whether the file says how questions are asked; otherwise that is the baseline's affair."""
+        return any(one is not None for one in (self.protocol, self.max_new_tokens, self.temperature))
 
     @property
     def tasks(self) -> list[str]:
@@ -236,6 +246,8 @@ decide_after: evidence   # as soon as alpha allows; all: only when every questio
 partition: all        # gate: only the half that training loops use; report: only the other half
 # budget: 2000        # most questions in total; gates still open then are undecided (exit 3)
 # protocol: cot-v1    # default: the baseline's protocol
+# temperature: 0.7    # sample, instead of the protocol's own temperature
+# samples: 4          # replies to each question, of which the mean is judged
 
 gates:
   - {task: medqa, metric: accuracy, at_least: 0.60}                  # floor

@@ -23,9 +23,10 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     refuse_foreign_answers(run, gate.tasks)
     tasks = {task.name: task for task in gate.tasks}
     questions = {task.name: {question.id: question for question in task.questions} for task in gate.tasks}
-    stored = {name: {sample.id: sample for sample in run.answered(name)} for name in tasks}
-    for name, by_id in questions.items():
-        progress.start(name, len(by_id), len(stored[name]))
+    stored = {name: {sample.key: sample for sample in run.answered(name)} for name in tasks}
+    replies = {name: len(by_id) * gate.samples for name, by_id in questions.items()}
+    for name, wanted in replies.items():
+        progress.start(name, wanted, len(stored[name]))
     before, started = run.record.totals.seconds, time.monotonic()
     schedule = Schedule(gate, stored, getattr(engine, "places", None), before)
 
@@ -33,19 +34,23 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
         for item in schedule.to_send():
             if item is not None and run.record.status != "running":
                 run.begin(status="running", limit=None)  # a limited run that is extended is unfinished
-            yield Instance(tasks[item[0]], questions[item[0]][item[1]]) if item is not None else None
+            if item is None:
+                yield None
+                continue
+            task, id, repeat = item
+            yield Instance(tasks[task], questions[task][id], repeat)
 
     while not schedule.done:
         with closing(ask(run, instances(), protocol, engine, gate.limits.tokens)) as stream:
             for task, found in stream:
                 if isinstance(found, RunsOn):
-                    schedule.passed(task.name, found.id, found.tokens)
+                    schedule.passed(task.name, found.key, found.tokens)
                 else:
                     progress.advance(task.name, found)
                     schedule.arrived(task.name, found, seconds=before + time.monotonic() - started)
                 if schedule.done:
                     break
     schedule.settle(run.record.totals.seconds)
-    if run.record.status == "running" and all(len(stored[name]) == len(by_id) for name, by_id in questions.items()):
+    if run.record.status == "running" and all(len(stored[name]) == wanted for name, wanted in replies.items()):
         seal(run, gate.tasks, protocol)
     return gate.results()

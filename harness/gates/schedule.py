@@ -1,7 +1,7 @@
 """What to ask next while a gate is open, so that the engine is as full as the verdict needs and no fuller.
 
     schedule = Schedule(gate, stored, places=256)
-    for item in schedule.to_send(): ...              # (task, id), or None: nothing for now
+    for item in schedule.to_send(): ...              # (task, id, repeat), or None: nothing for now
     schedule.passed("medqa", "q7", 256)              # it is still running, and longer than that
     schedule.arrived("medqa", sample, seconds=1.5)   # the gate sees what is next along the order
 
@@ -22,14 +22,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from medbench.harness.contracts import Sample
+from medbench.harness.contracts import Sample, sample_key
 from medbench.harness.gates.live_gate import FIRST_LOOK, Demand, LiveGate
 from medbench.harness.gates.token_limits import Reply
 
 AHEAD = 1.5
 """Answers sent ahead, as a multiple of those that the verdict likely needs."""
 STEP = 8
-"""Answers of one task that its gates are given at a time, after the first FIRST_LOOK."""
+"""Questions of one task whose answers its gates are given at a time, after the first FIRST_LOOK."""
 BLOCK = 32
 """Requests at a time for an engine that does not say how many it works on at once."""
 
@@ -40,16 +40,16 @@ class Schedule:
 
     gate: LiveGate
     answered: dict[str, dict[str, Sample]]
-    """task -> id -> answer, of earlier sessions and of this one."""
+    """task -> key (see contracts.Sample) -> answer, of earlier sessions and of this one."""
     places: int | None = None
     """How many requests the engine works on at once with profit; None where it does not say."""
     seconds: float = 0.0
     """Time that all answers so far took, those of earlier sessions included."""
     _sent: dict[str, int] = field(init=False)
-    """task -> position in its order up to which everything has been sent or is answered."""
+    """task -> how many requests along its order have been sent or are answered, all samples of a question together."""
     _under_way: int = 0
     _passed: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(task, id) of a reply -> the most of the token limits that it was longer than while it ran."""
+    """(task, key) of a reply -> the most of the token limits that it was longer than while it ran."""
     _demands: list[Demand] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,8 +62,8 @@ class Schedule:
         """Whether the verdict is certain, or nothing is left to ask."""
         return not self._demands
 
-    def to_send(self) -> Iterator[tuple[str, str] | None]:
-        """(task, id) of the next request, again and again; None where more under way would not help for now.
+    def to_send(self) -> Iterator[tuple[str, str, int] | None]:
+        """(task, id, repeat) of the next request, again and again; None where more would not help for now.
 
         Without `places` there is no None: it ends after a block, and is to be called again when all have arrived.
         """
@@ -77,14 +77,14 @@ class Schedule:
 
     def arrived(self, task: str, sample: Sample, *, seconds: float) -> None:
         """Take an answer and give the gate all that are now next along the orders."""
-        self.answered[task][sample.id] = sample
+        self.answered[task][sample.key] = sample
         self._under_way -= 1
         self.seconds = seconds
         self._give()
 
-    def passed(self, task: str, id: str, tokens: int) -> None:
+    def passed(self, task: str, key: str, tokens: int) -> None:
         """A running reply has become longer than so many tokens."""
-        self._passed[task, id] = tokens
+        self._passed[task, key] = tokens
         self._give()
 
     def settle(self, seconds: float) -> None:
@@ -93,27 +93,28 @@ class Schedule:
         self.gate.observe(next(iter(self.gate.orders)), [], seconds=self._seconds_for(self.gate.used))
 
     def _seconds_for(self, questions: int) -> float:
-        """The part of the time so far that so many of the answers took."""
-        return self.seconds / max(1, sum(map(len, self.answered.values()))) * questions
+        """The part of the time so far that the answers to so many questions took."""
+        return self.seconds / max(1, sum(map(len, self.answered.values()))) * questions * self.gate.samples
 
-    def _next(self) -> tuple[str, str] | None:
+    def _next(self) -> tuple[str, str, int] | None:
         for demand in sorted(self._demands, key=_urgency):
             name, order = demand.task, self.gate.orders[demand.task]
             wanted = self.gate.position(name) + math.ceil(max(STEP, AHEAD * min(demand.more, len(order))))
             if self._under_way < (self.places or BLOCK):
                 wanted = len(order)
-            while self._sent[name] < min(wanted, len(order)) and not self._is_spent:
-                id = order[self._sent[name]]
+            while self._sent[name] < min(wanted, len(order)) * self.gate.samples and not self._is_spent(name):
+                at, repeat = divmod(self._sent[name], self.gate.samples)
                 self._sent[name] += 1
-                if id not in self.answered[name]:
+                if sample_key(order[at], repeat) not in self.answered[name]:
                     self._under_way += 1
-                    return name, id
+                    return name, order[at], repeat
         return None
 
-    @property
-    def _is_spent(self) -> bool:
-        budget = self.gate.rules.budget
-        return budget is not None and sum(self._sent.values()) >= budget
+    def _is_spent(self, task: str) -> bool:
+        """Whether no further question may be begun, and all of the task's that were begun have been sent."""
+        budget, samples = self.gate.rules.budget, self.gate.samples
+        begun = sum(math.ceil(sent / samples) for sent in self._sent.values())
+        return budget is not None and begun >= budget and self._sent[task] % samples == 0
 
     def _give(self) -> None:
         """Give the gate whole steps until it has no demand, or none that has arrived."""
@@ -131,14 +132,17 @@ class Schedule:
         if budget is not None:
             size = min(size, budget - sum(self.gate.position(name, limit) for name in self.gate.orders))
         ids = self.gate.orders[task][position : position + size]
-        known = [id in answered or (limit is not None and self._passed.get((task, id), -1) >= limit) for id in ids]
-        if not ids or not all(known):
+        replies = [
+            Reply(id, answered.get(sample_key(id, repeat)), repeat) for id in ids for repeat in range(self.gate.samples)
+        ]
+        long = [limit is not None and self._passed.get((task, reply.key), -1) >= limit for reply in replies]
+        if not ids or not all(one.sample is not None or passed for one, passed in zip(replies, long, strict=True)):
             return False
         if limit is not None:
-            self.gate.observe_within(task, limit, [Reply(id, answered.get(id)) for id in ids])
+            self.gate.observe_within(task, limit, replies)
         else:
             seconds = self._seconds_for(self.gate.used + len(ids))
-            self.gate.observe(task, [answered[id] for id in ids], seconds=seconds)
+            self.gate.observe(task, [one.sample for one in replies if one.sample is not None], seconds=seconds)
         return True
 
 

@@ -34,6 +34,9 @@ for. Otherwise the verdict is the same however fast replies come. A gate that wa
 their numbers of tokens, hence their x(T) for every T, and asks the others again: nothing of an unfinished reply is
 stored.
 
+Where a question has several samples, its score is their mean, and x_i(T) is the mean of theirs: each of 1 to 5 holds
+of it as it stands.
+
 A failed request counts as one that did not end. Once every reply is there, the gate compares two numbers as before.
 """
 
@@ -41,17 +44,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medbench.harness.contracts import Sample
+from medbench.harness.contracts import Sample, sample_key
 from medbench.harness.protocols.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A question's reply as far as one limit asks."""
+    """A reply as far as one limit asks."""
 
     id: str
+    """The question's."""
     sample: Sample | None
     """None: not finished, but longer than the limit."""
+    repeat: int = 0
+    """See contracts.Sample."""
+
+    @property
+    def key(self) -> str:
+        return sample_key(self.id, self.repeat)
 
 
 @dataclass(frozen=True, slots=True)

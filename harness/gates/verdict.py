@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import remove_leftovers, replace_file
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
-from medbench.harness.gates.wording import between, number
+from medbench.harness.gates.wording import apart, between, number
 
 log = logging.getLogger("medbench")
 
@@ -50,6 +50,9 @@ class GateResult(BaseModel):
     """What `interval` is about; None as for its level."""
     observed: float | None = None
     """The same as `estimate`, on the questions answered so far; `estimate` is about all of them."""
+    sampling_noise: float | None = None
+    """Standard deviation of `estimate` between runs of the same checkpoints with other sampling seeds; None where it is
+    not known, as with one sample per question."""
     new_questions: tuple[float, float] | None = None
     """Beside a census of all questions: the 95 % interval of new questions of the same kind."""
     threshold: float
@@ -123,6 +126,8 @@ class Verdict(BaseModel):
     gates: list[GateResult]
     number: int | None = None
     """How manieth checkpoint of its gate file this is, see gates.ledger; None where no ledger counts."""
+    samples: int = 1
+    """Of each question, whose mean is what is judged."""
     order_seed: str | None = None
     """Seed of the order in which the questions were looked at; None in verdicts of medbench 0.1.0."""
     noise: dict[str, Noise] = {}
@@ -218,8 +223,23 @@ def beyond_the_census(results: Sequence[GateResult]) -> list[str]:
     ]
 
 
-def warnings_of(noise: Mapping[str, Noise], rules: GateFile, results: Sequence[GateResult]) -> list[str]:
-    """One line for each margin of accuracy that repeating a run may use up; `noise` is per task."""
+def within_sampling_noise(results: Sequence[GateResult]) -> list[str]:
+    """One line for each decided gate that a run with another sampling seed could decide the other way."""
+    return [
+        f"{one.rule}: another run of the same checkpoint, sampled anew, differs by "
+        f"{apart(one.unit, one.sampling_noise)} (standard deviation), and the threshold is "
+        f"{apart(one.unit, one.estimate - one.threshold)} away: the verdict holds for these replies; "
+        f"use more samples, or a threshold further away"
+        for one in results
+        if one.status in ("pass", "fail") and one.sampling_noise is not None and one.estimate is not None
+        if abs(one.estimate - one.threshold) < 2 * one.sampling_noise
+    ]
+
+
+def warnings_of(
+    noise: Mapping[str, Noise], rules: GateFile, results: Sequence[GateResult], samples: int = 1
+) -> list[str]:
+    """One line for each margin of accuracy that repeating a run may use up; `noise` is per task, of one sample."""
     lines = []
     for gate, result in zip(rules.gates, results, strict=True):
         found = noise.get(gate.task)
@@ -227,7 +247,7 @@ def warnings_of(noise: Mapping[str, Noise], rules: GateFile, results: Sequence[G
             continue
         margin = gate.margin if gate.margin is not None else gate.better_by
         assert margin is not None
-        reach = 2 * found.of_difference(result.total)
+        reach = 2 * found.of_difference(result.total * samples)
         if margin < reach:
             lines.append(
                 f"{gate.rule}: of {found.asked} questions asked twice, {found.scores} changed from right to wrong or "

@@ -18,13 +18,30 @@ WORDS: dict[Metric, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """How the replies to a question were drawn."""
+
+    samples: int = 1
+    """Of each question, whose mean is judged."""
+    noise: float | None = None
+    """See GateResult.sampling_noise."""
+
+
 def on_all(
-    gate: Gate, status: str, estimate: float, total: int, new_questions: tuple[float, float], failed: int = 0
+    gate: Gate,
+    status: str,
+    estimate: float,
+    total: int,
+    new_questions: tuple[float, float],
+    failed: int = 0,
+    sampled: Sampled = Sampled(),
 ) -> str:
     """A census whose every question has been asked."""
-    found = f"{_measured(gate, estimate)} on all {total} questions{_failures(failed)}; {_threshold(gate)}: {status}"
+    measured = _measured(gate, estimate, sampled)
+    found = f"{measured} on all {total} questions{_failures(failed)}; {_threshold(gate)}: {status}"
     found += " until the failed requests are answered" if status == "undecided" else ""
-    return f"{found} ({_new(gate, new_questions)})"
+    return f"{found} ({_new(gate, new_questions)}{_noise(gate, sampled)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,7 @@ class Asked:
     longer: int
     """Replies that were not waited for, longer than so many tokens: see gates.token_limits."""
     tokens: int
+    sampled: Sampled = Sampled()
 
 
 def on_some(gate: Gate, status: str, estimate: float, asked: Asked, alpha: float, saved: int) -> str:
@@ -53,30 +71,42 @@ def on_some(gate: Gate, status: str, estimate: float, asked: Asked, alpha: float
     part = f"{shown(gate, asked.observed)} on the {asked.answered} asked" if asked.observed is not None else ""
     if status == "undecided":
         baseline = " against the baseline" if gate.paired else ""
-        found = f"{WORDS[gate.metric]} about {whole}{baseline}"
+        found = f"{_metric(gate, asked.sampled)} about {whole}{baseline}"
         found += f" ({part}{_failures(asked.failed, ', ')})" if part else _failures(asked.failed)
         return f"{found}; {_claim(gate)} not yet shown: undecided"
     claim = _claim(gate) if status == "pass" else _opposite(gate)
     extent = f"after {asked.used} of {asked.total} questions{_longer(asked)}"
     about = (f"{asked.failed} failed; " if asked.failed else "") + f"about {whole}{', ' if part else ''}{part}"
     about += f"; about {saved} questions saved by control variates" if saved > 0 else ""
-    return f"{WORDS[gate.metric]} {claim} with {confidence(alpha)} confidence {extent} ({about}): {status}"
+    about += _noise(gate, asked.sampled)
+    return f"{_metric(gate, asked.sampled)} {claim} with {confidence(alpha)} confidence {extent} ({about}): {status}"
 
 
 def _longer(asked: Asked) -> str:
     if not asked.longer:
         return ""
-    return f", {asked.longer} of them longer than {asked.tokens} tokens and counted against it"
+    which = "with a reply longer" if asked.sampled.samples > 1 else "longer"
+    return f", {asked.longer} of them {which} than {asked.tokens} tokens and counted against it"
 
 
-def of_population(gate: Gate, status: str, estimate: float, used: int, total: int, failed: int, alpha: float) -> str:
+def of_population(
+    gate: Gate,
+    status: str,
+    estimate: float,
+    used: int,
+    total: int,
+    failed: int,
+    alpha: float,
+    sampled: Sampled = Sampled(),
+) -> str:
     """`alpha` is the level of the side that decided, or of the pass side."""
     extent = f"on all {total} questions" if used == total else f"on {used} of {total} questions"
     claim = _opposite(gate) if status == "fail" else _claim(gate)
     shown_or_not = "not shown " if status == "undecided" else ""
     return (
-        f"{_measured(gate, estimate)} {extent}{_failures(failed)}; "
+        f"{_measured(gate, estimate, sampled)} {extent}{_failures(failed)}; "
         f"{claim} on new questions {shown_or_not}with {confidence(alpha)} confidence: {status}"
+        f"{_noise(gate, sampled, ' (', ')')}"
     )
 
 
@@ -141,8 +171,26 @@ def confidence(alpha: float) -> str:
     return f"{percent:.{digits}f}".rstrip("0").rstrip(".") + " %" if digits else f"{percent:.0f} %"
 
 
-def _measured(gate: Gate, estimate: float) -> str:
-    return f"{WORDS[gate.metric]} {_against(gate, shown(gate, estimate))}"
+def _metric(gate: Gate, sampled: Sampled) -> str:
+    if sampled.samples == 1:
+        return WORDS[gate.metric]
+    return f"mean {WORDS[gate.metric]} of {sampled.samples} samples per question"
+
+
+def _measured(gate: Gate, estimate: float, sampled: Sampled) -> str:
+    return f"{_metric(gate, sampled)} {_against(gate, shown(gate, estimate))}"
+
+
+def _noise(gate: Gate, sampled: Sampled, before: str = "; ", after: str = "") -> str:
+    """How far sampling alone moves the number; nothing where that is not known."""
+    if sampled.noise is None:
+        return ""
+    return f"{before}sampling noise {apart(gate.unit, sampled.noise)}{after}"
+
+
+def apart(unit: Unit, difference: float) -> str:
+    """How far two values of this unit are apart: 0.012 of a share -> "1.2 points"."""
+    return number("difference" if unit == "share" else unit, abs(difference)).removeprefix("+")
 
 
 def _against(gate: Gate, number: str) -> str:

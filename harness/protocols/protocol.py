@@ -77,6 +77,11 @@ class Protocol(Record):
     quirks: list[str] = Field(default_factory=list)
     """What one would not expect, one line each."""
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether two replies to the same prompt differ."""
+        return self.method == "generate" and self.decoding.temperature > 0
+
     @field_validator("system", "prompt", "example_reply")
     @classmethod
     def _renders(cls, template: str | None, info: ValidationInfo) -> str | None:

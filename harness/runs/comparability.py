@@ -126,14 +126,14 @@ def check_baseline(candidate: RunRecord, baseline: RunRecord, tasks: Sequence[st
     if missing:
         raise MedbenchError(f"baseline {baseline.run_id} has no {', '.join(missing)}: evaluate it on them first")
     refuse_unlike(baseline, candidate, tasks)
-    refuse_repeats(baseline)
+    refuse_shuffled(baseline)
     refuse_incomplete(baseline)
 
 
-def refuse_repeats(record: RunRecord) -> None:
-    """Raises MedbenchError for a run with repeats: the tests of a gate count each question once."""
-    if record.samples > 1 or record.shuffle_options:
+def refuse_shuffled(record: RunRecord) -> None:
+    """Raises MedbenchError for a run with shuffled options: it leaves out questions, and a gate is about all."""
+    if record.shuffle_options:
         raise MedbenchError(
-            f"{record.run_id} has {describe_repeats(record)}, and gates need one sample per question: "
-            f"evaluate without --samples and --shuffle-options"
+            f"{record.run_id} has {describe_repeats(record)}, and gates need each question as it is: "
+            f"evaluate without --shuffle-options"
         )

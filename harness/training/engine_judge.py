@@ -15,7 +15,7 @@ from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import Sample, Say
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
+from medbench.harness.gates.finished_run import gate_finished_run, protocol_of, samples_of
 from medbench.harness.gates.judge import Asked, answer_whole, judge_checkpoint
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.runs.run_folder import read_samples
@@ -77,4 +77,4 @@ class EngineJudge:
 
     def _asked(self, rules: GateFile) -> Asked:
         tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]
-        return Asked(rules, tasks, protocol_of(rules, None))
+        return Asked(rules, tasks, protocol_of(rules, None), samples_of(rules, None))

@@ -11,8 +11,8 @@ from pathlib import Path
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
-from medbench.harness.evaluation.plan import example_notes
-from medbench.harness.gates.finished_run import protocol_of
+from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples
+from medbench.harness.gates.finished_run import protocol_of, samples_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
 from medbench.harness.training.trainer_plugins import DATA_FOLDER, find_trainer, prepare
@@ -63,10 +63,12 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
         refuse_unknown_tasks(stage.gates, loader.names, options.recipe)
-    gated = [name for stage in recipe.stages for name in stage.gates.tasks]
-    tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *gated])}
+    named = [name for stage in recipe.stages for name in stage.gates.tasks]
+    tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
     for stage in recipe.stages:
-        example_notes([tasks[name] for name in stage.gates.tasks], protocol_of(stage.gates, None))
+        gated, protocol = [tasks[name] for name in stage.gates.tasks], protocol_of(stage.gates, None)
+        example_notes(gated, protocol)
+        refuse_equal_samples(samples_of(stage.gates, None), protocol, gated, "vllm", where="gates: samples")
     return Prepared(recipe, tasks, Path(resolve(recipe.start, say).path), data)
 
 

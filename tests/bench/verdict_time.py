@@ -37,10 +37,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.gate_runs import a_task, answer
+from support.gate_runs import a_reference, a_task, answer
 
 from medbench.harness.contracts import Sample
-from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.rules import Gate, GateFile
 from medbench.harness.gates.schedule import Schedule
@@ -206,8 +205,10 @@ def measure(
     """(time to verdict over the whole run's, whether the verdict is wrong, questions that decided it)"""
     task = a_task(list(lengths), "health")
     samples = as_samples(case.scores, lengths)
-    reference = Reference("base", {"health": as_samples(case.baseline, lengths)}) if case.baseline is not None else None
-    controls = [Reference(f"c{i}", {"health": as_samples(one, lengths)}) for i, one in enumerate(case.controls)]
+    reference = (
+        a_reference("base", {"health": as_samples(case.baseline, lengths)}) if case.baseline is not None else None
+    )
+    controls = [a_reference(f"c{i}", {"health": as_samples(one, lengths)}) for i, one in enumerate(case.controls)]
     gate = LiveGate(case.rules, [task], seed, reference, controls, limits=limits)
     engine = Engine(lengths, capacity)
     whole = whole_seconds(engine, gate.orders["health"])

@@ -64,17 +64,17 @@ def state_of(
     *,
     baseline: Mapping[str, float] | None = None,
     unit: float = 1.0,
-    lattice: bool = True,
+    resolution: int | None = 1,
     decide: str = "census",
     gates: int = 1,
 ) -> CensusTest | PopulationTest:
     """The gate's own test after `samples`, of `total` questions; one of `gates` gates."""
     more = [f"rest{number}" for number in range((total or len(samples)) - len(samples))]
     rule = Gate(**({"task": "toy"} | gate))
-    held = Answers(rule, [*(sample.id for sample in samples), *more], unit, baseline)
+    held = Answers(rule, [*(sample.id for sample in samples), *more], unit, baseline=baseline)
     test: CensusTest | PopulationTest
     if decide == "census":
-        test = CensusTest(held, 0.05, 0.05 / gates, lattice=lattice)
+        test = CensusTest(held, 0.05, 0.05 / gates, resolution=resolution)
     else:
         test = PopulationTest(held, 0.05, 0.05 / gates)
     test.observe(rule.task, samples)
@@ -416,7 +416,7 @@ def test_tokens_on_the_threshold_pass_whatever_the_limit(limit: int) -> None:
     mean = sum(sample.completion_tokens for sample in samples) / 90
     for rule in ("at_most", "at_least"):
         gate = {"metric": "tokens_per_answer", rule: mean}
-        assert state_of(gate, samples, unit=float(limit), lattice=False).result().status == "pass"
+        assert state_of(gate, samples, unit=float(limit), resolution=None).result().status == "pass"
 
 
 def test_replies_beyond_the_limit_are_counted_as_long_as_they_are(tmp_path: Path) -> None:
@@ -425,10 +425,10 @@ def test_replies_beyond_the_limit_are_counted_as_long_as_they_are(tmp_path: Path
     assert one(tmp_path, {"metric": "tokens_per_answer", "at_most": 2549}, samples).status == "fail"
     assert one(tmp_path, {"metric": "tokens_per_answer", "at_most": 2550}, samples).status == "pass"
     early = [answer(f"q{i}", completion_tokens=100) for i in range(200)]
-    sure = state_of({"metric": "tokens_per_answer", "at_most": 1000}, early, 400, unit=2048.0, lattice=False)
+    sure = state_of({"metric": "tokens_per_answer", "at_most": 1000}, early, 400, unit=2048.0, resolution=None)
     assert sure.result().status == "pass"
     over = [*early, answer("long", completion_tokens=10**6)]
-    doubt = state_of({"metric": "tokens_per_answer", "at_most": 1000}, over, 400, unit=2048.0, lattice=False)
+    doubt = state_of({"metric": "tokens_per_answer", "at_most": 1000}, over, 400, unit=2048.0, resolution=None)
     assert doubt.result().status == "undecided"
 
 

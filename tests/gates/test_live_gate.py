@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 from support.gate_driver import drive
-from support.gate_runs import a_record, a_task, answer
+from support.gate_runs import a_record, a_reference, a_task, answer
 
 from medbench.harness.contracts import Completion, MedbenchError, Request, Sample, Task
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.live_gate import FIRST_LOOK, LiveGate
 from medbench.harness.gates.rules import Gate, GateFile
 from medbench.harness.gates.run_gate import run_gate
@@ -73,8 +72,8 @@ def live(
     seed: int = 0,
 ) -> GateResult:
     """The first gate's result on the task "toy"."""
-    reference = Reference("base", {"toy": baseline}) if baseline is not None else None
-    others = [Reference(f"control {number}", {"toy": control}) for number, control in enumerate(controls)]
+    reference = a_reference("base", {"toy": baseline}) if baseline is not None else None
+    others = [a_reference(f"control {number}", {"toy": control}) for number, control in enumerate(controls)]
     gate = LiveGate(file, [a_task(list(samples))], seed, reference, others)
     return driven(gate, {"toy": samples})[0]
 
@@ -147,7 +146,7 @@ def test_a_live_verdict_is_the_finished_one_but_for_alpha() -> None:
         samples = flipped(base, draw.randint(0, 25), draw.randint(0, 25), seed)
         for gate in ({"at_least": 0.5}, {"margin": 0.03}, {"at_most": 0.6}, {"better_by": 0.0}):
             result = live(rules(gate), samples, base, seed=seed)
-            whole = LiveGate(rules(gate), [a_task(ids)], seed, Reference("base", {"toy": base}))
+            whole = LiveGate(rules(gate), [a_task(ids)], seed, a_reference("base", {"toy": base}))
             whole.observe("toy", [samples[id] for id in permuted(ids, seed=seed, task="toy")])
             (finished,) = whole.results()
             assert finished.status in ("pass", "fail")
@@ -292,7 +291,7 @@ def test_a_baseline_that_misses_answers_is_refused_with_how_many_it_has() -> Non
     samples = candidate(ids_of(40), 20, 0)
     base = dict(list(candidate(ids_of(40), 20, 1).items())[:30]) | {"q35": answer("q35", None)}
     with pytest.raises(MedbenchError, match="answers 30 of the 40 questions of toy"):
-        LiveGate(rules({"margin": 0.02}), [a_task(list(samples))], 0, Reference("base", {"toy": base}))
+        LiveGate(rules({"margin": 0.02}), [a_task(list(samples))], 0, a_reference("base", {"toy": base}))
     with pytest.raises(MedbenchError, match="needs --baseline"):
         LiveGate(rules({"margin": 0.02}), [a_task(list(samples))], 0, None)
 
@@ -422,7 +421,7 @@ def test_no_more_is_under_way_than_the_verdict_likely_needs() -> None:
     stream = schedule.to_send()
     first = list(iter(lambda: next(stream), None))
     assert len(first) == math.ceil(AHEAD * FIRST_LOOK)
-    for _, id in first:
+    for _, id, _ in first:
         schedule.arrived("toy", samples[id], seconds=1.0)
     (demand,) = schedule.gate.demands()
     then = list(iter(lambda: next(stream), None))
@@ -434,7 +433,7 @@ def test_all_places_are_filled_whatever_the_forecast_says() -> None:
     stream = schedule.to_send()
     first = list(iter(lambda: next(stream), None))
     assert len(first) == 256
-    for _, id in first:
+    for _, id, _ in first:
         schedule.arrived("toy", answer(id, 0.0), seconds=1.0)
     assert schedule.done
     assert list(stream) == []

@@ -13,6 +13,7 @@ from typing import Any
 from medbench.harness.benchmarks.rows import content_id
 from medbench.harness.contracts import Data, Question, Sample, Task
 from medbench.harness.evaluation.requests import permuted
+from medbench.harness.gates.baseline import Reference, by_question
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord, Totals
 from medbench.harness.runs.run_folder import create_run
@@ -80,7 +81,7 @@ def a_record(name: str, tasks: Mapping[str, int], **changes: Any) -> RunRecord:
     return RunRecord(**(values | changes))
 
 
-def stored_run(root: Path, name: str, samples: Mapping[str, Sequence[Sample]], **changes: Any) -> Path:
+def stored_run(root: Path, name: str, samples: Mapping[str, Sequence[Sample]], /, **changes: Any) -> Path:
     """A finished run; `n` of `changes` is how many questions each task has where not all are answered."""
     total = changes.pop("n", None)
     status = changes.pop("status", "complete")
@@ -95,6 +96,11 @@ def stored_run(root: Path, name: str, samples: Mapping[str, Sequence[Sample]], *
             run.write_result(summarize(a_task([], task), "cot-v1", some))
         run.update(status=status)
     return root / name
+
+
+def a_reference(name: str, samples: Mapping[str, Mapping[str, Sample]], **changes: Any) -> Reference:
+    """A baseline or control with one sample per question; `samples`: task -> id -> sample."""
+    return Reference(name, {task: by_question(some.values(), 1) for task, some in samples.items()}, **changes)
 
 
 def write_medqa(folder: Path, n: int) -> list[str]:

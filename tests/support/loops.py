@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import Data, Question, Sample, Task
-from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict, overall_of
@@ -28,6 +27,7 @@ from medbench.harness.training.loop import Loop
 from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.watchdogs import WatchdogConfig
 from support.gate_driver import drive
+from support.gate_runs import a_reference
 
 LABELS = ("A", "B", "C", "D")
 
@@ -71,7 +71,7 @@ class MadeUpJudge:
         self.judged.append(name)
         task = made_up_task(rules.partition, self.n)
         samples = self._answers(checkpoint, task)
-        reference = Reference("start", {"medqa": self.runs[baseline.name]}) if baseline is not None else None
+        reference = a_reference("start", {"medqa": self.runs[baseline.name]}) if baseline is not None else None
         gate = LiveGate(rules, [task], seed, reference, unit=100.0, alpha_fail=alpha_fail)
         drive(gate, {task.name: samples})
         results = gate.results()
