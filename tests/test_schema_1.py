@@ -151,9 +151,11 @@ def without_new(content: Any) -> Any:
     """A verdict without what newer verdicts say beside it, and of each gate beside its rule."""
     if not isinstance(content, dict) or "gates" not in content:
         return content
-    added = {"kind", "unit", "interval_level", "interval_kind", "observed", "new_questions"}
+    added = {"kind", "unit", "interval_level", "interval_kind", "observed", "sampling_noise", "new_questions"}
     gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
-    return {key: value for key, value in content.items() if key not in ("number", "order_seed")} | {"gates": gates}
+    return {key: value for key, value in content.items() if key not in ("number", "samples", "order_seed")} | {
+        "gates": gates
+    }
 
 
 def without_empty(content: Any) -> Any:
