@@ -54,7 +54,7 @@ lint: $(ENV)
 
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 # What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)

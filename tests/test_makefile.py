@@ -150,7 +150,7 @@ def test_the_fast_lane_leaves_out_what_takes_long_and_the_whole_suite_nothing(ch
         make(checkout, "-n", target, "STACK=cpu").stdout.splitlines()[-1] for target in ("test-fast", "test")
     )
     assert '-m "not engine and not browser and not slow"' in fast
-    assert whole.endswith("-m pytest")
+    assert whole.endswith("-m pytest -n auto --dist loadgroup --no-loadscope-reorder")
 
 
 def test_every_package_in_the_lock_is_pinned() -> None:

@@ -19,7 +19,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("resume")  # its engines run in processes of their own
 KILLS = 20
+ENGINE_KILLS = 5
+"""Of an engine that takes seconds to start."""
 Start = Callable[[Path], int]
 """Starts `medbench eval ... --resume --runs FOLDER --name r` and returns its process id."""
 
@@ -29,15 +32,15 @@ def sorted_samples(runs: Path) -> dict[str, list[bytes]]:
     return {path.name: sorted(path.read_bytes().splitlines()) for path in files}
 
 
-def kill_and_resume(start: Start, root: Path, seed: int) -> list[Path]:
-    """Kill KILLS times, every fourth time during start-up; a run that finishes is followed by a fresh one.
+def kill_and_resume(start: Start, root: Path, seed: int, times: int = KILLS) -> list[Path]:
+    """Kill so many times, every fourth time during start-up; a run that finishes is followed by a fresh one.
 
     Returns the finished runs: "whole", never interrupted, first.
     """
     draw = random.Random(seed)
     startup, seconds, _ = _watch(start, root / "whole", lambda elapsed, grown: False)
     finished, current, kills = [root / "whole"], root / "killed-0", 0
-    while kills < KILLS:
+    while kills < times:
         if kills % 4 == 0:
             moment = draw.uniform(0.02, startup)
             _, _, status = _watch(start, current, lambda elapsed, grown, moment=moment: elapsed > moment)
@@ -116,11 +119,11 @@ def _kill_forks(model: str, root: Path) -> list[Path]:
             os._exit(run(arguments))
         return pid
 
-    return kill_and_resume(start, root, seed=2)
+    return kill_and_resume(start, root, seed=2, times=ENGINE_KILLS)
 
 
 @pytest.mark.engine
-def test_vllm_killed_twenty_times(tiny_model: Path, tmp_path: Path) -> None:
+def test_vllm_killed_five_times(tiny_model: Path, tmp_path: Path) -> None:
     # few at a time, so that there is much time between the first answer and the last
     (tmp_path / "few.yaml").write_text("engine_config: {max_num_seqs: 2, kv_cache_gib: 1}\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
