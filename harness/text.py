@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -58,6 +59,19 @@ def _start_of_repr(value: object, limit: int) -> str:
 def percent(share: float | None) -> str:
     """A share 0..1 as a percentage with one decimal, without the sign; "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def duration(seconds: float, *, rounded: Callable[[float], int] = round) -> str:
+    """An expected time, no more exact than such a thing is: "8 s", "40 s", "2 min", "1 h 20 min"."""
+    if seconds <= 10:
+        return f"{max(1, rounded(seconds))} s"
+    if seconds <= 55:
+        return f"{5 * rounded(seconds / 5)} s"
+    minutes = rounded(seconds / 60)
+    if minutes < 60:
+        return f"{max(1, minutes)} min"
+    hours, minutes = divmod(10 * rounded(seconds / 600), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def markdown_cell(text: str) -> str:

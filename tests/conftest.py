@@ -30,6 +30,7 @@ os.environ.setdefault("MEDBENCH_ORDER_SALT", "the tests")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run tests that start an engine last, and give tests that take long a longer timeout than pyproject.toml does.
 

@@ -42,14 +42,16 @@ class _Count:
             self.answered += 1
             self.right += sample.score
 
-    def line(self) -> str:
+    def line(self, verdict: str | None) -> str:
+        """`verdict`: the time to it, in words; None where all questions are asked."""
         seconds = max(time.monotonic() - self.started, 1e-6)
         rate = (self.answered + self.errors) / seconds
-        left = (self.total - self.done) / rate if rate else 0.0
+        left = self.total - self.done
+        end = f"verdict in {verdict}" if verdict and left else f"{_clock(left / rate if rate else 0.0)} left"
         accuracy = f"accuracy {self.right / self.answered:.3f}" if self.answered else "accuracy -"
         errors = f", {self.errors} errors" if self.errors else ""
         tokens = f"{self.tokens / seconds:.0f}" if self.tokens else "-"  # stored replies have none
-        return f"{rate:.1f} questions/s, {tokens} tokens/s, {accuracy}{errors}, {_clock(left)} left"
+        return f"{rate:.1f} questions/s, {tokens} tokens/s, {accuracy}{errors}, {end}"
 
 
 class _Counts:
@@ -74,11 +76,13 @@ class _Counts:
 class _Silent:
     def start(self, task: str, total: int, done: int) -> None: ...
     def advance(self, task: str, sample: Sample) -> None: ...
+    def expect(self, time: str) -> None: ...
 
 
 class _Plain:
     def __init__(self) -> None:
         self._counts = _Counts()
+        self._verdict: str | None = None
         self._printed = time.monotonic()
 
     def start(self, task: str, total: int, done: int) -> None:
@@ -90,7 +94,12 @@ class _Plain:
         count = self._counts.add(task, sample)
         if count.done == count.total or time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            print(f"{task}: {count.done}/{count.total}, {count.line()}", file=sys.stderr, flush=True)
+            print(f"{task}: {count.done}/{count.total}, {count.line(self._verdict)}", file=sys.stderr, flush=True)
+
+    def expect(self, time: str) -> None:
+        if self._verdict is None:
+            print(f"verdict in {time}", file=sys.stderr, flush=True)
+        self._verdict = time
 
 
 class _Bars:
@@ -98,6 +107,7 @@ class _Bars:
         self._bars = bars
         self._counts = _Counts()
         self._ids: dict[str, TaskID] = {}
+        self._verdict: str | None = None
 
     def start(self, task: str, total: int, done: int) -> None:
         self._counts.start(task, total, done)
@@ -105,7 +115,10 @@ class _Bars:
 
     def advance(self, task: str, sample: Sample) -> None:
         count = self._counts.add(task, sample)
-        self._bars.update(self._ids[task], completed=count.done, line=count.line())
+        self._bars.update(self._ids[task], completed=count.done, line=count.line(self._verdict))
+
+    def expect(self, time: str) -> None:
+        self._verdict = time
 
 
 @contextmanager

@@ -30,10 +30,11 @@ KEEP_SECONDS = 10
 
 
 class Progress(TypingProtocol):
-    """Is told of each sample when it is stored."""
+    """Is told of each sample when it is stored, and now and then by a gate of the time to its verdict, in words."""
 
     def start(self, task: str, total: int, done: int) -> None: ...
     def advance(self, task: str, sample: Sample) -> None: ...
+    def expect(self, time: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,16 +178,14 @@ class LiveGate:
         """The tasks that can bring the verdict nearer; none when it is certain or nothing is left to ask."""
         results = self.results()
         final = [result for result, test in zip(results, self._tests, strict=True) if not test.provisional]
-        # a population's test allows a single look
-        everything = self.rules.decide == "population" or self.rules.decide_after == "all"
-        failed = overall_of(final)[0] == "fail" and not everything
+        failed = overall_of(final)[0] == "fail" and not self.rules.asks_everything
         spent = self.rules.budget is not None and self.used >= self.rules.budget
         if failed or spent or any(test.hopeless for test in self._tests):
             return []
         waiting = [
             test
             for result, test in zip(results, self._tests, strict=True)
-            if result.status in ("undecided", "not gateable") or everything
+            if result.status in ("undecided", "not gateable") or self.rules.asks_everything
         ]
         found = (self._demand(name, [test for test in waiting if name in test.tasks]) for name in self._progress)
         return [demand for demand in found if demand is not None]

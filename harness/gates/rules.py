@@ -198,6 +198,11 @@ class GateFile(Record):
         """The tasks to ask, each once, in the order of the gates."""
         return list(dict.fromkeys(gate.task for gate in self.gates if gate.task != MEAN))
 
+    @property
+    def asks_everything(self) -> bool:
+        """Whether no verdict comes before the last answer: a population's test allows a single look."""
+        return self.decide == "population" or self.decide_after == "all"
+
 
 def _faulty(model: type[Record], fields: dict[str, Any], where: str) -> MedbenchError:
     """All faults of `fields` in one line."""

@@ -9,11 +9,16 @@ from contextlib import closing
 from medbench.harness.contracts import Engine
 from medbench.harness.evaluation.requests import Instance
 from medbench.harness.evaluation.runner import Progress, RunsOn, ask, refuse_foreign_answers, seal
+from medbench.harness.gates.expected_time import ExpectedTime
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
+from medbench.harness.gates.token_limits import most_tokens
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.run_folder import Run
+
+EXPECT_SECONDS = 2.0
+"""Time before the verdict's is first expected, and until it is expected anew."""
 
 
 def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progress: Progress) -> list[GateResult]:
@@ -28,7 +33,9 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     for name, wanted in replies.items():
         progress.start(name, wanted, len(stored[name]))
     before, started = run.record.totals.seconds, time.monotonic()
-    schedule = Schedule(gate, stored, getattr(engine, "places", None), before)
+    places = getattr(engine, "places", None)
+    schedule = Schedule(gate, stored, places, before)
+    expected, told = ExpectedTime(places, most_tokens(protocol)), started
 
     def instances() -> Iterator[Instance | None]:
         for item in schedule.to_send():
@@ -38,7 +45,9 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
                 yield None
                 continue
             task, id, repeat = item
-            yield Instance(tasks[task], questions[task][id], repeat)
+            instance = Instance(tasks[task], questions[task][id], repeat)
+            expected.sent(task, instance.key, time.monotonic())
+            yield instance
 
     while not schedule.done:
         with closing(ask(run, instances(), protocol, engine, gate.limits.tokens)) as stream:
@@ -47,9 +56,16 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
                     schedule.passed(task.name, found.key, found.tokens)
                 else:
                     progress.advance(task.name, found)
-                    schedule.arrived(task.name, found, seconds=before + time.monotonic() - started)
+                    now = time.monotonic()
+                    expected.arrived(task.name, found, now)
+                    schedule.arrived(task.name, found, seconds=before + now - started)
                 if schedule.done:
                     break
+                if time.monotonic() - told > EXPECT_SECONDS:
+                    told = time.monotonic()
+                    until = expected.expected(gate, schedule.demands, schedule.answered, told)
+                    if until is not None:
+                        progress.expect(str(until))
     schedule.settle(run.record.totals.seconds)
     if run.record.status == "running" and all(len(stored[name]) == wanted for name, wanted in replies.items()):
         seal(run, gate.tasks, protocol)

@@ -62,6 +62,11 @@ class Schedule:
         """Whether the verdict is certain, or nothing is left to ask."""
         return not self._demands
 
+    @property
+    def demands(self) -> Sequence[Demand]:
+        """Of the gate, as of the last step that it was given."""
+        return self._demands
+
     def to_send(self) -> Iterator[tuple[str, str, int] | None]:
         """(task, id, repeat) of the next request, again and again; None where more would not help for now.
 
