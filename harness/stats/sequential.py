@@ -335,6 +335,18 @@ class Wealth:
 
     def observe(self, scores: Array) -> Array:
         """Consume scores within one plan; log e-values after each, questions x sides."""
+        left, sums = self.remaining - np.arange(1, len(scores) + 1), np.cumsum([self.total_seen, *scores])[1:]
+        path = self.bet(scores)
+        log_e = np.logaddexp.reduce(path, axis=2).T - math.log(path.shape[2])
+        log_e = self._curtailed(log_e, sums, left)
+        self.log_e = log_e[-1]
+        return log_e
+
+    def bet(self, scores: Array) -> Array:
+        """The same, without the mixture: log wealth of each stake after each score, sides x questions x stakes.
+
+        `log_e` stays as it was.
+        """
         ahead = slice(self._next, self._next + len(scores))
         left = self.remaining - np.arange(len(scores))
         sums = np.cumsum([self.total_seen, *scores])
@@ -347,10 +359,7 @@ class Wealth:
         self.log_wealth = path[:, -1]
         self._next += len(scores)
         self.total_seen, self.remaining = float(sums[-1]), self.remaining - len(scores)
-        log_e = np.logaddexp.reduce(path, axis=2).T - math.log(path.shape[2])
-        log_e = self._curtailed(log_e, sums[1:], left - 1)
-        self.log_e = log_e[-1]
-        return log_e
+        return path
 
     def _curtailed(self, log_e: Array, sums: Array, left: npt.NDArray[np.int64]) -> Array:
         passed = sums[:, None] >= self.needs - TOLERANCE

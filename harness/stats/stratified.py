@@ -3,7 +3,7 @@
     test = StratifiedTest([Stratum(order_a), Stratum(order_b)], above=0.65, alpha=0.05)
     test.observe(0, [1, 0, 1])         # the next scores of the first task, along its order
     test.decided_at                    # the question at which "the mean is at most 0.65" was rejected, or None
-    test.low                           # the mean is above it, at every stopping time, but for a chance of alpha
+    test.low                           # a lower bound of the mean at every stopping time, but for a chance of alpha
 
 The mean is (1/T) sum_t c_t / N_t, where c_t is the total of the N_t scores of task t, fixed but unknown. Each task's
 questions are revealed along a uniformly random permutation of its own, independent of the others' and of the scores.
@@ -36,7 +36,7 @@ Why it may stop at any time.
 
    and the last minimum is the sum of one minimum per task. The best q and l are searched for; a worse one only loses
    evidence. No monotony or convexity in the totals is assumed. With g(l) = the bound without its term - l B, E(B)
-   reaches 1 / alpha for every B up to (g(l) - log(1 / alpha)) / l: that is `low`, and a decision is `low` >= `above`.
+   reaches 1 / alpha for every B up to (g(l) - log(1 / alpha)) / l: that gives `low`, and the decision at B = `above`.
    The errors at all B are one event, "E of the true mean reaches 1 / alpha", so test and bound err together.
 
 Path. The next TURN scores are those of the task of which fewest are consumed, the first one of several, until it is
@@ -64,7 +64,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.stats.forecast import Forecaster
@@ -136,13 +136,13 @@ class _Part:
 
     def consume(self, stop: int, common: Array) -> None:
         self.wealth.plan(self.forecaster.chances, self._spread, common)
-        self.wealth.observe(self.scores[self.consumed : stop])
+        self.wealth.bet(self.scores[self.consumed : stop])
 
     def live(self) -> tuple[Array, Array]:
         """(what each possible cell's lower edge adds to the mean, its log wealth: cells x components)."""
         live = (self._edges <= self.wealth.most + TOLERANCE) & (self._needs > self.wealth.total_seen + TOLERANCE)
         common, own = self.wealth.log_wealth[live, len(DISTANCES) :], self.wealth.log_wealth[live, : len(DISTANCES)]
-        bet = logsumexp(own, axis=1) + math.log((1 - NO_BET) / len(DISTANCES))
+        bet = np.logaddexp.reduce(own, axis=1) + math.log((1 - NO_BET) / len(DISTANCES))
         return self._edges[live] * self._scale, np.column_stack([common, np.logaddexp(bet, math.log(NO_BET))])
 
     @property
@@ -165,7 +165,7 @@ class StratifiedTest:
         self._path = path([part.total for part in self._parts])
         self._next = next(self._path, None)
         self._weights, self._slope = np.exp(LOG_PRIOR), float(SLOPES[len(SLOPES) // 2])
-        self.low, self.log_e = 0.0, 0.0
+        self.log_e, self._rejected = 0.0, -math.inf
         self.decided_at: int | None = None
         self._decide()
 
@@ -185,6 +185,11 @@ class StratifiedTest:
     def consumed(self) -> int:
         """Scores that the evidence is from, of all tasks."""
         return sum(part.consumed for part in self._parts)
+
+    @property
+    def low(self) -> float:
+        """The mean is at least this at every stopping time, but for a chance of alpha."""
+        return max(self._rejected, self._seen)
 
     @property
     def started(self) -> bool:
@@ -215,15 +220,20 @@ class StratifiedTest:
 
     def _decide(self) -> None:
         self.log_e = self._bound()
-        seen = math.fsum(part.wealth.total_seen / part.total for part in self._parts) / len(self._parts)
-        if seen > self._above:
+        if self._seen > self._above:
             self.log_e = math.inf
-        self.low = max(self.low, seen, self._above if self.log_e >= self.needed else 0.0)
-        if self.decided_at is None and self.low >= self._above:
+        if self.log_e >= self.needed:
+            self._rejected = max(self._rejected, self._above)
+        if self.decided_at is None and self._rejected >= self._above:
             self.decided_at = self.consumed
 
+    @property
+    def _seen(self) -> float:
+        """The mean, if every score that is not consumed were 0."""
+        return math.fsum(part.wealth.total_seen / part.total for part in self._parts) / len(self._parts)
+
     def _bound(self) -> float:
-        """Log evidence against "the mean is at most `above`"; raises `low` by the way."""
+        """Log evidence against "the mean is at most `above`"; raises what is rejected by the way."""
         live = [part.live() for part in self._parts]
         weights, slopes, best = self._weights, np.concatenate([SLOPES, self._slope * NEARBY]), -math.inf
         visited = np.zeros(len(LOG_PRIOR))
@@ -239,7 +249,7 @@ class StratifiedTest:
             at = int(found.argmax())
             if found[at] > best:
                 best, self._weights = float(found[at]), weights
-            self.low = max(self.low, float(((values - self.needed) / slopes).max()))
+            self._rejected = max(self._rejected, float(((values - self.needed) / slopes).max()))
             self._slope = float(slopes[at])
             # the weights that are best against the cells that were worst for those so far
             visited += LOG_PRIOR + sum(wealth[cell[at]] for (_, wealth), cell in zip(live, cells, strict=True))

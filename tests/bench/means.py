@@ -7,7 +7,7 @@ from: professional medicine (254 questions) and the other 564; or these 254, nut
 
 gaps   share of the questions asked, of the threshold at the model's mean minus the gap, without a control and with a
        copy that differs on 4 % of the answers
-edge   wrong verdicts where the mean misses the threshold by less than one question, and where it just reaches it
+edge   wrong passes where the mean misses the threshold by less than one question, wrong fails where it just reaches it
 
 "sum" is MeanTest. "bounds" is what it replaced: the mean of the tasks' intervals, each at alpha / tasks. "pooled" is no
 method for tasks of different weight: a test of one list of all questions in one random order, whose mean is the same
@@ -38,27 +38,27 @@ METHODS = ("sum", "bounds", "pooled")
 Scores = np.ndarray
 
 
-def by_sum(tasks: Sequence[Scores], copies: Sequence[Scores], threshold: float) -> tuple[str, int]:
-    """(verdict, questions asked)."""
-    sides = [
-        ("pass", threshold - ROUNDING, tasks, copies),
-        ("fail", 1 - threshold + ROUNDING, [1 - one for one in tasks], [1 - one for one in copies]),
-    ]
-    tests = [
-        (
-            name,
-            StratifiedTest([stratum(*pair) for pair in zip(scores, controls, strict=True)], above=above, alpha=ALPHA),
-        )
-        for name, above, scores, controls in sides
-    ]
+def sides(tasks: Sequence[Scores], copies: Sequence[Scores], threshold: float) -> dict[str, StratifiedTest]:
+    """The tests of a pass and of a fail."""
+    pairs = list(zip(tasks, copies, strict=True))
+    mirrored = [stratum(1 - scores, 1 - copy) for scores, copy in pairs]
+    return {
+        "pass": StratifiedTest([stratum(*one) for one in pairs], above=threshold - ROUNDING, alpha=ALPHA),
+        "fail": StratifiedTest(mirrored, above=1 - threshold + ROUNDING, alpha=ALPHA),
+    }
+
+
+def by_sum(tests: dict[str, StratifiedTest], tasks: Sequence[Scores]) -> tuple[str | None, int]:
+    """(verdict of the first of the tests that decides, questions asked)."""
     done = [0] * len(tasks)
     for task, stop in path([len(one) for one in tasks]):
-        for (name, test), (_, _, scores, _) in zip(tests, sides, strict=True):
-            test.observe(task, scores[task][done[task] : stop])
-            if test.decided_at is not None:
-                return name, sum(done) - done[task] + stop
+        new = tasks[task][done[task] : stop]
         done[task] = stop
-    raise AssertionError("all questions decide")
+        for name, test in tests.items():
+            test.observe(task, new if name == "pass" else 1 - new)
+            if test.decided_at is not None:
+                return name, sum(done)
+    return None, sum(done)
 
 
 def stratum(scores: Scores, copy: Scores) -> Stratum:
@@ -119,7 +119,7 @@ def gaps(tasks: Sequence[Scores], seeds: int) -> None:
             mean, every = np.mean([one.mean() for one in scores]), np.concatenate(scores)
             for number, gap in enumerate(GAPS):
                 found = {
-                    "sum": by_sum(scores, copies, mean - gap),
+                    "sum": by_sum(sides(scores, copies, mean - gap), scores),
                     "bounds": by_bounds(scores, copies, mean - gap),
                 }
                 if not control:
@@ -136,22 +136,20 @@ def gaps(tasks: Sequence[Scores], seeds: int) -> None:
 
 
 def edge(tasks: Sequence[Scores], runs: int, *, control: bool) -> None:
-    """A threshold just above the mean, and the mean itself."""
-    wrong, used = {"pass": 0, "fail": 0}, 0
+    """Wrong verdicts at a threshold just above the mean and at the mean itself, the other side never deciding."""
+    wrong = {"pass": 0, "fail": 0}
     for seed in range(runs):
         scores, copies = drawn(tasks, seed, control=control)
         mean = float(np.mean([one.mean() for one in scores]))
-        for truth, threshold in (("fail", mean + 1e-6), ("pass", mean)):
-            said, asked = by_sum(scores, copies, threshold)
-            used += asked
-            wrong[said] += said != truth
+        for name, threshold in (("pass", mean + 1e-6), ("fail", mean)):
+            test = {name: sides(scores, copies, threshold)[name]}
+            wrong[name] += by_sum(test, scores)[0] is not None
     shares = [
-        f"{100 * count / runs:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+        f"{100 * count / runs:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         for count in wrong.values()
-        for low, high in [beta.ppf((0.025, 0.975), (count, count + 1), (runs - count + 1, runs - count))]
+        for low, high in [np.nan_to_num(beta.ppf((0.025, 0.975), (count, count + 1), (runs - count + 1, runs - count)))]
     ]
-    asked_share = f"{50 * used / runs / sum(map(len, tasks)):.0f} %"
-    print(f"| {len(tasks)} | {'4 % copy' if control else 'none'} | {' | '.join(shares)} | {asked_share} |", flush=True)
+    print(f"| {len(tasks)} | {'4 % copy' if control else 'none'} | {' | '.join(shares)} |", flush=True)
 
 
 def main() -> None:
@@ -178,7 +176,7 @@ def main() -> None:
         for tasks in settings:
             gaps(tasks, asked.seeds)
     if "edge" in asked.only:
-        print("\n| tasks | control | wrong pass | wrong fail | asked |\n|---|---|---|---|---|")
+        print("\n| tasks | control | wrong pass | wrong fail |\n|---|---|---|---|")
         for tasks in settings:
             for control in (False, True):
                 edge(tasks, asked.edge, control=control)
