@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # vLLM reads these when it is imported, so they are set before any test module is imported; child processes inherit
@@ -26,6 +27,9 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # with a salt of their own the runs folders would give each run of the tests other orders of questions
 os.environ.setdefault("MEDBENCH_ORDER_SALT", "the tests")
+# on a busy machine any example can take longer than the 200 ms that hypothesis allows; pytest's timeouts remain
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 # a shell starts what it runs in the background with SIGINT ignored, and child processes would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -13,6 +13,7 @@ from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.metric_values import SamplingNoise, value_of_question
 from medbench.harness.gates.pace import PaceTest
 from medbench.harness.gates.population import PopulationTest
+from medbench.harness.gates.population_mean import PopulationMeanTest
 from medbench.harness.gates.rules import MEAN, Gate, GateFile
 from medbench.harness.gates.task_mean import MeanTest
 from medbench.harness.gates.token_limits import Limits
@@ -45,24 +46,40 @@ class Builder:
         if gate.metric == "seconds_per_question":
             return PaceTest(gate, sum(map(len, self.orders.values())), self.samples)
         if gate.task != MEAN:
-            return self._test_of_answers(gate, 1)
-        names = self.rules.tasks
-        alone = {name: gate.model_copy(update={"task": name}) for name in names}
-        return MeanTest(gate, {name: self._test_of_answers(alone[name], len(names)) for name in names})
+            return self._test_of_answers(gate)
+        return self._test_of_mean(gate)
 
-    def _test_of_answers(self, gate: Gate, parts: int) -> GateTest:
-        """The test of a gate, or of one of its `parts` that all must hold at once."""
+    def _test_of_answers(self, gate: Gate) -> GateTest:
+        answers = self._answers(gate)
+        if self.rules.decide == "population":
+            return PopulationTest(answers, self.rules.alpha, self._alpha_fail)
+        resolution = None if gate.metric == "tokens_per_answer" else self._resolution
+        return CensusTest(answers, self.rules.alpha, self._alpha_fail, self._controls(answers), resolution, self.limits)
+
+    def _test_of_mean(self, gate: Gate) -> GateTest:
+        answers = {name: self._answers(gate.model_copy(update={"task": name})) for name in self.rules.tasks}
+        if self.rules.decide == "population":
+            alpha_pass, alpha_fail = self.rules.alpha / len(answers), self._alpha_fail / len(answers)
+            parts = {name: PopulationTest(one, alpha_pass, alpha_fail) for name, one in answers.items()}
+            return PopulationMeanTest(gate, parts)
+        controls = {name: self._controls(one) for name, one in answers.items()}
+        return MeanTest(gate, answers, self.rules.alpha, self._alpha_fail, controls, self._resolution, self.limits)
+
+    @property
+    def _resolution(self) -> int | None:
+        """Of the scores: see CensusTest."""
+        return None if self.fractional else self.samples
+
+    @property
+    def _alpha_fail(self) -> float:
+        return self.alpha_fail / len(self.rules.gates)
+
+    def _answers(self, gate: Gate) -> Answers:
         order = self._order(gate)
         unit = self.token_limit if gate.metric == "tokens_per_answer" else 1.0
-        answers = Answers(
+        return Answers(
             gate, order, unit, self.samples, self._baseline_values(gate, order), self._baseline_noise(gate, order)
         )
-        alpha_pass = self.rules.alpha / parts
-        alpha_fail = self.alpha_fail / parts / len(self.rules.gates)
-        if self.rules.decide == "population":
-            return PopulationTest(answers, alpha_pass, alpha_fail)
-        resolution = None if gate.metric == "tokens_per_answer" or self.fractional else self.samples
-        return CensusTest(answers, alpha_pass, alpha_fail, self._controls(answers), resolution, self.limits)
 
     def _order(self, gate: Gate) -> list[str]:
         """The ids of the gate's questions."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
-from medbench.harness.gates.gate_test import ROUNDING, Outlook
+from medbench.harness.gates.gate_test import ROUNDING, Outlook, finite
 from medbench.harness.gates.population import population_interval
 from medbench.harness.gates.token_limits import NO_LIMITS, Limits, Reply
 from medbench.harness.gates.verdict import GateResult, Status
@@ -54,13 +54,13 @@ class CensusTest:
     def result(self) -> GateResult:
         return self.answers.unjudged() or (self._exact() if self.answers.whole else self._sequential())
 
-    def outlook(self) -> Outlook:
+    def outlook(self, task: str) -> Outlook:
         if self.answers.unjudged() or self.answers.whole:
             return Outlook()
         worst, best = self._evidence()
         sides = (
-            (_finite(worst.log_e_pass), math.log(1 / self.alpha_pass), False),
-            (_finite(best.log_e_fail), math.log(1 / self.alpha_fail), True),
+            (finite(worst.log_e_pass), math.log(1 / self.alpha_pass), False),
+            (finite(best.log_e_fail), math.log(1 / self.alpha_fail), True),
         )
         nearest = [Outlook(max(0.0, needed - found) / found, fails) for found, needed, fails in sides if found > 0]
         return min(nearest, key=lambda one: one.more, default=Outlook())
@@ -108,8 +108,8 @@ class CensusTest:
             interval_level=wording.level(self.alpha_pass, self.alpha_fail),
             interval_kind="anytime",
             new_questions=new,
-            log_e_pass=_finite(worst.log_e_pass),
-            log_e_fail=_finite(best.log_e_fail),
+            log_e_pass=finite(worst.log_e_pass),
+            log_e_fail=finite(best.log_e_fail),
             controls={name: round(share, 3) for name, share in decisive.controls.items() if share >= 0.001},
             saved=decisive.saved,
         )
@@ -175,8 +175,3 @@ def _first(worst: Evidence, best: Evidence) -> Status:
     decided = [(one.decided_at, one.decision) for one in (worst, best) if one.decided_at is not None]
     status = min(decided, key=lambda one: one[0], default=(0, None))[1]
     return status or "undecided"
-
-
-def _finite(value: float) -> float:
-    """JSON has no infinity: evidence against an impossible hypothesis is stored as 1e9 nats."""
-    return max(-1e9, min(1e9, value))

@@ -6,7 +6,7 @@ gate fails, so the fail sides share alpha by Bonferroni.
 
 - census.CensusTest: about this benchmark's questions; sequential, and exact once all are answered
 - population.PopulationTest: about new questions of the same kind; a single look
-- task_mean.MeanTest: the mean of several tasks
+- task_mean.MeanTest: the mean of several tasks, as the census; population_mean.PopulationMeanTest: as the population
 - pace.PaceTest: seconds per question
 """
 
@@ -30,7 +30,7 @@ class Outlook:
     """What a gate's decision needs at the evidence's present pace."""
 
     more: float = math.inf
-    """Further answers, as a multiple of those so far; infinite where unknown."""
+    """Further answers of a task, as a multiple of its answers so far; infinite where unknown."""
     fails: bool = False
     """Whether the decision would be a fail."""
 
@@ -62,5 +62,10 @@ class GateTest(Protocol):
     def result(self) -> GateResult:
         """What the answers so far show."""
 
-    def outlook(self) -> Outlook:
-        """What a decision likely needs."""
+    def outlook(self, task: str) -> Outlook:
+        """What a decision likely needs of a task, of which there is an answer."""
+
+
+def finite(value: float) -> float:
+    """JSON has no infinity: evidence against an impossible hypothesis is stored as 1e9 nats."""
+    return max(-1e9, min(1e9, value))

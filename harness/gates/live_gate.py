@@ -196,7 +196,7 @@ class LiveGate:
             return None
         if not progress.position:
             return Demand(name, FIRST_LOOK, 0.0, fails=False, seen=False)
-        outlooks = [test.outlook() for test in waiting]
+        outlooks = [test.outlook(name) for test in waiting]
         fails = [one.more for one in outlooks if one.fails]
         more = min(fails) if fails else max(one.more for one in outlooks)
         questions = min(float(progress.remaining), more * progress.position)

@@ -42,7 +42,7 @@ class PaceTest:
     def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
         """It needs whole replies."""
 
-    def outlook(self) -> Outlook:
+    def outlook(self, task: str) -> Outlook:
         return Outlook(max(0, SETTLED - self.used) / self.used) if self.used else Outlook()
 
     def result(self) -> GateResult:

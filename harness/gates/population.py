@@ -40,7 +40,7 @@ class PopulationTest:
     def observe_within(self, task: str, limit: int, replies: Sequence[Reply]) -> None:
         """It needs whole replies."""
 
-    def outlook(self) -> Outlook:
+    def outlook(self, task: str) -> Outlook:
         return Outlook()
 
     def result(self) -> GateResult:

@@ -120,8 +120,10 @@ def of_mean(
     tasks: Sequence[str],
     used: int,
     total: int,
+    sampled: Sampled = Sampled(),
 ) -> str:
-    mean = f"mean {WORDS[gate.metric]} of {', '.join(tasks)}"
+    each = f" ({sampled.samples} samples per question)" if sampled.samples > 1 else ""
+    mean = f"mean {WORDS[gate.metric]} of {', '.join(tasks)}{each}"
     extent = f"on all {total} questions" if used == total else f"after {used} of {total} questions"
     if estimate is not None and observed is not None and used < total:
         mean += f" about {_against(gate, shown(gate, estimate))} ({shown(gate, observed)} on the {used} asked)"
@@ -129,8 +131,11 @@ def of_mean(
         mean += f" {_against(gate, shown(gate, estimate))}"
     if interval is not None:
         mean += f", between {shown(gate, interval[0])} and {shown(gate, interval[1])}"
-    new = f" ({_new(gate, new_questions)})" if new_questions is not None else ""
-    return f"{mean} {extent}; {_threshold(gate)}: {status}{new}"
+    if new_questions is not None:
+        more = f" ({_new(gate, new_questions)}{_noise(gate, sampled)})"
+    else:
+        more = _noise(gate, sampled, " (", ")")
+    return f"{mean} {extent}; {_threshold(gate)}: {status}{more}"
 
 
 def of_pace(gate: Gate, status: str, pace: float | None, used: int) -> str:

@@ -173,7 +173,7 @@ class SequentialTest:
         need = lowest_total(total * at_least, unit, strict)
         steps = np.linspace(0, total, GRID)
         grid = np.unique(np.ceil(steps / unit - TOLERANCE) * unit) if unit else steps
-        columns = [_column(control, order) for control in controls]
+        columns = [column_of(control, order) for control in controls]
         matrix = np.column_stack(columns) if columns else np.empty((total, 0))
         needs, sides = np.concatenate([[need], grid]), (alpha_pass is not None, alpha_fail is not None)
         self._versions = [_Version(matrix, Wealth(total, needs, unit, sides), resolution) for _ in weights]
@@ -269,7 +269,8 @@ def lowest_total(threshold: float, unit: float, strict: bool) -> float:
     return unit * (math.floor(steps + TOLERANCE) + 1 if strict else math.ceil(steps - TOLERANCE))
 
 
-def _column(control: Control, order: Sequence[str]) -> Array:
+def column_of(control: Control, order: Sequence[str]) -> Array:
+    """Its scores along the order. Raises MedbenchError where one is missing or outside 0..1."""
     try:
         scores = np.array([control.scores[id] for id in order], dtype=float)
     except KeyError as missing:
@@ -286,15 +287,21 @@ class Wealth:
     The pass side of a threshold speaks against "the total is below it", the fail side against "at least it".
     """
 
-    def __init__(self, total: int, needs: Array, unit: float, sides: tuple[bool, bool] = (True, True)) -> None:
-        """`needs` are totals from lowest_total(); `unit` is what scores are multiples of, or 0; `sides`: pass, fail."""
+    def __init__(
+        self, total: int, needs: Array, unit: float, sides: tuple[bool, bool] = (True, True), given: int = 0
+    ) -> None:
+        """`needs` are totals from lowest_total(); `unit` is what scores are multiples of, or 0; `sides`: pass, fail.
+
+        `given` is the number of stakes that plan() is given beside its own.
+        """
         self.total, self.needs, self.unit = total, np.asarray(needs, dtype=float), unit
         self.remaining, self.total_seen = total, 0.0
         self._kept = np.repeat(sides, len(self.needs))
         self._bounds = np.concatenate([self.needs - unit, self.needs])[self._kept]
         self._signs = np.repeat([1.0, -1.0], len(self.needs))[self._kept]
         self._shift = np.zeros(len(self._bounds))
-        self._log_wealth = np.zeros((len(self._bounds), len(DISTANCES)))
+        self.log_wealth = np.zeros((len(self._bounds), len(DISTANCES) + given))
+        """Of each stake alone: thresholds and sides x stakes."""
         self.log_e = self._curtailed(np.zeros((1, len(self._bounds))), np.zeros(1), np.array([total]))[0]
 
     @property
@@ -302,8 +309,11 @@ class Wealth:
         """The largest total that is still possible."""
         return self.total_seen + self.remaining
 
-    def plan(self, chances: Array, spread: float = 1.0) -> None:
-        """Set the bets for the next BLOCK questions from each question's forecast, consumed ones included."""
+    def plan(self, chances: Array, spread: float = 1.0, given: Array | None = None) -> None:
+        """Set the bets for the next BLOCK questions from each question's forecast, consumed ones included.
+
+        `given` are more stakes, the same ones for every threshold.
+        """
         first, left = self.total - self.remaining, self.remaining
         levels, group = np.unique(np.round(2 * logit(chances)) / 2, return_inverse=True)
         counts = np.bincount(group[first:], minlength=len(levels)).astype(float)
@@ -316,6 +326,8 @@ class Wealth:
         live = null[:, counts > 0]
         self._reach = np.where(self._signs > 0, live.max(axis=1), 1 - live.min(axis=1))
         self._stakes = DISTANCES * math.sqrt(self.total) / left / (variance * spread)[:, None]
+        if given is not None:
+            self._stakes = np.column_stack([self._stakes, np.tile(given, (len(self._bounds), 1))])
         # for each question of the block, its null and the total of the nulls from it on
         self._block = null[:, group[first : first + BLOCK]]
         self._totals = (null @ counts)[:, None] - np.cumsum(self._block, axis=1) + self._block
@@ -323,6 +335,18 @@ class Wealth:
 
     def observe(self, scores: Array) -> Array:
         """Consume scores within one plan; log e-values after each, questions x sides."""
+        left, sums = self.remaining - np.arange(1, len(scores) + 1), np.cumsum([self.total_seen, *scores])[1:]
+        path = self.bet(scores)
+        log_e = np.logaddexp.reduce(path, axis=2).T - math.log(path.shape[2])
+        log_e = self._curtailed(log_e, sums, left)
+        self.log_e = log_e[-1]
+        return log_e
+
+    def bet(self, scores: Array) -> Array:
+        """The same, without the mixture: log wealth of each stake after each score, sides x questions x stakes.
+
+        `log_e` stays as it was.
+        """
         ahead = slice(self._next, self._next + len(scores))
         left = self.remaining - np.arange(len(scores))
         sums = np.cumsum([self.total_seen, *scores])
@@ -331,14 +355,11 @@ class Wealth:
         most = BOLDEST / np.maximum(self._reach[:, None] + self._signs[:, None] * move, TOLERANCE)
         surprise = self._signs[:, None] * (scores - self._block[:, ahead] - move)
         steps = np.log1p(np.minimum(self._stakes[:, None], most[:, :, None]) * surprise[:, :, None])
-        path = np.cumsum(np.concatenate([self._log_wealth[:, None], steps], axis=1), axis=1)[:, 1:]
-        self._log_wealth = path[:, -1]
+        path = np.cumsum(np.concatenate([self.log_wealth[:, None], steps], axis=1), axis=1)[:, 1:]
+        self.log_wealth = path[:, -1]
         self._next += len(scores)
         self.total_seen, self.remaining = float(sums[-1]), self.remaining - len(scores)
-        log_e = np.logaddexp.reduce(path, axis=2).T - math.log(len(DISTANCES))
-        log_e = self._curtailed(log_e, sums[1:], left - 1)
-        self.log_e = log_e[-1]
-        return log_e
+        return path
 
     def _curtailed(self, log_e: Array, sums: Array, left: npt.NDArray[np.int64]) -> Array:
         passed = sums[:, None] >= self.needs - TOLERANCE

@@ -117,7 +117,7 @@ def test_all_orders_occur_before_one_is_repeated(size: int, seed: int) -> None:
 
 
 @given(size=st.integers(7, 10), seed=seeds, id=ids)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_many_orders_of_many_options_are_distinct(size: int, seed: int, id: str) -> None:
     assert len({permutation(size, repeat, seed, id) for repeat in range(300)}) == 300
 
@@ -364,7 +364,6 @@ def drawn(found: list[list[str | None]]) -> list[Sample]:
 
 
 @given(answers)
-@settings(deadline=None)
 def test_the_shares_are_their_definition(found: list[list[str | None]]) -> None:
     samples = drawn(found)
     letter, text, same, compared = 0, 0, 0, 0
@@ -394,7 +393,6 @@ def test_the_shares_are_their_definition(found: list[list[str | None]]) -> None:
 
 
 @given(answers, st.data())
-@settings(deadline=None)
 def test_order_of_lines_does_not_matter(found: list[list[str | None]], data: st.DataObject) -> None:
     samples = drawn(found)
     ours = summary(samples)

@@ -136,7 +136,6 @@ def test_a_faulty_line_is_named_with_file_and_line(tmp_path: Path, line: bytes) 
 
 
 @given(content=st.binary(max_size=60))
-@settings(deadline=None)
 def test_any_bytes_give_objects_or_a_named_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(content)
@@ -315,7 +314,7 @@ def test_the_folder_is_found_through_the_environment(tmp_path: Path, monkeypatch
 
 
 @given(rows=question_lists)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_questions_come_back_out_of_arrow_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Question]
 ) -> None:
@@ -330,7 +329,6 @@ def test_questions_come_back_out_of_arrow_unchanged(
 
 
 @given(question=texts, options=st.lists(texts, max_size=5), data=st.data())
-@settings(deadline=None)
 def test_the_cluster_ignores_case_white_space_and_option_order(
     question: str, options: list[str], data: st.DataObject
 ) -> None:
@@ -348,7 +346,6 @@ words = st.text(alphabet="abcdefgh ", min_size=1, max_size=8)
 
 
 @given(one=st.tuples(words, st.lists(words, max_size=4)), other=st.tuples(words, st.lists(words, max_size=4)))
-@settings(deadline=None)
 def test_different_questions_have_different_clusters(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
     def plain(item: tuple[str, list[str]]) -> tuple[str, list[str]]:
         return " ".join(item[0].split()), sorted(" ".join(option.split()) for option in item[1])
@@ -361,13 +358,11 @@ def test_the_cluster_of_options_whose_order_depends_on_case() -> None:
 
 
 @given(rows=question_lists, data=st.data())
-@settings(deadline=None)
 def test_the_hash_does_not_depend_on_the_order_of_rows(rows: list[Question], data: st.DataObject) -> None:
     assert rows_sha256(data.draw(st.permutations(rows))) == rows_sha256(rows)
 
 
 @given(rows=question_lists, data=st.data())
-@settings(deadline=None)
 def test_the_hash_sees_every_field_that_shapes_a_score(rows: list[Question], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(rows) - 1))
     field = data.draw(st.sampled_from(["id", "question", "context", "gold", "options"]))

@@ -51,7 +51,7 @@ def alone(task: Task, file: Path, protocol: str, folder: Path) -> tuple[Any, Map
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=12))
 def test_a_row_is_what_scoring_under_that_protocol_finds(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]

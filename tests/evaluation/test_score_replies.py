@@ -357,7 +357,7 @@ lines_of_a_toy = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lines_of_a_toy, st.randoms(use_true_random=False), st.integers(1, 2))
 def test_the_order_of_lines_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, replies: list[tuple[str, str]], chance: random.Random, samples: int

@@ -332,10 +332,10 @@ def test_a_mean_on_the_threshold_is_told_from_one_beside_it() -> None:
                     gate = {"task": "mean", rule: threshold}
                     base = {f"q{i}": 0.0 for i in range(20)}
                     tests = {
-                        name: state_of(gate, answers(right, n - right), baseline=base)
+                        name: state_of(gate, answers(right, n - right), baseline=base).answers
                         for name, right, n in (("a", a, 10), ("b", b, 20))
                     }
-                    assert MeanTest(Gate(**gate), tests).result().status == status
+                    assert MeanTest(Gate(**gate), tests, 0.05, 0.05).result().status == status
 
 
 def test_the_mean_of_a_limited_run_lies_in_an_interval(tmp_path: Path) -> None:

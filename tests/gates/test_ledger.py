@@ -41,7 +41,7 @@ def test_each_checkpoint_gets_the_next_number_and_a_retry_keeps_it(tmp_path: Pat
     assert ledger.enter(model("a", config_sha256="other")).number == 5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(alpha=st.floats(0.001, 0.4), tries=st.integers(1, 300))
 def test_all_checkpoints_together_spend_at_most_alpha(alpha: float, tries: int) -> None:
     assert sum(spent_alpha(alpha, number) for number in range(1, tries + 1)) < alpha

@@ -399,3 +399,21 @@ def test_a_real_engine_is_judged_by_the_mean_of_its_samples(tiny_engine: Any, tm
     samples = by_question(read_samples(tmp_path / "run", "toy"), 3)
     assert len(samples) >= result.used
     assert all(len({one.output for one in some}) > 1 for some in samples.values())
+
+
+def test_the_mean_of_tasks_is_that_of_all_samples_and_its_noise_theirs() -> None:
+    ids = [f"q{number}" for number in range(150)]
+    tasks = [a_task(ids, "a"), a_task(ids, "b")]
+    samples = {name: drawn(ids, [0.6] * 150, 4, seed) for seed, name in enumerate("ab")}
+    scores = [one.score or 0.0 for some in samples.values() for one in some.values()]
+    mean = sum(scores) / len(scores)
+    for floor, status in ((mean - 0.1, "pass"), (mean + 0.1, "fail"), (mean, "pass"), (mean + 0.0005, "fail")):
+        gates = [Gate("a", at_least=0.0), Gate("b", at_least=0.0), Gate("mean", at_least=floor)]
+        gate = LiveGate(GateFile(gates=gates), tasks, 0, None, samples=4)
+        drive(gate, samples)
+        result = gate.results()[-1]
+        assert result.status == status
+        assert "4 samples per question" in result.why
+    assert (result.used, result.estimate) == (300, pytest.approx(mean))
+    # each task's: sqrt(0.24 / (4 * 150)) = 0.02
+    assert result.sampling_noise == pytest.approx(0.02 / math.sqrt(2), rel=0.1)

@@ -184,7 +184,7 @@ def test_a_running_or_unscored_run_has_no_rank(tmp_path: Path) -> None:
     assert table.rows[0].run.id == "done"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=12, max_size=12), min_size=1, max_size=6))
 def test_ranks_are_counts_of_better_runs(patterns: list[list[float | None]]) -> None:
     some = [pattern for pattern in patterns if any(score is not None for score in pattern)]

@@ -98,7 +98,6 @@ def test_values_that_form_no_distribution(values: list[float]) -> None:
 
 
 @given(rows)
-@settings(deadline=None)
 def test_brier_and_nll_equal_sklearn(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     truth, given_ = [gold for _, gold in found], probabilities(found)
@@ -138,7 +137,6 @@ def test_a_gold_answer_outside_the_choices_leaves_brier_and_nll_out() -> None:
 
 
 @given(rows)
-@settings(deadline=None)
 def test_ece_equals_its_definition(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     surest = probabilities(found).max(axis=1)
@@ -302,14 +300,12 @@ def test_generated_replies_have_no_calibration() -> None:
 
 
 @given(rows, st.data())
-@settings(deadline=None)
 def test_order_does_not_matter(found: list[tuple[list[float], str]], data: st.DataObject) -> None:
     samples = [*(row(values, gold) for values, gold in found), failed(), sure(0.8, True), sure(0.8, False)]
     assert summary(data.draw(st.permutations(samples))) == summary(samples)
 
 
 @given(rows)
-@settings(deadline=None)
 def test_bounds(found: list[tuple[list[float], str]]) -> None:
     ours = summary([row(values, gold) for values, gold in found])
     for value in (ours.ece, ours.ece_adaptive, ours.aurc, ours.confidence, ours.accuracy):
@@ -321,7 +317,6 @@ def test_bounds(found: list[tuple[list[float], str]]) -> None:
 
 
 @given(rows, st.floats(-50, 50))
-@settings(deadline=None)
 def test_only_differences_of_log_likelihoods_matter(found: list[tuple[list[float], str]], shift: float) -> None:
     moved = summary([row([value + shift for value in values], gold) for values, gold in found])
     plain = summary([row(values, gold) for values, gold in found])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import f_oneway, hypergeom
 
@@ -279,7 +279,6 @@ def test_the_interval_has_its_nominal_coverage_for_new_questions(a: float, b: fl
 
 
 @given(questions, st.data())
-@settings(deadline=None)
 def test_order_does_not_matter(found: list[list[str | None]], data: st.DataObject) -> None:
     thirds = [sample("part", "A", repeat, score=repeat / 7) for repeat in range(5)]
     straight = [*replies(found, [i // 2 for i in range(len(found))]), *thirds]

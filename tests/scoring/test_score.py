@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
@@ -96,7 +96,6 @@ def test_truncated_replies_are_counted_answered_or_not() -> None:
         )
     )
 )
-@settings(deadline=None)
 def test_counts_add_up(samples: list[Sample]) -> None:
     found = summarize(TASK, "p", iter(samples))
     assert found.n == sum(found.outcomes.values()) == len(samples)
@@ -199,7 +198,6 @@ def test_text_after_a_stop_string_is_not_read() -> None:
         st.text(),
     )
 )
-@settings(deadline=None)
 def test_lm_eval_gets_the_same_score(reply: str) -> None:
     doc = {"labels": list(LABELS), "options": list(OPTIONS), "gold": "B"}
     found = lm_eval_results(json.loads(json.dumps(doc)), [reply])

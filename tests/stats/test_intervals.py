@@ -35,7 +35,6 @@ def robust_variance(found: Clusters) -> float:
 
 
 @given(n=st.integers(1, 5000), share=st.floats(0, 1), alpha=st.sampled_from([0.001, 0.05, 0.1, 0.32]))
-@settings(deadline=None)
 def test_wilson_is_scipy_s(n: int, share: float, alpha: float) -> None:
     from scipy.stats import binomtest
 
@@ -45,7 +44,6 @@ def test_wilson_is_scipy_s(n: int, share: float, alpha: float) -> None:
 
 
 @given(n=st.integers(1, 5000), share=st.floats(0, 1))
-@settings(deadline=None)
 def test_wilson_lies_in_the_unit_interval_around_the_share(n: int, share: float) -> None:
     low, high = wilson_interval(share * n, n)
     assert 0 <= low <= share + 1e-12
@@ -64,7 +62,6 @@ def test_known_sampling_errors() -> None:
 
 
 @given(right=st.integers(0, 300), wrong=st.integers(0, 300))
-@settings(deadline=None)
 def test_questions_that_are_all_different_have_wilson_s_interval(right: int, wrong: int) -> None:
     assume(right + wrong > 0)
     found = clustered_interval(ones(right, wrong))
@@ -72,7 +69,6 @@ def test_questions_that_are_all_different_have_wilson_s_interval(right: int, wro
 
 
 @given(found=clusters)
-@settings(deadline=None)
 def test_clusters_never_narrow_the_interval(found: list[tuple[int, int]]) -> None:
     n, right = sum(size for size, _ in found), sum(score for _, score in found)
     low, high = clustered_interval(as_floats(found))
@@ -82,7 +78,6 @@ def test_clusters_never_narrow_the_interval(found: list[tuple[int, int]]) -> Non
 
 
 @given(found=clusters)
-@settings(deadline=None)
 def test_the_interval_lies_in_the_unit_interval_and_holds_the_mean(found: list[tuple[int, int]]) -> None:
     mean = sum(score for _, score in found) / sum(size for size, _ in found)
     low, high = clustered_interval(as_floats(found))
@@ -92,14 +87,12 @@ def test_the_interval_lies_in_the_unit_interval_and_holds_the_mean(found: list[t
 
 @pytest.mark.slow
 @given(found=clusters, data=st.data())
-@settings(deadline=None)
 def test_the_interval_does_not_depend_on_order(found: list[tuple[int, int]], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(found))
     assert clustered_interval(as_floats(shuffled)) == pytest.approx(clustered_interval(as_floats(found)), abs=1e-12)
 
 
 @given(right=st.integers(1, 200), wrong=st.integers(1, 200), times=st.integers(2, 4))
-@settings(deadline=None)
 def test_questions_asked_several_times_count_once(right: int, wrong: int, times: int) -> None:
     repeated = [(times, float(times))] * right + [(times, 0.0)] * wrong
     once = wilson_interval(right, right + wrong)

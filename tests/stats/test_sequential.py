@@ -81,7 +81,7 @@ SCORES = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(SCORES, st.floats(-0.1, 1.1), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
 def test_with_all_questions_the_decision_is_the_full_set_s(drawn, at_least, on_boundary, strict, seed) -> None:
     resolution, scores = drawn
@@ -106,7 +106,7 @@ def test_with_all_questions_the_decision_is_the_full_set_s(drawn, at_least, on_b
     assert evidence.interval == pytest.approx((evidence.estimate, evidence.estimate))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 9))
 def test_it_decides_as_soon_as_the_rest_cannot_change_it(scores, at_least, seed) -> None:
     controls = np.random.default_rng(seed).random((len(scores), seed % 3))

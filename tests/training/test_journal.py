@@ -112,7 +112,7 @@ def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(read_events(tmp_path)) == EVENTS
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_prefix_of_its_bytes_reads_as_a_prefix_of_its_events(tmp_path_factory, content: bytes, data) -> None:
     cut = data.draw(st.integers(0, len(content)))
@@ -127,7 +127,7 @@ def test_any_prefix_of_its_bytes_reads_as_a_prefix_of_its_events(tmp_path_factor
     assert (folder / JOURNAL).read_bytes() == content
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(reason=st.text(), config=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()))
 def test_any_text_comes_back(tmp_path_factory, reason: str, config: dict) -> None:
     folder = tmp_path_factory.mktemp("text")
@@ -141,7 +141,7 @@ def test_any_text_comes_back(tmp_path_factory, reason: str, config: dict) -> Non
     assert list(read_events(folder)) == events
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_damaged_line_is_reported_and_never_silently_lost(tmp_path_factory, content: bytes, data) -> None:
     lines = content.splitlines(keepends=True)
