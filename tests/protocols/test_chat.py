@@ -158,7 +158,7 @@ def test_turn_markers_are_one_token_each(tokenizer) -> None:
     assert tokenizer.decode(ids) == OPENED
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     context=st.text(alphabet="ans wer:\n (é日A", min_size=1, max_size=20).filter(str.strip),
     choice=st.text(alphabet="ans wer:\n (é日A", min_size=1, max_size=8),

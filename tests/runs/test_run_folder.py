@@ -195,7 +195,7 @@ texts = st.one_of(anything, awkward)
         unique_by=lambda line: visible(line.id),
     )
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_text_is_read_back_with_lone_surrogates_replaced(
     tmp_path_factory: pytest.TempPathFactory, lines: list[Sample]
 ) -> None:

@@ -211,7 +211,7 @@ def test_equal_confidences_go_to_the_bin_with_most_of_them() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.6, 0.8, 0.9]), st.booleans()), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_risk_is_the_mean_over_all_orders_of_ties(found: list[tuple[float, bool]]) -> None:
     curves = []
     for way in itertools.permutations(found):

@@ -102,7 +102,7 @@ def test_questions_asked_several_times_count_once(right: int, wrong: int, times:
 
 
 @given(found=clusters)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_variance_is_statsmodels_cluster_robust_one(found: list[tuple[int, int]]) -> None:
     import statsmodels.api as sm
 
