@@ -1,4 +1,4 @@
-"""Tables of determinism and protocol sensitivity for the terminal."""
+"""Tables of determinism, speed and protocol sensitivity for the terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.evaluation.determinism import Determinism, conclude
 from medbench.harness.evaluation.protocol_sensitivity import Band, Row
+from medbench.harness.gates.speed import REPLY_TOKENS, SHARES, Speed
 from medbench.harness.protocols.protocol import DEFAULT
-from medbench.harness.text import percent
+from medbench.harness.text import duration, percent
 
 
 def determinism_report(found: Determinism) -> str:
@@ -42,6 +43,35 @@ def determinism_report(found: Determinism) -> str:
         f"{found.asked} replies, {found.answered} with an answer",
     ]
     return rendered(*(shown(line) for line in about), Text(), table, Text(), shown(conclude(found)))
+
+
+def speed_report(found: Speed) -> str:
+    """The tables that `medbench doctor --speed` prints; ends with a newline."""
+    paces = Table(show_edge=False)
+    for heading in ("replies at once", "tokens/s", "tokens/s of each reply"):
+        paces.add_column(heading, justify="right")
+    for one in found.paces:
+        each = one.tokens_per_second / one.at_once
+        paces.add_row(str(one.at_once), f"{one.tokens_per_second:.0f}", f"{each:.1f}")
+    costs = Table(show_edge=False)
+    costs.add_column("task", no_wrap=True)
+    for heading in ("questions", "whole run", *(f"{points} points off" for points in SHARES)):
+        costs.add_column(heading, justify="right")
+    for task, number in found.questions.items():
+        times = (found.whole_run(task), *(found.verdict(task, points) for points in SHARES))
+        costs.add_row(shown(task), str(number), *map(duration, times))
+    settings = found.engine["settings"]
+    about = [
+        f"{found.model} · {found.engine['name']} on {settings.get('device')}, {settings.get('dtype')}",
+        f"places: {found.places}, which a gate keeps taken"
+        if found.places
+        else "places: the engine does not say, so a gate sends blocks",
+    ]
+    basis = (
+        f"Expected times, with replies of {REPLY_TOKENS} tokens: of a whole run, and of a gate's verdict where the "
+        f"accuracy is so many points off a floor and no stored runs help (shares of the questions as in docs/gates.md)."
+    )
+    return rendered(*map(shown, about), Text(), paces, Text(), costs, Text(), shown(basis))
 
 
 def band_table(band: Band) -> str:

@@ -264,14 +264,16 @@ def validate_command(paths: tuple[Path, ...]) -> int:
 
 @cli.command("doctor")
 @click.option("--data", help="Folder of benchmark files to check.  [default: MEDBENCH_DATA]")
-@click.option("--determinism", "model", metavar="MODEL", help="How answers of MODEL depend on batch size and order.")
-@click.option("--engine", metavar="NAME", help="For --determinism: vllm, hf or a plugin's name.  [default: vllm]")
+@click.option("--determinism", metavar="MODEL", help="How answers of MODEL depend on batch size and order.")
+@click.option("--speed", metavar="MODEL", help="Tokens per second of MODEL here, and what a verdict costs.")
+@click.option("--engine", metavar="NAME", help="For MODEL: vllm, hf or a plugin's name.  [default: vllm]")
 @click.option("--questions", type=click.IntRange(min=2), help="For --determinism.  [default: 32]")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --determinism; as for eval.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For MODEL; as for eval.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def doctor_command(
     data: str | None,
-    model: str | None,
+    determinism: str | None,
+    speed: str | None,
     engine: str | None,
     questions: int | None,
     config_file: Path | None,
@@ -280,27 +282,39 @@ def doctor_command(
     """Show device, memory, versions and data, what will be slow, and the setting that fixes it.
 
     --determinism asks MODEL the same questions in batches of several sizes and orders, and shows what changes.
+    --speed keeps 1, 8 and as many replies under way as a gate would, and shows tokens per second and how long a whole
+    run and a verdict take. Both start an engine.
     """
+    if questions and not determinism:
+        raise click.UsageError("--questions belongs to --determinism MODEL")
+    if determinism and speed:
+        raise click.UsageError("--determinism and --speed are two measurements: choose one")
+    model = determinism or speed
     if model is None:
-        if engine or questions or config_file:
-            raise click.UsageError("--engine, --questions and --config belong to --determinism MODEL")
+        if engine or config_file:
+            raise click.UsageError("--engine and --config belong to --determinism MODEL or --speed MODEL")
         from medbench.harness.cli.doctor import examine, report
 
         findings = examine(data)
         click.echo(json.dumps(findings) if as_json else report(findings), nl=as_json)
         return
-    from medbench.harness.cli.diagnostic_tables import determinism_report
+    from medbench.harness.cli.diagnostic_tables import determinism_report, speed_report
     from medbench.harness.config import read_yaml
     from medbench.harness.engines.settings import EngineChoice
-    from medbench.harness.evaluation import determinism
+    from medbench.harness.evaluation.determinism import QUESTIONS, diagnose
     from medbench.harness.evaluation.options import EvalConfig, EvalOptions
+    from medbench.harness.gates.speed import measure_speed
 
     config = read_yaml(config_file, EvalConfig) if config_file else EvalConfig()
     chosen = EngineChoice(engine or config.engine or "vllm", config.engine_config)
     options = EvalOptions(model, engine=chosen, data=data)
     with clean_stdout() as stdout:
-        found = determinism.diagnose(options, questions or determinism.QUESTIONS, say)
-        stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
+        if determinism:
+            found = diagnose(options, questions or QUESTIONS, say)
+            stdout.write(json.dumps(found.as_json()) + "\n" if as_json else determinism_report(found))
+        else:
+            pace = measure_speed(options, say)
+            stdout.write(json.dumps(pace.as_json()) + "\n" if as_json else speed_report(pace))
 
 
 def _run_text(run: StoredRun, as_json: bool) -> str:

@@ -38,7 +38,8 @@ FEWEST_BETWEEN = 16
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
 CPU_PLACES, GPU_PLACES = 32, 256
-"""Replies at once beyond which a step takes longer nearly in proportion, so that a gate's verdict comes no sooner."""
+"""Replies at once beyond which a step takes longer nearly in proportion, so that a gate's verdict comes no sooner:
+assumed where max_num_seqs is not set. `medbench doctor --speed` measures it."""
 PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
 PROBE_LENGTH = 130
 """Tokens: just over one block of the prefix cache (128 on a CPU), so that a stale block shows; each costs swap time."""
@@ -153,7 +154,7 @@ class VLLMEngine:
         self._max_model_len: int = settings.model_config.max_model_len
         self._dtype = str(settings.model_config.dtype).removeprefix("torch.")
         seats: int = settings.scheduler_config.max_num_seqs
-        self._places = min(seats, CPU_PLACES if self._cpu else GPU_PLACES)
+        self._places = _places(seats, chosen="max_num_seqs" in self._arguments, cpu=self._cpu)
         self._window = WINDOW * seats
         self._ids = itertools.count()
         self._closed = False
@@ -403,6 +404,11 @@ class VLLMEngine:
     def _too_long(self, request: Request, tokens: int) -> Completion:
         fault = f"the prompt has {tokens} tokens, the context holds {self._max_model_len}: raise max_model_len"
         return Completion(request.id, "", "error", prompt_tokens=tokens, error=fault)
+
+
+def _places(seats: int, *, chosen: bool, cpu: bool) -> int:
+    """Replies at once that a gate asks for: all `seats` of the engine (max_num_seqs) where the user has chosen them."""
+    return seats if chosen else min(seats, CPU_PLACES if cpu else GPU_PLACES)
 
 
 def _set_cpu_environment(config: EngineConfig) -> None:

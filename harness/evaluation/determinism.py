@@ -137,7 +137,7 @@ def diagnose(options: EvalOptions, questions: int, say: Say) -> Determinism:
         raise MedbenchError(
             f"--determinism needs an engine in this process: --engine vllm or hf, not {options.engine.name}"
         )
-    task = _first_task(options.data, say)
+    task = first_task(options.data, say)
     protocol = load_protocol(DEFAULT, max_new_tokens=NEW_TOKENS)
     model = find_model(options.engine, options.model, say)
     with opened_engine(options.engine, options.model, model.checkpoint) as engine:
@@ -209,7 +209,7 @@ def conclude(found: Determinism) -> str:
     return f"{', '.join(changes)}: {meaning}; {_remedy(found.engine)}"
 
 
-def _first_task(data: str | None, say: Say) -> Task:
+def first_task(data: str | None, say: Say) -> Task:
     """The first of the default tasks that loads; without a data folder, from the built-in sample and not the Hub."""
     loader = TaskLoader(data or os.environ.get("MEDBENCH_DATA") or SAMPLE, say)
     faults: list[str] = []

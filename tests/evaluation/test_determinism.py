@@ -275,7 +275,7 @@ def fault(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
             ["--determinism", "smollm2-135m", "--engine", "openai"],
             "--engine vllm or hf, not openai",
         ),
-        (["--questions", "8"], "belong to --determinism"),
+        (["--questions", "8"], "belongs to --determinism"),
         (["--determinism", "smollm2-135m", "--data", "nowhere"], "nowhere"),
         (["--determinism", "smollm2-135m", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
     ],
