@@ -188,7 +188,9 @@ class LiveGate:
             if result.status in ("undecided", "not gateable") or self.rules.asks_everything
         ]
         found = (self._demand(name, [test for test in waiting if name in test.tasks]) for name in self._progress)
-        return [demand for demand in found if demand is not None]
+        demands = [demand for demand in found if demand is not None]
+        # a mean may need nothing of a task until another has as many answers
+        return [demand for demand in demands if demand.more > 0] or demands
 
     def _demand(self, name: str, waiting: Sequence[GateTest]) -> Demand | None:
         progress = self._progress[name]
@@ -197,7 +199,7 @@ class LiveGate:
         if not progress.position:
             return Demand(name, FIRST_LOOK, 0.0, fails=False, seen=False)
         outlooks = [test.outlook(name) for test in waiting]
-        fails = [one.more for one in outlooks if one.fails]
+        fails = [one.more for one in outlooks if one.fails and one.more > 0]
         more = min(fails) if fails else max(one.more for one in outlooks)
         questions = min(float(progress.remaining), more * progress.position)
         return Demand(name, questions, progress.cost * questions, fails=bool(fails), seen=True)

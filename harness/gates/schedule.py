@@ -102,17 +102,26 @@ class Schedule:
         return self.seconds / max(1, sum(map(len, self.answered.values()))) * questions * self.gate.samples
 
     def _next(self) -> tuple[str, str, int] | None:
-        for demand in sorted(self._demands, key=_urgency):
-            name, order = demand.task, self.gate.orders[demand.task]
-            wanted = self.gate.position(name) + math.ceil(max(STEP, AHEAD * min(demand.more, len(order))))
-            if self._under_way < (self.places or BLOCK):
-                wanted = len(order)
-            while self._sent[name] < min(wanted, len(order)) * self.gate.samples and not self._is_spent(name):
-                at, repeat = divmod(self._sent[name], self.gate.samples)
-                self._sent[name] += 1
-                if sample_key(order[at], repeat) not in self.answered[name]:
-                    self._under_way += 1
-                    return name, order[at], repeat
+        demands = sorted(self._demands, key=_urgency)
+        for demand in demands:
+            ahead = math.ceil(max(STEP, AHEAD * min(demand.more, len(self.gate.orders[demand.task]))))
+            if (found := self._next_of(demand.task, self.gate.position(demand.task) + ahead)) is not None:
+                return found
+        if self._under_way < (self.places or BLOCK):
+            for demand in demands:
+                if (found := self._next_of(demand.task, len(self.gate.orders[demand.task]))) is not None:
+                    return found
+        return None
+
+    def _next_of(self, task: str, wanted: int) -> tuple[str, str, int] | None:
+        """The task's next request among its first `wanted` questions."""
+        order, samples = self.gate.orders[task], self.gate.samples
+        while self._sent[task] < min(wanted, len(order)) * samples and not self._is_spent(task):
+            at, repeat = divmod(self._sent[task], samples)
+            self._sent[task] += 1
+            if sample_key(order[at], repeat) not in self.answered[task]:
+                self._under_way += 1
+                return task, order[at], repeat
         return None
 
     def _is_spent(self, task: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
@@ -19,7 +21,7 @@ from medbench.harness.gates.verdict import GateResult, Status, gate_result
 from medbench.harness.stats.sequential import Control
 from medbench.harness.stats.stratified import StratifiedTest, Stratum, positions
 
-HORIZON = 2.0
+HORIZON = 1.25
 """The most that an outlook looks ahead, as a multiple of the answers so far."""
 
 
@@ -79,9 +81,10 @@ class MeanTest:
             if one.log_e > 0
         ]
         # a far forecast would ask all of the larger task first, without whose partner it says nothing
-        most = HORIZON * max(passing[-1].consumed, 1)
-        total, fails = min(likely, default=(most, False))
-        wanted = positions([len(answers.order) for answers in self.by_task.values()], min(total, most))
+        consumed = passing[-1].consumed
+        total, fails = min(likely, default=(math.inf, False))
+        total = max(consumed + 1, min(total, HORIZON * consumed))
+        wanted = positions([len(answers.order) for answers in self.by_task.values()], total)
         used = self.by_task[task].used
         return Outlook(max(0, wanted[list(self.by_task).index(task)] - used) / used, fails)
 
@@ -124,8 +127,8 @@ class MeanTest:
             estimate,
             (ends[0], ends[1]),
             used=max(used, self._used),
-            log_e_pass=finite(max(one.log_e for one in passing)),
-            log_e_fail=finite(max(one.log_e for one in failing)),
+            log_e_pass=self._log_e(passing),
+            log_e_fail=self._log_e(failing),
             saved=passing[-1].saved,
         )
 
@@ -138,6 +141,10 @@ class MeanTest:
             tests[0][-1].observe(stratum, [0.0 if share is None else share for share in new])
             tests[1][-1].observe(stratum, [0.0 if share is None else 1 - share for share in new])
         return tests
+
+    def _log_e(self, tests: Sequence[StratifiedTest]) -> float:
+        """Of all versions together, by their weights."""
+        return finite(float(np.logaddexp.reduce([one.log_e for one in tests] + np.log(self.limits.weights))))
 
     def _both(self) -> tuple[list[StratifiedTest], list[StratifiedTest]]:
         if self._tests is None:

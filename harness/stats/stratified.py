@@ -109,7 +109,7 @@ class _Part:
         self._needs = self._edges + step
         self.wealth = Wealth(total, self._needs, unit, (True, False), len(DISTANCES))
         self.total, self.scores = total, np.empty(0)
-        self._exact, self._scale = stratum.resolution == 1, 1 / (total * tasks)
+        self.resolution, self._scale = stratum.resolution, 1 / (total * tasks)
         self._forecast_of = -1
 
     @property
@@ -132,7 +132,7 @@ class _Part:
 
     @property
     def _spread(self) -> float:
-        return 1.0 if self._exact else self.forecaster.spread
+        return 1.0 if self.resolution == 1 else self.forecaster.spread
 
     def consume(self, stop: int, common: Array) -> None:
         self.wealth.plan(self.forecaster.chances, self._spread, common)
@@ -174,6 +174,8 @@ class StratifiedTest:
         part, new = self._parts[stratum], np.asarray(scores, dtype=float)
         if new.ndim != 1 or not np.all((new >= 0) & (new <= 1)):
             raise MedbenchError("scores must be a plain list of numbers from 0 to 1")
+        if part.resolution and np.any(np.abs(new * part.resolution - np.round(new * part.resolution)) > 1e-6):
+            raise MedbenchError(f"scores must be multiples of 1/{part.resolution}: set resolution to None for others")
         if len(part.scores) + len(new) > part.total:
             raise MedbenchError(f"{len(part.scores) + len(new)} scores for {part.total} questions")
         part.scores = np.concatenate([part.scores, new])

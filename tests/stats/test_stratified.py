@@ -309,6 +309,7 @@ def test_it_needs_fewer_questions_than_bounds_per_task() -> None:
         (lambda: StratifiedTest([Stratum([])], above=0.5, alpha=0.05), "at least one question"),
         (lambda: begin([[1.0]], 0.5, alpha=1.5), "alpha must lie between 0 and 1"),
         (lambda: begin([[1.0]], 0.5).observe(0, [1.5]), "numbers from 0 to 1"),
+        (lambda: begin([[1.0]], 0.5).observe(0, [0.5]), "multiples of 1/1"),
         (lambda: begin([[1.0]], 0.5).observe(0, [1.0, 1.0]), "2 scores for 1 questions"),
     ],
 )
