@@ -147,13 +147,16 @@ def test_the_torn_line_is_no_sample() -> None:
     assert len(list(read_samples(STORED / "runs/incomplete", "medqa"))) == 7
 
 
+NEW_FIELDS = ("number", "order_seed", "gate_file", "rules")
+
+
 def without_new(content: Any) -> Any:
     """A verdict without what newer verdicts say beside it, and of each gate beside its rule."""
     if not isinstance(content, dict) or "gates" not in content:
         return content
     added = {"kind", "unit", "interval_level", "interval_kind", "observed", "new_questions"}
     gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
-    return {key: value for key, value in content.items() if key not in ("number", "order_seed")} | {"gates": gates}
+    return {key: value for key, value in content.items() if key not in NEW_FIELDS} | {"gates": gates}
 
 
 def without_empty(content: Any) -> Any:

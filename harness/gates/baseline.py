@@ -76,6 +76,11 @@ def read_baseline(folder: Path | None, candidate: RunRecord, ids: Mapping[str, C
     return read_reference(record, folder.resolve(), list(ids))
 
 
+def weights_of(reference: Reference | None) -> str | None:
+    """Fingerprint of the weights that a run folder's record names."""
+    return reference.record.model.fingerprint if reference is not None and reference.record is not None else None
+
+
 def refuse_other_answers(tasks: Iterable[Task], samples: Mapping[str, Mapping[str, Sample]]) -> None:
     """Raises MedbenchError where a stored sample was scored against another right answer than its question has."""
     for task in tasks:

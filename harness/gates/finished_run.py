@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gates.baseline import Reference, read_baseline, refuse_other_answers
+from medbench.harness.gates.baseline import Reference, read_baseline, refuse_other_answers, weights_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Judged, written
@@ -58,7 +58,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     for name in rules.tasks:
         answered = [samples[name][id] for id in orders[name] if id in samples[name]]
         gate.observe(name, answered, seconds=record.totals.seconds)
-    return written(verdict_of(gate, gate.results(), record), folder)
+    return written(verdict_of(gate, gate.results(), record), folder, rules, weights_of(reference))
 
 
 def _refuse_limited(rules: GateFile, record: RunRecord, folder: Path) -> None:

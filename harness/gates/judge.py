@@ -23,7 +23,7 @@ from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import example_notes, find_model, open_evaluation, plan_evaluation
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
-from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers
+from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers, weights_of
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of
 from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
@@ -106,7 +106,7 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
         verdict = verdict_of(gate, results, run.record, noise, number=entry.number if entry is not None else None)
         if asked.ledger is not None and entry is not None and verdict.overall == "pass":
             asked.ledger.passed(entry)
-        return written(verdict, run.folder)
+        return written(verdict, run.folder, rules, weights_of(reference))
 
 
 def _stops_early(rules: GateFile, engine: Engine) -> bool:

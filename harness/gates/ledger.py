@@ -129,8 +129,7 @@ class Ledger:
 
     def _key(self) -> str:
         baseline = read_run(self.baseline).model.fingerprint if self.baseline is not None else None
-        content = [self.rules.model_dump(mode="json"), baseline]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return self.rules.key(baseline)
 
     def _events(self, key: str) -> list[Event]:
         """Those of one gate file since its last fresh start."""

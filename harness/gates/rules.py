@@ -6,6 +6,8 @@ rules = GateFile(gates=[Gate("medqa", margin=0.02), Gate("medqa", metric="unpars
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from medbench.harness.config import Record, check_mapping, read_yaml
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import as_text
 from medbench.harness.text import did_you_mean
 
 Metric = Literal["accuracy", "unparsed", "truncated", "errors", "tokens_per_answer", "seconds_per_question"]
@@ -187,6 +190,17 @@ class GateFile(Record):
     def tasks(self) -> list[str]:
         """The tasks to ask, each once, in the order of the gates."""
         return list(dict.fromkeys(gate.task for gate in self.gates if gate.task != MEAN))
+
+    @property
+    def file_name(self) -> str | None:
+        """Without its folder; None for rules made in Python or part of a recipe."""
+        return as_text(self._path.name) if self._path is not None else None
+
+    def key(self, baseline: str | None) -> str:
+        """sha256 over the rules and `baseline`, the fingerprint of the baseline's weights. Verdicts and the ledger's
+        lines with the same key answer the same question."""
+        content = [self.model_dump(mode="json"), baseline]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _faulty(model: type[Record], fields: dict[str, Any], where: str) -> MedbenchError:

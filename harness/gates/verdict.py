@@ -1,4 +1,8 @@
-"""Gate results and verdicts."""
+"""Gate results and verdicts, and where they are stored.
+
+RUN/verdict.json                    the latest
+RUN/verdicts/<gate file>-<key>.json the latest of each gate file and baseline: see `GateFile.key`
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medbench.harness.evaluation.repeatability import Noise
-from medbench.harness.files import remove_leftovers, replace_file
+from medbench.harness.files import remove_leftovers, replace_file, slug
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
-from medbench.harness.gates.wording import between, number
+from medbench.harness.gates.wording import between, confidence, number
 
 log = logging.getLogger("medbench")
 
 Status = Literal["pass", "fail", "undecided", "not gateable"]
 IntervalKind = Literal["anytime", "population"]
 """anytime: of the whole benchmark, valid whenever the gate stops; population: of new questions, for a single look."""
+ABOUT: dict[IntervalKind, str] = {"anytime": "whole benchmark, anytime", "population": "new questions"}
+LATEST = "verdict.json"
+KEPT = "verdicts"
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 
 
@@ -68,6 +75,13 @@ class GateResult(BaseModel):
     saved: int = 0
     """Questions saved by the control variates, estimated (see sequential.Evidence)."""
     why: str
+
+    @property
+    def interval_about(self) -> str:
+        """Level and kind of `interval` in words: "90 %, new questions"; "" where there is none or it is not known."""
+        if self.interval is None or self.interval_level is None or self.interval_kind is None:
+            return ""
+        return f"{confidence(1 - self.interval_level)}, {ABOUT[self.interval_kind]}"
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +137,10 @@ class Verdict(BaseModel):
     gates: list[GateResult]
     number: int | None = None
     """How manieth checkpoint of its gate file this is, see gates.ledger; None where no ledger counts."""
+    gate_file: str | None = None
+    """Its name, without the folder; None for rules made in Python or part of a recipe, and in older verdicts."""
+    rules: str | None = None
+    """See `GateFile.key`; the ledger's lines have it too. None in older verdicts."""
     order_seed: str | None = None
     """Seed of the order in which the questions were looked at; None in verdicts of medbench 0.1.0."""
     noise: dict[str, Noise] = {}
@@ -190,21 +208,36 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
         baseline=None,
         protocol="",
         gates=[result],
+        gate_file=rules.file_name,
     )
     return Judged(verdict, None)
 
 
-def written(verdict: Verdict, folder: Path) -> Judged:
-    """Write verdict.json into the run folder. Where that cannot be done the verdict stands, and a warning says so."""
-    remove_leftovers(folder)
+def written(verdict: Verdict, folder: Path, rules: GateFile, baseline: str | None) -> Judged:
+    """Write the verdict by `rules` into the run folder, as the latest and as that of its gate file.
+
+    `baseline` is the fingerprint of the baseline's weights. Where a file cannot be written the verdict stands, and a
+    warning says so.
+    """
+    key = rules.key(baseline)
+    verdict = verdict.model_copy(update={"gate_file": rules.file_name, "rules": key})
+    kept, latest = folder / KEPT / f"{slug(Path(rules.file_name or 'gates').stem)}-{key[:12]}.json", folder / LATEST
+    remove_leftovers(folder, kept.parent)
     content = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    path = folder / "verdict.json"
+    faults = {path: fault for path in (latest, kept) if (fault := _fault_of_writing(path, content))}
+    if faults:
+        log.warning("the verdict stands, but is not stored: %s", next(iter(faults.values())))
+    return Judged(verdict, folder, None if latest in faults else latest)
+
+
+def _fault_of_writing(path: Path, content: str) -> str:
+    """Write the file; what prevented it, else ""."""
     try:
+        path.parent.mkdir(exist_ok=True)
         replace_file(path, content.encode("utf-8", "replace") + b"\n")
     except OSError as error:
-        log.warning("the verdict stands, but is not stored: %s: cannot be written (%s)", path, error.strerror)
-        return Judged(verdict, folder)
-    return Judged(verdict, folder, path)
+        return f"{path}: cannot be written ({error.strerror})"
+    return ""
 
 
 def beyond_the_census(results: Sequence[GateResult]) -> list[str]:

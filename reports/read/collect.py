@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.gates.verdict import Verdict
+from medbench.harness.gates.verdict import LATEST, Verdict
 from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.run_folder import read_result, read_run
@@ -34,6 +34,7 @@ from medbench.reports.read.folders import (
     run_folders,
     times_of,
     unique_slugs,
+    verdicts_of,
     without_path,
 )
 from medbench.reports.read.pairs import choose_pairs, kind_of_record
@@ -100,7 +101,7 @@ class _Read:
     folder: Path
     record: RunRecord
     results: dict[str, TaskResult]
-    verdict: Verdict | None
+    verdicts: tuple[Verdict, ...]
     stamp: str
     contents: str
     """Like `stamp`, without the times of files."""
@@ -109,7 +110,7 @@ class _Read:
     def view(self, id: str) -> RunView:
         slugs = dict(zip(self.record.tasks, unique_slugs(self.record.tasks), strict=True))
         kind = kind_of_record(self.record)
-        return RunView(id, self.folder, self.record, self.results, self.verdict, self.stamp, slugs, kind)
+        return RunView(id, self.folder, self.record, self.results, self.verdicts, self.stamp, slugs, kind)
 
 
 def _read(folder: Path) -> _Read:
@@ -119,7 +120,7 @@ def _read(folder: Path) -> _Read:
     if not isinstance(record.protocol.get("name"), str):
         raise MedbenchError(f"{folder / 'run.json'}: protocol: has no name: not written by medbench, or damaged")
     results: dict[str, TaskResult] = {}
-    verdict = None
+    verdicts: dict[str, Verdict] = {}
     broken: list[Broken] = []
     for task in record.tasks:
         name = f"results/{task}.json"
@@ -135,17 +136,19 @@ def _read(folder: Path) -> _Read:
                 results[task] = result
         except MedbenchError as error:
             broken.append(Broken(f"{folder.name}: {name}", without_path(str(error), folder)))
-    try:
-        content = read_checked(folder, "verdict.json") or b""
-        contents.update(content)
-        if content:
-            path = folder / "verdict.json"
-            verdict = _parsed(content, Verdict, partial(_refuse_verdict, content, path), path)
-    except MedbenchError as error:
-        broken.append(Broken(f"{folder.name}: verdict.json", without_path(str(error), folder)))
+    for name in (LATEST, *verdicts_of(folder)):
+        try:
+            content = read_checked(folder, name) or b""
+            contents.update(content)
+            if content:
+                path = folder / name
+                verdict = _parsed(content, Verdict, partial(_refuse_verdict, content, path), path)
+                verdicts.setdefault(verdict.rules or name, verdict)  # the latest is there twice
+        except MedbenchError as error:
+            broken.append(Broken(f"{folder.name}: {name}", without_path(str(error), folder)))
     times = [times_of(f"{folder}/samples/{task}.jsonl") for task in record.tasks if is_file_name(task)]
     stamp = hashlib.sha256("\n".join([contents.hexdigest(), *times]).encode()).hexdigest()
-    return _Read(folder, record, results, verdict, stamp, contents.hexdigest(), broken)
+    return _Read(folder, record, results, tuple(verdicts.values()), stamp, contents.hexdigest(), broken)
 
 
 def _parsed(content: bytes, model: type[R], read: Callable[[], R], path: Path) -> R:

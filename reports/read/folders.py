@@ -12,6 +12,7 @@ from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import slug
+from medbench.harness.gates.verdict import KEPT, LATEST
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import JOURNAL, TRAINING
 
@@ -59,12 +60,18 @@ def _folders_with(name: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]
             yield folder, "a link that leads out of its folder: name that folder itself" if leaves else ""
 
 
+def verdicts_of(run: Path) -> list[str]:
+    """The verdict of each gate file, as names below the run's folder, in natural order."""
+    names = [file.name for file in _children(run / KEPT) if file.suffix == ".json" and is_file_name(file.name)]
+    return [f"{KEPT}/{name}" for name in sorted(names, key=natural) if not name.startswith(".")]
+
+
 def signature(paths: Sequence[Path]) -> str:
     """Changes when a file that the pages read does. Looks at names, sizes and times alone, so it can be polled."""
     digest = hashlib.sha256()
     for folder, fault in run_folders(paths):
-        parts = () if fault else (folder / "results", folder / "samples")
-        files = [folder / RUN, folder / "verdict.json", *(file for part in parts for file in _children(part))]
+        parts = () if fault else (folder / "results", folder / "samples", folder / KEPT)
+        files = [folder / RUN, folder / LATEST, *(file for part in parts for file in _children(part))]
         for file in sorted(files):
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
     for folder, fault in training_folders(paths):

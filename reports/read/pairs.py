@@ -58,9 +58,10 @@ def _against_baselines(runs: Sequence[RunView]) -> list[tuple[str, str]]:
     by_name = {run.folder.name: run for run in reversed(runs)}
     pairs = []
     for run in sorted(runs, key=lambda run: (run.record.created, run.id), reverse=True):
-        baseline = by_name.get(run.verdict.baseline or "") if run.verdict else None
-        if baseline is not None and baseline is not run:
-            pairs.append((baseline.id, run.id))
+        for name in dict.fromkeys(verdict.baseline or "" for verdict in run.verdicts):
+            baseline = by_name.get(name)
+            if baseline is not None and baseline is not run:
+                pairs.append((baseline.id, run.id))
     return pairs[:MOST_BASELINES]
 
 

@@ -24,7 +24,8 @@ class RunView:
     record: RunRecord
     results: Mapping[str, TaskResult]
     """Tasks whose result file is there and sound, in the order of run.json."""
-    verdict: Verdict | None
+    verdicts: tuple[Verdict, ...]
+    """One a gate file and baseline, the latest first."""
     stamp: str
     """Changes when anything that the pages show of the run may have changed; never printed into a page."""
     slugs: Mapping[str, str]
@@ -33,6 +34,11 @@ class RunView:
     """Equal for runs whose scores may stand in one table; see pairs.kind_of."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Task -> score of each question, for paired comparison in bulk; site.build fills it in before it calls pages."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The latest."""
+        return self.verdicts[0] if self.verdicts else None
 
     @property
     def protocol(self) -> str:

@@ -282,7 +282,7 @@ def _stale(run: RunView, newest: Mapping[str, str]) -> list[str]:
         found.append("stale: this name has newer weights")
     if any(_outdated(result, record.tasks[name]) for name, result in run.results.items()):
         found.append("stale: results of another task version")
-    if run.verdict and run.verdict.fingerprint != record.model.fingerprint:
+    if any(verdict.fingerprint != record.model.fingerprint for verdict in run.verdicts):
         found.append("stale verdict: it judged other weights")
     return found
 

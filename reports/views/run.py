@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from medbench.harness.gates.verdict import GateResult
+from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
@@ -75,9 +76,21 @@ class GateLine:
     result: GateResult
     estimate: str
     interval: str
+    new_questions: str
+    """The interval of new questions beside an exact result; "" where there is none."""
     threshold: str
     axis: Axis | None
     """None for a metric that is no share: nothing is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictBlock:
+    """The verdict by one gate file."""
+
+    verdict: Verdict
+    gates: tuple[GateLine, ...]
+    settings: tuple[tuple[str, str], ...]
+    """What it rests on besides its gates: (name, value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,7 @@ class RunPage:
     tasks: tuple[TaskBlock, ...]
     axis: Axis
     """Of the scores of the tasks."""
-    gates: tuple[GateLine, ...]
+    verdicts: tuple[VerdictBlock, ...]
     facts: tuple[tuple[str, str], ...]
     protocol: tuple[tuple[str, str], ...]
     engine: tuple[tuple[str, str], ...]
@@ -107,7 +120,7 @@ def view_of(run: RunView, pairs: Sequence[tuple[str, str]]) -> RunPage:
         state=state_of(run),
         tasks=tasks,
         axis=axis_over(task.score.interval for task in tasks if task.score),
-        gates=tuple(map(gate_line, run.verdict.gates)) if run.verdict else (),
+        verdicts=tuple(map(_verdict_block, run.verdicts)),
         facts=tuple(_facts(run)),
         protocol=tuple(flat(run.record.protocol)),
         engine=tuple(flat(redacted(run.record.engine))),
@@ -119,15 +132,37 @@ def view_of(run: RunView, pairs: Sequence[tuple[str, str]]) -> RunPage:
 
 def gate_line(gate: GateResult) -> GateLine:
     """Shares in percent, differences in points, anything else as it is."""
-    seen = [gate.interval] if gate.interval else []
-    drawn = [*seen, (gate.threshold, gate.threshold)]
+    drawn = [*([gate.interval] if gate.interval else []), (gate.threshold, gate.threshold)]
+    shown: Callable[[float | None], str]
+    shown_interval: Callable[[tuple[float, float]], str]
+    axis: Axis | None
     if gate.unit in ("tokens", "seconds"):
-        spread = f"{number(seen[0][0], 1)}–{number(seen[0][1], 1)}" if seen else ""
-        return GateLine(gate, number(gate.estimate, 1), spread, number(gate.threshold, 1), None)
-    if gate.unit == "difference":
-        spread = points_interval(seen[0]) if seen else ""
-        return GateLine(gate, points(gate.estimate), spread, points(gate.threshold), axis_around_zero(drawn))
-    return GateLine(gate, percent(gate.estimate), interval(gate.interval), percent(gate.threshold), axis_over(drawn))
+        shown, shown_interval, axis = partial(number, digits=1), _plain_interval, None
+    elif gate.unit == "difference":
+        shown, shown_interval, axis = points, points_interval, axis_around_zero(drawn)
+    else:
+        shown, shown_interval, axis = percent, interval, axis_over(drawn)
+    spread, beyond = (shown_interval(pair) if pair else "" for pair in (gate.interval, gate.new_questions))
+    return GateLine(gate, shown(gate.estimate), spread, beyond, shown(gate.threshold), axis)
+
+
+def _plain_interval(pair: tuple[float, float]) -> str:
+    return f"{number(pair[0], 1)}–{number(pair[1], 1)}"
+
+
+def _verdict_block(verdict: Verdict) -> VerdictBlock:
+    controls = dict.fromkeys(name for gate in verdict.gates for name in gate.controls)
+    settings = {
+        "checkpoint of this gate file": "" if verdict.number is None else str(verdict.number),
+        "alpha": f"{verdict.alpha:.3g}",
+        "inference to the": verdict.decide,
+        "partition": verdict.partition,
+        "baseline": verdict.baseline or "",
+        "controls": ", ".join(controls),
+        "order seed": verdict.order_seed or "",
+    }
+    known = tuple((name, value) for name, value in settings.items() if value)
+    return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known)
 
 
 def command_of(record: RunRecord | Training) -> str:

@@ -91,16 +91,18 @@ def index_row(training: TrainingView) -> IndexRow:
 
 
 def scores_of(verdict: Verdict | None) -> Iterator[str]:
-    """A line a gate: "MedQA accuracy 64.2 % (61.0–67.3)"."""
+    """A line a gate: "MedQA accuracy 64.2 % (61.0–67.3, 95 %, whole benchmark, anytime)"."""
     for gate in verdict.gates if verdict else ():
         yield f"{label_of(gate.task)} {gate.metric.replace('_', ' ')} {in_words(gate_line(gate))}"
 
 
 def in_words(line: GateLine) -> str:
-    """Estimate, unit and interval."""
+    """Estimate, unit and interval with its level and kind."""
     unit = "" if line.axis is None else " points" if line.axis.low < 0 else " %"
-    spread = f" ({line.interval})" if line.interval and line.interval != line.estimate.strip() else ""
-    return f"{line.estimate.strip()}{unit}{spread}"
+    spread = ", ".join(filter(None, (line.interval, line.result.interval_about)))
+    return f"{line.estimate.strip()}{unit}" + (
+        f" ({spread})" if line.interval not in ("", line.estimate.strip()) else ""
+    )
 
 
 def recipe_text(record: Training) -> str:

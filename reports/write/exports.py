@@ -93,6 +93,9 @@ def _as_json(run: RunView) -> dict[str, Any]:
         "status": record.status,
         "state": state_of(run),
         "verdict": run.verdict.overall if run.verdict else None,
+        "verdicts": [
+            {"gate_file": one.gate_file, "baseline": one.baseline, "overall": one.overall} for one in run.verdicts
+        ],
         "mean": mean_accuracy(run),
         "seconds": record.totals.seconds,
         "prompt_tokens": record.totals.prompt_tokens,

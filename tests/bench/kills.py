@@ -197,6 +197,9 @@ def run_made(folder: Path) -> dict[str, Any]:
 def verdict_made(folder: Path) -> dict[str, Any]:
     verdict = _without_times(json.loads((folder / "run/verdict.json").read_text()))
     junit = re.sub(r'time="[\d.]+"', "", (folder / "verdict.xml").read_text())
+    (kept,) = folder.glob("run/verdicts/*.json")
+    if _without_times(json.loads(kept.read_text())) != verdict:
+        raise ValueError(f"{kept} is not the latest verdict")
     return {"verdict": verdict, "junit": junit, "summary": (folder / "verdict.md").read_text(), **_run_files(folder)}
 
 
@@ -207,7 +210,8 @@ def _run_files(folder: Path) -> dict[str, Any]:
 
 def half_written(folder: Path) -> list[str]:
     """Files of a verdict are whole or absent."""
-    ends = {"run/verdict.json": "}\n", "verdict.xml": "</testsuites>\n", "verdict.md": "\n"}
+    kept = [str(file.relative_to(folder)) for file in folder.glob("run/verdicts/*.json")]
+    ends = {**dict.fromkeys(["run/verdict.json", *kept], "}\n"), "verdict.xml": "</testsuites>\n", "verdict.md": "\n"}
     there = {name: (folder / name).read_text() for name in ends if (folder / name).exists()}
     return [f"{name} is half written" for name, text in there.items() if not text.endswith(ends[name])]
 

@@ -151,6 +151,48 @@ def test_the_verdict_lies_in_the_run_folder(bench: Bench) -> None:
     assert (verdict["run"], stored["alpha"], stored["protocol"]) == (str(folder), 0.01, "cot-v1")
 
 
+def kept(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> verdict, of each gate file."""
+    return {file.name: json.loads(file.read_text()) for file in (folder / "verdicts").iterdir()}
+
+
+def test_each_gate_file_and_baseline_keeps_its_verdict(bench: Bench) -> None:
+    folder = stored_run(Path("runs"), "c", {"medqa": answers(90, 10)})
+    stored_run(Path("runs"), "base", {"medqa": answers(92, 8)})
+    easy = write_gates(bench.folder / "easy.yaml", "{task: medqa, at_least: 0.7}")
+    hard = write_gates(bench.folder / "hard.yaml", "{task: medqa, at_least: 0.95}")
+    assert [bench.gate(folder, file)[0] for file in (easy, hard, easy)] == [0, 1, 0]
+    found = kept(folder)
+    assert {one["gate_file"]: one["overall"] for one in found.values()} == {"easy.yaml": "pass", "hard.yaml": "fail"}
+    assert sorted(name[:5] for name in found) == ["easy-", "hard-"]
+    latest = json.loads((folder / "verdict.json").read_text())
+    assert latest in found.values()
+    assert (latest["gate_file"], len(latest["rules"])) == ("easy.yaml", 64)
+    bench.gate(folder, easy, "--baseline", "runs/base")
+    assert len(kept(folder)) == 3
+    write_gates(bench.folder / "easy.yaml", "{task: medqa, at_least: 0.75}")
+    bench.gate(folder, easy)
+    assert len(kept(folder)) == 4  # other rules are another gate file
+
+
+def test_a_kept_verdict_has_the_key_of_its_lines_in_the_ledger(bench: Bench) -> None:
+    gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.5}")
+    _, verdict = bench.gate("c", gates, "--replies", bench.replies("c", 130))
+    lines = [json.loads(line) for line in Path("runs/ledger.jsonl").read_text().splitlines()]
+    assert {line["rules"] for line in lines} == {verdict["rules"]}
+    assert list(kept(Path(verdict["run"]))) == [f"gates-{verdict['rules'][:12]}.json"]
+
+
+def test_a_gate_file_of_any_name_keeps_its_verdict(bench: Bench) -> None:
+    folder = stored_run(Path("runs"), "c", {"medqa": answers(90, 10)})
+    for name in ("été \u202e‮.yaml", "..yaml", "-", "x" * 240 + ".yaml"):
+        gates = write_gates(bench.folder / name, "{task: medqa, at_least: 0.7}")
+        _, verdict = bench.gate(folder, gates)
+        assert verdict["gate_file"] == name
+        assert verdict in [one | {"run": str(folder), "seconds": 0.0} for one in kept(folder).values()]
+        shutil.rmtree(folder / "verdicts")
+
+
 # ---- a live gate
 
 
@@ -788,6 +830,13 @@ def test_a_verdict_that_cannot_be_stored_is_given_all_the_same(bench: Bench) -> 
     assert (status, verdict["overall"]) == (0, "pass")
     assert "the verdict stands, but is not stored" in bench.err
     assert "--resume" not in bench.err
+    (folder / "verdict.json").rmdir()
+    shutil.rmtree(folder / "verdicts")
+    (folder / "verdicts").write_text("in the way")
+    status, verdict = bench.gate(folder, gates)
+    assert (status, verdict["overall"]) == (0, "pass")
+    assert bench.err.count("the verdict stands, but is not stored") == 1
+    assert json.loads((folder / "verdict.json").read_text())["overall"] == "pass"
 
 
 def test_a_run_that_cannot_be_read_is_left_out_as_a_control_with_its_reason(bench: Bench) -> None:

@@ -105,6 +105,52 @@ def test_a_sound_verdict_is_shown(tmp_path: Path) -> None:
     assert found.overall == "pass"
 
 
+def test_the_verdict_of_each_gate_file_is_shown_once_and_the_latest_first(tmp_path: Path) -> None:
+    run = a_run(tmp_path, "run")
+    (run / "verdicts").mkdir()
+    for name, overall in (("a-1", "pass"), ("b-2", "fail")):
+        content = verdict(overall=overall, gate_file=f"{name[0]}.yaml", rules=name)
+        (run / "verdicts" / f"{name}.json").write_text(content)
+    (run / "verdict.json").write_text(content)
+    assert [one.gate_file for one in only(tmp_path).verdicts] == ["b.yaml", "a.yaml"]
+    seen, pages = signature([tmp_path]), only(tmp_path).stamp
+    (run / "verdicts" / "a-1.json").write_text(verdict(overall="undecided", rules="a-1"))
+    assert signature([tmp_path]) != seen
+    assert only(tmp_path).stamp != pages
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda file: file.write_text("{"), "not a verdict"),
+        (lambda file: file.mkdir(), "not a plain file"),
+        (lambda file: file.symlink_to(file), "back to itself"),
+        (lambda file: file.symlink_to("/etc/hostname"), "out of its folder"),
+    ],
+)
+def test_a_kept_verdict_that_cannot_be_read_is_listed(tmp_path: Path, spoil: Any, reason: str) -> None:
+    run = a_run(tmp_path, "run")
+    (run / "verdict.json").write_text(verdict())
+    (run / "verdicts").mkdir()
+    (run / "verdicts" / ".x.json.1.tmp").write_text("{")
+    spoil(run / "verdicts" / "x.json")
+    found = collect([tmp_path])
+    assert len(found.runs[0].verdicts) == 1
+    (broken,) = found.broken
+    assert broken.name == "run: verdicts/x.json"
+    assert reason in broken.reason
+
+
+def test_a_verdicts_folder_that_leads_out_is_not_read(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "runs", "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.json").write_text(verdict())
+    (run / "verdicts").symlink_to(tmp_path / "elsewhere")
+    found = collect([tmp_path / "runs"])
+    assert found.runs[0].verdicts == ()
+    assert "out of its folder" in found.broken[0].reason
+
+
 def test_a_file_too_large_for_medbench_is_not_read(tmp_path: Path) -> None:
     with (a_run(tmp_path, "run") / "run.json").open("ab") as file:
         file.truncate(1 << 30)
@@ -212,6 +258,16 @@ def test_a_gated_run_is_compared_with_its_baseline_whatever_the_scores(tmp_path:
     a_run(tmp_path, "a", 4)
     (a_run(tmp_path, "b", 2) / "verdict.json").write_text(verdict(baseline="a"))
     assert collect([tmp_path]).pairs == (("a", "b"),)
+
+
+def test_a_run_is_compared_with_the_baseline_of_each_of_its_gate_files(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        a_run(tmp_path, name, 4, described={"version": name})
+    run = a_run(tmp_path, "b", 2)
+    (run / "verdicts").mkdir()
+    for name in ("a", "c"):
+        (run / "verdicts" / f"{name}.json").write_text(verdict(baseline=name, rules=name))
+    assert collect([tmp_path]).pairs == (("a", "b"), ("c", "b"))
 
 
 def test_the_best_runs_of_a_kind_are_compared_each_with_each(tmp_path: Path) -> None:

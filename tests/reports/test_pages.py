@@ -142,7 +142,7 @@ def test_foreign_text_stays_text_in_every_field_of_every_page(tmp_path: Path, ev
             "task": evil, "version": evil, "outcomes": {evil: 2, "answered": 4},
             "categories": {evil: {evil: next(iter(result.categories["step"].values()))}},
         })},
-        verdict=verdict(gate(rule=evil, why=evil, task=evil), why=evil, baseline=evil, warnings=[evil], partition=evil),
+        verdicts=(judged_in_words(evil),),
         slugs={evil: "task"},
     )  # fmt: skip
     pages = all_pages(changed) | {
@@ -160,6 +160,13 @@ def test_foreign_text_stays_text_in_every_field_of_every_page(tmp_path: Path, ev
         assert shape(page) == harmless[name], "the text changed the structure of the page"
 
 
+def judged_in_words(text: str) -> Verdict:
+    """A verdict that says `text` wherever foreign text may stand."""
+    found = gate(rule=text, why=text, task=text, controls={text: 0.5})
+    of = {"why": text, "baseline": text, "partition": text, "gate_file": text, "order_seed": text}
+    return verdict(found, warnings=[text], **of)
+
+
 def all_pages_of_plain(tmp_path: Path, like: RunView) -> dict[str, str]:
     """The same pages with a harmless word in the place of each hostile one."""
     evil = like.record.run_id
@@ -172,7 +179,7 @@ def all_pages_of_plain(tmp_path: Path, like: RunView) -> dict[str, str]:
         results={
             word: TaskResult.model_validate(json.loads(json.dumps(result).replace(json.dumps(evil), json.dumps(word))))
         },
-        verdict=verdict(gate(rule=word, why=word, task=word), why=word, baseline=word, warnings=[word], partition=word),
+        verdicts=(judged_in_words(word),),
         slugs={word: "task"},
     )
     return all_pages(plain) | {
@@ -230,10 +237,10 @@ TOKENS = gate(metric="tokens_per_answer", estimate=812.3, interval=(700.0, 900.0
     ("changes", "shown"),
     [
         ({"results": {}}, "no result of medqa"),
-        ({"verdict": verdict(gate(status="not gateable", estimate=None, interval=None))}, "not gateable – – 60.0"),
-        ({"verdict": verdict(overall="undecided")}, "Gates undecided every gate passes"),
-        ({"verdict": verdict(TOKENS)}, "pass 812.3 700.0–900.0 1,000.0"),
-        ({"verdict": verdict(PAIRED)}, "pass −1.0 −3.0 to +1.0 −2.0"),
+        ({"verdicts": (verdict(gate(status="not gateable", estimate=None, interval=None)),)}, "not gateable – – 60.0"),
+        ({"verdicts": (verdict(overall="undecided"),)}, "Gates undecided every gate passes"),
+        ({"verdicts": (verdict(TOKENS),)}, "pass 812.3 700.0–900.0 1,000.0"),
+        ({"verdicts": (verdict(PAIRED),)}, "pass −1.0 −3.0 to +1.0 −2.0"),
         ({"scores": {"medqa": Scores.of([], [], [], [])}}, "60.0 23.1–88.2"),
     ],
     ids=["no results", "not gateable", "no gates", "tokens", "paired", "no samples"],
@@ -246,8 +253,38 @@ def test_the_page_of_an_odd_run_says_what_there_is(tmp_path: Path, changes: dict
 def test_a_run_without_a_verdict_has_no_gates_on_its_page(tmp_path: Path) -> None:
     run = one_run(tmp_path)
     assert "Gates" not in spaced_text(run_page(Collection((run,), ()), run))
-    judged = replace(run, verdict=verdict(gate()))
+    judged = replace(run, verdicts=(verdict(gate()),))
     assert "Gates pass every gate passes" in spaced_text(run_page(Collection((judged,), ()), judged))
+
+
+def test_the_run_page_shows_the_verdict_of_each_gate_file(tmp_path: Path) -> None:
+    found = (verdict(gate(), gate_file="new.yaml"), verdict(gate(), overall="fail", gate_file="old.yaml"))
+    run = replace(one_run(tmp_path), verdicts=found)
+    shown = spaced_text(all_pages(run)["run"])
+    assert shown.index("Gates of new.yaml pass") < shown.index("Gates of old.yaml fail")
+    board = spaced_text(index_page(Collection((run,), ())))
+    assert "pass new.yaml fail old.yaml" in board
+
+
+def test_an_interval_on_the_run_page_has_its_level_and_kind(tmp_path: Path) -> None:
+    whole = gate(interval=None, new_questions=(0.58, 0.66))
+    early = gate(interval=(0.55, 0.68), interval_level=0.9, interval_kind="anytime")
+    shown = spaced_text(all_pages(replace(one_run(tmp_path), verdicts=(verdict(early, whole),)))["run"])
+    assert "55.0–68.0 90 %, whole benchmark, anytime" in shown
+    assert "58.0–66.0 95 %, new questions" in shown
+
+
+def test_the_run_page_tells_what_a_verdict_rests_on(tmp_path: Path) -> None:
+    judged = verdict(gate(controls={"base": 0.5}), alpha=0.00061, number=7, order_seed="ab12", baseline="base")
+    shown = spaced_text(all_pages(replace(one_run(tmp_path), verdicts=(judged,)))["run"])
+    for text in (
+        "Checkpoint of this gate file 7",
+        "alpha 0.00061",
+        "baseline base",
+        "controls base",
+        "order seed ab12",
+    ):
+        assert text in shown
 
 
 def spaced_text(page: str) -> str:
@@ -317,7 +354,7 @@ def test_the_run_page_repeats_the_command_and_settings(tmp_path: Path) -> None:
 
 
 def test_the_run_page_draws_a_gate_with_its_threshold(tmp_path: Path) -> None:
-    run = replace(one_run(tmp_path), verdict=verdict(gate()))
+    run = replace(one_run(tmp_path), verdicts=(verdict(gate()),))
     page = run_page(Collection((run,)), run)
     assert "70.0 65.0–75.0 60.0" in text_of(page, "//table[contains(., 'Rule')]/tbody/tr")
     assert html.document_fromstring(page).xpath("//svg/path[@class='z']")

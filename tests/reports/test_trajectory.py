@@ -105,7 +105,7 @@ def test_the_summary_says_how_it_went(made: TrajectoryPage) -> None:
     text = " ".join(sentence for some in made.summary for sentence in some)
     assert "The training passed: every stage's gates are passed and confirmed." in text
     assert "Stage sft promoted step 80 of attempt 3, after 3 attempts." in text
-    assert "PubMedQA accuracy 72.6 % (68.1–77.1); MedQA accuracy +2.9 points" in text
+    assert "PubMedQA accuracy 72.6 % (68.1–77.1, 93 %, whole benchmark, anytime); MedQA accuracy +2.9 points" in text
     assert "It took 1 h 41 min: 68 min of training in 4 attempts" in text
     assert "8 checkpoints judged while training used 3,440 of 9,088 questions: stopping early saved 62 %." in text
 
@@ -145,12 +145,12 @@ def test_the_first_page_lists_the_training(tmp_path: Path) -> None:
     row = index_row(training_in(tmp_path))
     assert (row.name, row.state, row.stages, row.attempts, row.time) == ("smollm2", "passed", "2 of 2", 4, "1 h 41 min")
     assert row.promoted == "step 100 of grpo"
-    assert row.scores[0] == "PubMedQA accuracy 72.6 % (68.1–77.1)"
+    assert row.scores[0] == "PubMedQA accuracy 72.6 % (68.1–77.1, 93 %, whole benchmark, anytime)"
     tree = html.document_fromstring(index_page(collect([tmp_path])))
     assert tree.xpath("//section[@aria-labelledby='h-trainings']//tbody//a/@href") == [
         "trainings/train-smollm2/index.html"
     ]
-    assert "PubMedQA accuracy 72.6 % (68.1–77.1)" in tree.text_content()
+    assert "PubMedQA accuracy 72.6 % (68.1–77.1, 93 %, whole benchmark, anytime)" in tree.text_content()
 
 
 def test_without_trainings_the_first_page_has_no_such_table(tmp_path: Path) -> None:

@@ -380,6 +380,8 @@ def _run(root: Path, name: str, text: str, samples: Mapping[str, Sequence[Sample
             )
         run.update(status="complete")
     write_atomically(root / name / "verdict.json", _verdict(text).model_dump_json().encode())
+    (root / name / "verdicts").mkdir()
+    write_atomically(root / name / "verdicts" / "other.json", _verdict(text).model_dump_json().encode())
     return root / name
 
 
@@ -395,6 +397,7 @@ def _verdict(text: str) -> Verdict:
     return Verdict(
         overall="fail", why=text, alpha=0.05, decide=text, partition=text, correction=CORRECTION + text,
         candidate=text, fingerprint=text, baseline=text, protocol=text, gates=[gate, gate], warnings=[text],
+        gate_file=text,
     )  # fmt: skip
 
 

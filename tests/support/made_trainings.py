@@ -45,6 +45,8 @@ def a_gate(
         "status": status,
         "estimate": estimate,
         "interval": None if estimate is None else (estimate - half, estimate + half),
+        "interval_level": None if estimate is None else 0.93,
+        "interval_kind": None if estimate is None else "anytime",
         "threshold": {FLOOR: 0.6, MARGIN: -0.02, TOKENS: 400.0}.get(rule, 0.5),
         "used": used,
         "total": 500,
