@@ -18,7 +18,7 @@ from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, replace_file
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
-from medbench.harness.gates.wording import between, confidence, number
+from medbench.harness.gates.wording import between, number
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison, compare_task
 from medbench.harness.runs.run_folder import read_samples, samples_path
 from medbench.harness.secrets import redact
@@ -27,12 +27,14 @@ from medbench.harness.text import foreign, markdown_cell, percent, printable
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided", "not gateable": "NOT GATEABLE"}
 ELEMENTS = {"fail": "failure", "not gateable": "error", "undecided": "skipped"}
 """Of JUnit; a passed gate has none."""
-ABOUT = {"anytime": "whole benchmark, anytime", "population": "new questions"}
 FLIPS_SHOWN = 20
 
 
 def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
-    """One test suite a candidate, one test case a gate; undecided is skipped, not gateable an error."""
+    """One test suite a candidate, one test case a gate; undecided is skipped, not gateable an error.
+
+    `seconds` of each candidate; its gates share them, because they share its answers.
+    """
     root = ElementTree.Element("testsuites")
     for verdict, took in zip(verdicts, seconds, strict=True):
         counts = {status: sum(gate.status == status for gate in verdict.gates) for status in MARKS}
@@ -50,9 +52,8 @@ def junit(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> bytes:
         for name, value in _how_decided(verdict).items():
             ElementTree.SubElement(properties, "property", name=name, value=_xml(value))
         for gate in verdict.gates:
-            case = ElementTree.SubElement(
-                suite, "testcase", classname=_xml(verdict.candidate), name=_xml(gate.rule), time="0"
-            )
+            case = ElementTree.SubElement(suite, "testcase", classname=_xml(verdict.candidate), name=_xml(gate.rule))
+            case.set("time", f"{took / len(verdict.gates):.3f}")
             details = _details(gate)
             if gate.status in ELEMENTS:
                 message = f"{gate.status}: no estimate"
@@ -77,6 +78,7 @@ def _how_decided(verdict: Verdict) -> dict[str, str]:
         "protocol": verdict.protocol,
         "baseline": verdict.baseline or "none",
         "controls": ", ".join(_controls(verdict)) or "none",
+        **({"gate file": verdict.gate_file} if verdict.gate_file is not None else {}),
         **({"checkpoint": str(verdict.number)} if verdict.number is not None else {}),
         **({"order seed": verdict.order_seed} if verdict.order_seed is not None else {}),
     }
@@ -104,9 +106,7 @@ def _interval(gate: GateResult) -> str:
     """With its level and what it is about; also that of new questions where all questions of the gate were asked."""
     found = []
     if gate.interval is not None:
-        about = ""
-        if gate.interval_level is not None and gate.interval_kind is not None:
-            about = f" ({confidence(1 - gate.interval_level)}, {ABOUT[gate.interval_kind]})"
+        about = f" ({gate.interval_about})" if gate.interval_about else ""
         found.append(between(gate.unit, gate.interval) + about)
     if gate.new_questions is not None:
         found.append(f"{between(gate.unit, gate.new_questions)} (95 %, new questions)")
@@ -135,9 +135,10 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
     controls = ", ".join(f"`{_code(name)}`" for name in _controls(verdict)) or "none"
     correction = _cell(verdict.correction)
     number = f"checkpoint {verdict.number} of this gate file; " if verdict.number is not None else ""
+    file = f"gate file `{_code(verdict.gate_file)}`; " if verdict.gate_file is not None else ""
     order = f"; order seed: `{_code(verdict.order_seed)}`" if verdict.order_seed is not None else ""
     decided = f"decide: {verdict.decide}; correction: {correction}; controls: {controls}"
-    lines += ["", f"{number}alpha {verdict.alpha:.3g}; {decided}{order}"]
+    lines += ["", f"{file}{number}alpha {verdict.alpha:.3g}; {decided}{order}"]
     lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
     for one in comparisons:
         lines += [

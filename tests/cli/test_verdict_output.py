@@ -97,6 +97,12 @@ def test_each_gate_is_a_test_case_with_its_status(status: Status) -> None:
             assert child.get("message") == f"{status}: 62.0 %, threshold 60.0 %"
 
 
+def test_the_gates_share_the_seconds_of_their_candidate() -> None:
+    (suite,) = parsed(verdict(result(), result("fail"), result()), seconds=[60.0])
+    assert suite.get("time") == "60.000"
+    assert [case.get("time") for case in suite.iter("testcase")] == ["20.000"] * 3
+
+
 def sentences(case: Any) -> list[str]:
     """Every text of a test case."""
     return [text for child in case for text in (child.get("message"), *(child.text or "").splitlines()) if text]
