@@ -11,6 +11,7 @@ from medbench.harness.contracts import Sample
 from medbench.harness.gates import wording
 from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.gate_test import Outlook
+from medbench.harness.gates.rules import SHARES
 from medbench.harness.gates.token_limits import Reply
 from medbench.harness.gates.verdict import GateResult, Status
 from medbench.harness.stats.score_test import invert, score_test
@@ -87,4 +88,5 @@ def _z(answers: Answers, failed: float) -> Callable[[float], float]:
     for sample, share in zip(answers.samples, answers.shares, strict=True):
         known = failed if share is None else share
         clusters.setdefault(sample.cluster, []).append(known - answers.baseline_share(sample.id))
-    return score_test(list(clusters.values()), paired=answers.gate.paired)
+    bounded = answers.gate.metric in SHARES
+    return score_test(list(clusters.values()), paired=answers.gate.paired, bounded=bounded)

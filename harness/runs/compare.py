@@ -42,12 +42,12 @@ class Difference:
     b: float
     difference: float
     interval: tuple[float, float]
-    """95 %, paired: Tango's score interval, clustered by duplicate question."""
+    """95 %, paired: a score interval, clustered by duplicate question; Tango's where scores are 0 or 1."""
     p_value: float
     """Two-sided, of no difference: the same score test at 0, so below 0.05 where the interval leaves out 0.
 
-    It is McNemar's test without continuity correction, divided by the design effect of the duplicates. Where scores
-    lie between 0 and 1, interval and test are normal with the clustered standard error.
+    Where scores are 0 or 1 it is McNemar's test without continuity correction, divided by the design effect of the
+    duplicates; for the means of several replies see stats.score_test.
     """
     lost: int
     """Right in A, wrong in B."""

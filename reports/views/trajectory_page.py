@@ -100,9 +100,8 @@ def in_words(line: GateLine) -> str:
     """Estimate, unit and interval with its level and kind."""
     unit = "" if line.axis is None else " points" if line.axis.low < 0 else " %"
     spread = ", ".join(filter(None, (line.interval, line.result.interval_about)))
-    return f"{line.estimate.strip()}{unit}" + (
-        f" ({spread})" if line.interval not in ("", line.estimate.strip()) else ""
-    )
+    shown = f" ({spread})" if line.interval and line.interval != line.estimate.strip() else ""
+    return f"{line.estimate.strip()}{unit}{shown}"
 
 
 def recipe_text(record: Training) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.gate_runs import answer, stored_run
 
 from medbench.harness.contracts import Sample
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult
@@ -167,12 +168,30 @@ def test_the_paired_variance_is_that_of_clustered_differences() -> None:
     from medbench.reports.views.ranking import _variances
 
     results = [_result(some) for some in (first, second)]
-    own, shared = _variances(results, [_scores(first), _scores(second)])
-    error = np.sqrt(own[0] + own[1] - 2 * shared[0, 1])
+    _, clustered, _ = _variances(results, [_scores(first), _scores(second)])
+    error = np.sqrt(clustered[0, 1])
     by_cluster: dict[str, list[float]] = {}
     for one, two in zip(first, second, strict=True):
         by_cluster.setdefault(one.cluster, []).append((two.score or 0.0) - (one.score or 0.0))
     assert clustered_mean(list(by_cluster.values()))[1] == pytest.approx(error, rel=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 30)), min_size=1, max_size=60))
+def test_a_rank_says_what_the_compare_page_says(found: list[tuple[bool, bool, int]]) -> None:
+    clusters = [f"c{cluster}" for _, _, cluster in found]
+    first, second = (samples([float(one[side]) for one in found], clusters) for side in (0, 1))
+    low, high = compare_task("t", first, second).overall.interval
+    assume(min(abs(low), abs(high)) > 1e-9)
+    results, scores = [{"t": _result(one)} for one in (first, second)], [{"t": _scores(one)} for one in (first, second)]
+    assert ranks(results, scores) == [1 + (low > 0), 1 + (high < 0)]
+
+
+def test_runs_on_other_questions_are_compared_by_their_variances(tmp_path: Path) -> None:
+    """90 and 70 of 100: z of the pooled test is 3.5, but 79 of 100 do not differ from 70 (1.5)."""
+    first, second, third = (samples([1.0] * right + [0.0] * (100 - right)) for right in (90, 70, 79))
+    results = [{"t": _result(one)} for one in (first, second, third)]
+    assert ranks(results, [{}, {}, {}]) == [1, 2, 2]
 
 
 def test_a_running_or_unscored_run_has_no_rank(tmp_path: Path) -> None:

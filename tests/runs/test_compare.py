@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, multinomial
 from statsmodels.stats.contingency_tables import mcnemar
@@ -59,6 +59,7 @@ def test_p_is_below_5_percent_where_the_interval_leaves_out_0(found: Pairs) -> N
         assert low - 1e-9 <= result.difference <= high + 1e-9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=40))
 def test_the_mean_scores_of_repeats_have_such_an_interval_too(found: list[tuple[int, int, int]]) -> None:
     clusters = [cluster for _, _, cluster in found]
