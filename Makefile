@@ -52,9 +52,11 @@ lint: $(ENV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -m medbench -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
 
+# Engines take all cores and are started in a fixed order; all other tests run on a core each, file by file
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
-	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not engine"
+	@$(BIN)/python -m pytest -m engine
 
 # What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)

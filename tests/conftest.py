@@ -34,19 +34,15 @@ hypothesis.settings.load_profile("tests")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run tests that start an engine last, and give tests that take long a longer timeout than pyproject.toml does.
 
     Those that share the session's engine come before those that start and close others: vLLM has one set of process
-    groups for all engines of a process, and the first that is closed takes it down. For the same reason one worker of
-    pytest-xdist runs all of them, and begins with them, as they take longest.
+    groups for all engines of a process, and the first that is closed takes it down. For the same reason pytest-xdist
+    must not run them in an order of its own.
     """
-    workers = hasattr(config, "workerinput")
-    items.sort(key=lambda item: ((item.get_closest_marker("engine") is None) == workers, not _shares_the_engine(item)))
+    items.sort(key=lambda item: (item.get_closest_marker("engine") is not None, not _shares_the_engine(item)))
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("engine" if item.get_closest_marker("engine") else str(item.path)))
         if item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.timeout(600))
         elif item.get_closest_marker("slow") or item.get_closest_marker("browser"):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("resume")  # its engines run in processes of their own
 KILLS = 20
 ENGINE_KILLS = 5
 """Of an engine that takes seconds to start."""

@@ -33,7 +33,6 @@ from medbench.harness.training.journal import (
 )
 from medbench.trainers.rewards.rewards import COMPONENTS
 
-pytestmark = pytest.mark.xdist_group("training")  # its engines run in processes of their own
 SFT, GRPO = f"train-{NAME}/1-sft", f"train-{NAME}/2-grpo"
 
 
