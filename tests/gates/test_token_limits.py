@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from support.gate_runs import a_record, a_task, answer, write_medqa
 from support.stragglers import LIMITS, World, wrong_share
+from support.streaming_engine import StreamingEngine
 
 from medbench.harness import api
-from medbench.harness.contracts import Completion, Passed, Request, Sample
+from medbench.harness.contracts import Sample
 from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.answers import Answers
@@ -42,40 +43,6 @@ class Silent:
     def start(self, task: str, total: int, done: int) -> None: ...
     def advance(self, task: str, sample: Sample) -> None: ...
     def expect(self, time: str) -> None: ...
-
-
-class Streaming(FakeEngine):
-    """Makes one token, that is one word, of each running reply per step, and reports milestones."""
-
-    places = 64
-    reports_milestones = True
-
-    def __init__(
-        self, replies: Mapping[str, Mapping[str, Any]], places: int = 64, stop_after: int | None = None
-    ) -> None:
-        super().__init__(replies)
-        self.places, self._left = places, stop_after if stop_after is not None else 10**9
-        self.asked: list[str] = []
-
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion | Passed]:
-        source, running = iter(requests), list[tuple[Request, Completion, int]]()
-        while True:
-            while len(running) < self.places and (request := next(source, None)) is not None:
-                self.asked.append(request.id.partition("/")[2])
-                running.append((request, self._complete(request), 0))
-            if not running:
-                return
-            now, running = running, []
-            for request, completion, tokens in now:
-                if tokens + 1 >= completion.completion_tokens:
-                    if not self._left:
-                        raise KeyboardInterrupt
-                    self._left -= 1
-                    yield completion
-                    continue
-                running.append((request, completion, tokens + 1))
-                if tokens in request.milestones:
-                    yield Passed(request.id, tokens)
 
 
 def replies_of(samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
@@ -188,7 +155,7 @@ def test_a_reply_beyond_the_limit_counts_by_its_bounds(gate: dict[str, Any], end
 
 def test_a_verdict_does_not_wait_for_long_replies_that_cannot_change_it(tmp_path: Path) -> None:
     samples = candidate(right=250, wrong=20, long_wrong=30)
-    soon = gated(tmp_path / "soon", rules(at_least=0.6), samples, Streaming(replies_of(samples)), TWO)
+    soon = gated(tmp_path / "soon", rules(at_least=0.6), samples, StreamingEngine(replies_of(samples)), TWO)
     assert soon.status == "pass"
     assert "longer than 10 tokens and counted against it" in soon.why
     stored = list(read_samples(tmp_path / "soon" / "run", "toy"))
@@ -198,9 +165,9 @@ def test_a_verdict_does_not_wait_for_long_replies_that_cannot_change_it(tmp_path
 
 def test_a_fail_takes_long_replies_for_right(tmp_path: Path) -> None:
     samples = candidate(right=100, wrong=170, long_wrong=30)
-    soon = gated(tmp_path / "far", rules(at_least=0.7), samples, Streaming(replies_of(samples)), TWO)
+    soon = gated(tmp_path / "far", rules(at_least=0.7), samples, StreamingEngine(replies_of(samples)), TWO)
     assert (soon.status, "longer than" in soon.why) == ("fail", True)
-    near = gated(tmp_path / "near", rules(at_least=0.4), samples, Streaming(replies_of(samples)), TWO)
+    near = gated(tmp_path / "near", rules(at_least=0.4), samples, StreamingEngine(replies_of(samples)), TWO)
     assert (near.status, "longer than" in near.why) == ("fail", False)
 
 
@@ -213,16 +180,16 @@ def test_neither_speed_nor_a_kill_changes_a_verdict(tmp_path: Path) -> None:
         ]
     ):
         replies = replies_of(samples)
-        plain = gated(tmp_path / f"{number}", file, samples, Streaming(replies), NO_LIMITS)
+        plain = gated(tmp_path / f"{number}", file, samples, StreamingEngine(replies), NO_LIMITS)
         for places in (1, 7, 64, 1000):
-            found = gated(tmp_path / f"{number} {places}", file, samples, Streaming(replies, places), TWO)
+            found = gated(tmp_path / f"{number} {places}", file, samples, StreamingEngine(replies, places), TWO)
             assert found.status == plain.status
         for stop_after in (5, 40):
             folder = tmp_path / f"{number} killed {stop_after}"
             with pytest.raises(KeyboardInterrupt):
-                gated(folder, file, samples, Streaming(replies, stop_after=stop_after), TWO)
+                gated(folder, file, samples, StreamingEngine(replies, stop_after=stop_after), TWO)
             kept = {sample.id for sample in read_samples(folder / "run", "toy")}
-            again = Streaming(replies)
+            again = StreamingEngine(replies)
             assert gated(folder, file, samples, again, TWO).status == plain.status
             assert kept
             assert kept.isdisjoint(again.asked)
@@ -230,7 +197,7 @@ def test_neither_speed_nor_a_kill_changes_a_verdict(tmp_path: Path) -> None:
 
 def test_a_budget_holds_with_limits(tmp_path: Path) -> None:
     samples = candidate(180, 100, long_right=20)
-    engine = Streaming(replies_of(samples))
+    engine = StreamingEngine(replies_of(samples))
     result = gated(tmp_path, rules(at_least=0.66, budget=50), samples, engine, TWO)
     assert (result.status, result.used, len(engine.asked)) == ("undecided", 50, 50)
 
@@ -295,6 +262,8 @@ def test_an_engine_of_the_caller_that_reports_running_replies_gets_limits(
         id: {"output": "so " * (1800 if id in long else 1) + f"The answer is ({'B' if id in long else 'A'})."}
         for id in ids
     }
-    verdict = api.gate("m", [Gate(task="medqa", at_least=0.6)], engine=Streaming(replies), data="data", quiet=True)
+    verdict = api.gate(
+        "m", [Gate(task="medqa", at_least=0.6)], engine=StreamingEngine(replies), data="data", quiet=True
+    )
     assert verdict.overall == "pass"
     assert "of them longer than 256 tokens and counted against it" in verdict.gates[0].why
