@@ -52,11 +52,13 @@ lint: $(ENV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -m medbench -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
 
-# Engines take all cores and are started in a fixed order; all other tests run on a core each, file by file
+# Tests that start engines run in one process, in a fixed order; meanwhile the others run file by file on all cores
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not engine"
-	@$(BIN)/python -m pytest -m engine
+	@export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest -m engine > .venv/engine-tests.log 2>&1 & engines=$$!; \
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not engine"; failed=$$?; \
+	wait $$engines || failed=$$?; cat .venv/engine-tests.log; exit $$failed
 
 # What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)

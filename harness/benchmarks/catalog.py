@@ -143,20 +143,12 @@ class TaskLoader:
             )
         return loaded
 
-    @cached_property
-    def _lm_eval_tasks(self) -> Any:
-        """lm-eval's index of its own tasks, which takes seconds to build."""
-        _quiet()
-        from lm_eval.tasks import TaskManager
-
-        return TaskManager()
-
     def _load_foreign(self, name: str) -> Task:
         if name in self._found.broken:
             raise MedbenchError(self._found.broken[name])
         for line in self._found.broken.values():  # the task may be one of theirs
             self._warn(line)
-        manager = self._lm_eval_tasks
+        manager = _lm_eval_tasks()
         if name not in manager.all_subtasks:
             if name in manager.all_tasks:
                 raise MedbenchError(f"task {name!r} is a group: name its tasks one by one")
@@ -199,6 +191,15 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
         f"never the question or a duplicate of it{others}"
     )
     return Examples(split, rows_sha256(map(question_of, pool)), draw, note if split == asked else "")
+
+
+@cache
+def _lm_eval_tasks() -> Any:
+    """lm-eval's index of its own tasks, which takes seconds to build."""
+    _quiet()
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def hub_answers() -> None:

@@ -542,19 +542,18 @@ def test_loading_leaves_the_global_generators_as_they_were(loader: TaskLoader, m
 # what medbench works around in lm-eval: each of these fails where a newer lm-eval makes that needless
 
 
-def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(
-    loader: TaskLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise lm_eval_seeds can go."""
     import datasets
+    from lm_eval.tasks import TaskManager
 
     rows = datasets.Dataset.from_list(GPQA)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": rows}))
     name = "gpqa_main_zeroshot"
-    orders = []
+    orders, manager = [], TaskManager()
     for seed in (1, 2):
         random.seed(seed)
-        loaded = loader._lm_eval_tasks.load(name)["tasks"][name]
+        loaded = manager.load(name)["tasks"][name]
         orders.append([doc["choice1"] for doc in loaded.eval_docs])
     assert orders[0] != orders[1]
 

@@ -268,20 +268,20 @@ def test_more_than_the_extraction_reads_is_a_fault() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_replies_of_four_kilobytes_take_less_than_five_seconds() -> None:
+def test_the_time_grows_with_the_length_of_a_reply_and_no_faster() -> None:
     texts = [row["reply"].partition("</think>") for row in HONEST if not row["opened"]]
     prose = " ".join(head.removeprefix("<think>") for head, _, _ in texts)
     row = next(row for row in HONEST if not row["opened"])
-    replies = [
-        f"<think>{(prose[at * 37 % 9000 :] + prose)[:4000]}</think>\nThe answer is ({row['gold']})."
-        for at in range(1000)
-    ]
-    started = time.process_time()
-    for reply in replies:
-        rewards(row, reply)
-    seconds = time.process_time() - started
-    print(f"1,000 replies of 4 kB: {seconds:.2f} s")
-    assert seconds < 5
+
+    def seconds(length: int) -> float:
+        started = time.process_time()
+        for at in range(100):
+            thoughts = (prose[at * 37 % 9000 :] + prose * 2)[:length]
+            rewards(row, f"<think>{thoughts}</think>\nThe answer is ({row['gold']}).")
+        return time.process_time() - started
+
+    seconds(2000)  # what is computed once
+    assert seconds(16000) < 10 * seconds(4000)
 
 
 @pytest.mark.parametrize(
