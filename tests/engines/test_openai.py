@@ -228,8 +228,11 @@ def test_closing_early_stops_the_server_generating(server_url: str) -> None:
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
     before = metric("request_success_total")
-    # all are sent at once, and wait at the server for far longer than closing takes on a busy machine
-    requests = [ask("Is it?", id="short", max_new_tokens=1), *questions(400, max_new_tokens=400)]
+    # greedy, the model ends its replies after a few tokens; drawn nearly at random, they take ten times as long
+    requests = [
+        ask("Is it?", id="short", max_new_tokens=1),
+        *questions(400, max_new_tokens=400, temperature=10.0),
+    ]
     completions = OpenAIEngine(server_url, "tiny", concurrency=401).generate(requests)
     next(completions)
     completions.close()
@@ -238,7 +241,9 @@ def test_closing_early_stops_the_server_generating(server_url: str) -> None:
         time.sleep(0.2)
     assert metric("num_requests_running") == metric("num_requests_waiting") == 0
     # vLLM counts an aborted request under "abort" or, if the engine forgot it first, not at all
-    assert metric("request_success_total") - before < 300
+    finished = metric("request_success_total") - before
+    print(f"{finished:.0f} of 401 requests finished, {metric('generation_tokens_total'):.0f} tokens")
+    assert finished < 300
 
 
 @pytest.mark.engine
