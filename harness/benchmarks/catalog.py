@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from medbench.harness.benchmarks.lm_eval_tasks import draw_examples, foreign_task, lm_eval_seeds, untested_lm_eval
+from medbench.harness.benchmarks.lm_eval_tasks import (
+    draw_examples,
+    foreign_task,
+    lm_eval_names,
+    lm_eval_seeds,
+    untested_lm_eval,
+)
 from medbench.harness.benchmarks.rows import (
     HUB,
     SAMPLE,
@@ -148,11 +154,12 @@ class TaskLoader:
             raise MedbenchError(self._found.broken[name])
         for line in self._found.broken.values():  # the task may be one of theirs
             self._warn(line)
+        named = lm_eval_names()
+        if name not in named:
+            raise MedbenchError(f"unknown task {name!r}; {_near(name, [*self.cards, *sorted(named)])}")
         manager = _lm_eval_tasks()
         if name not in manager.all_subtasks:
-            if name in manager.all_tasks:
-                raise MedbenchError(f"task {name!r} is a group: name its tasks one by one")
-            raise MedbenchError(f"unknown task {name!r}; {_near(name, [*self.cards, *manager.all_subtasks])}")
+            raise MedbenchError(f"task {name!r} is a group: name its tasks one by one")
         for line in untested_lm_eval(version("lm_eval")):
             self._warn(line)
         try:
@@ -195,7 +202,7 @@ def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
 
 @cache
 def _lm_eval_tasks() -> Any:
-    """lm-eval's index of its own tasks, which takes seconds to build."""
+    """lm-eval's index of its own tasks, which takes ten seconds to build."""
     _quiet()
     from lm_eval.tasks import TaskManager
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medbench.harness.benchmarks import catalog
 from medbench.harness.benchmarks.catalog import TaskLoader
-from medbench.harness.benchmarks.lm_eval_tasks import _first_filters, foreign_task, untested_lm_eval
+from medbench.harness.benchmarks.lm_eval_tasks import _first_filters, foreign_task, lm_eval_names, untested_lm_eval
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import MedbenchError, Message, Question, Task
@@ -475,6 +476,20 @@ def test_a_metric_that_is_not_a_number_for_one_question_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_names_of_lm_eval_s_tasks_are_found_without_its_index() -> None:
+    assert set(catalog._lm_eval_tasks().all_subtasks) <= lm_eval_names()
+
+
+@pytest.mark.parametrize("name", ["medqaa", "\x00", "q" * 30])
+def test_an_unknown_task_is_told_without_the_index(
+    loader: TaskLoader, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes ten seconds to build."""
+    monkeypatch.setattr(catalog, "_lm_eval_tasks", lambda: pytest.fail("built"))
+    assert "unknown task" in fault(loader, name)
+
+
 def test_an_unknown_task_gives_near_matches(loader: TaskLoader) -> None:
     assert fault(loader, "medqaa").startswith("unknown task 'medqaa'; did you mean medqa or ")
     assert "mmlu_pro_health" in fault(loader, "mmlu_pro_helth")
@@ -545,12 +560,11 @@ def test_loading_leaves_the_global_generators_as_they_were(loader: TaskLoader, m
 def test_lm_eval_still_shuffles_gpqa_with_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise lm_eval_seeds can go."""
     import datasets
-    from lm_eval.tasks import TaskManager
 
     rows = datasets.Dataset.from_list(GPQA)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": rows}))
     name = "gpqa_main_zeroshot"
-    orders, manager = [], TaskManager()
+    orders, manager = [], catalog._lm_eval_tasks()
     for seed in (1, 2):
         random.seed(seed)
         loaded = manager.load(name)["tasks"][name]
