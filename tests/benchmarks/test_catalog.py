@@ -476,7 +476,6 @@ def test_a_metric_that_is_not_a_number_for_one_question_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_names_of_lm_eval_s_tasks_are_found_without_its_index() -> None:
     assert set(catalog._lm_eval_tasks().all_subtasks) <= lm_eval_names()
 
