@@ -94,6 +94,7 @@ class ExpectedTime:
             for one in demands
         }
         most = self._seconds(left, answered, now, allowed, self._unspent(gate, answered), ERRORS)
+        most += self._seconds_in_queue(now, allowed)
         if gate.rules.asks_everything or not all(one.seen for one in demands):
             return Expected(None, most)
         fails = [one for one in demands if one.fails]
@@ -126,6 +127,14 @@ class ExpectedTime:
         # places are never all taken where there are more of them than questions
         at_once = self._replies / self._full if self._full else 1.0
         return min(1.0, unspent / unsent) * work / at_once + longest
+
+    def _seconds_in_queue(self, now: float, longest: float) -> float:
+        """Until every request that has been sent has a place."""
+        queued = self._under_way - self.places if self.places is not None else 0
+        tasks = [task for task, running in self._running.items() if running]
+        if queued <= 0:
+            return 0.0
+        return queued / (self.places or 1) * max(self._mean(task, now, longest, ERRORS) for task in tasks)
 
     def _mean(self, task: str, now: float, longest: float, errors: float) -> float:
         """Seconds that an answer of the task takes; before its first one, an answer of any task.

@@ -182,6 +182,20 @@ def seen(task: str, more: float, *, fails: bool = False) -> Demand:
     return Demand(task, more, 0.0, fails=fails, seen=True)
 
 
+def test_requests_that_wait_for_a_place_count() -> None:
+    """Twelve sent at once to an engine with four places, 5 s each: at 5 s, eight are left, which take 10 s."""
+    gate, clock = a_gate("slow", budget=12), ExpectedTime(4, 10)
+    order = gate.orders["slow"][:12]
+    for id in order:
+        clock.sent("slow", id, 0.0)
+    for id in order[:4]:
+        clock.arrived("slow", answer(id), 5.0)
+    unseen = Demand("slow", 32, 0.0, fails=False, seen=False)
+    found = clock.expected(gate, [unseen], {"slow": dict.fromkeys(order[:4], True)}, 5.0)
+    assert found is not None
+    assert 10 <= found.most <= 25
+
+
 def test_each_task_counts_with_its_own_pace() -> None:
     gate, clock = a_gate("slow", "fast"), ExpectedTime(1, MOST)
     answered = steady(clock, gate, {"slow": 10.0, "fast": 1.0}, 50)
