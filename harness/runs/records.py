@@ -68,6 +68,7 @@ class _Decoding(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class _Asked(BaseModel):

@@ -153,7 +153,7 @@ def test_gate_and_compare_take_the_run(ids: list[str], tmp_path: Path) -> None:
     (one,) = compare_runs(Path("runs/poor"), Path("runs/good")).tasks.values()
     assert (one.overall.gained, one.overall.lost, one.unpaired) == (16, 0, 0)
     # as a control variate of another model's gate
-    assert [r.name for r in read_controls(Path("runs"), read_run("runs/good"), None, ["medqa"])] == ["poor"]
+    assert [r.name for r in read_controls(Path("runs"), read_run("runs/poor"), None, ["medqa"])] == ["good"]
 
 
 @pytest.mark.parametrize(
