@@ -365,6 +365,7 @@ def test_few_shot_examples_are_lm_eval_s_in_any_order_of_questions(config: Mappi
     assert resumed.text(task.questions[-1].id, None) == theirs[-1]
 
 
+@pytest.mark.slow
 def test_examples_from_the_split_of_the_questions_never_include_the_question() -> None:
     shots = {**GENERATE, "num_fewshot": 3, "fewshot_split": "test"}
     theirs = [one["arguments"][0][0] for one in lm_eval_s_verdict(lm_eval_task(shots))["samples"]]
@@ -517,6 +518,7 @@ GPQA = [
 ]
 
 
+@pytest.mark.slow
 def test_a_task_that_shuffles_its_options_is_the_same_every_time(
     loader: TaskLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

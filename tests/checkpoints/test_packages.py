@@ -54,6 +54,7 @@ def test_smollm2_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(fault.value).endswith("): pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]'")
 
 
+@pytest.mark.slow
 def test_no_vllm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tiny_model: Path) -> None:
     installed = metadata.version
 

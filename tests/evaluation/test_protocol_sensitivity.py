@@ -125,6 +125,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["Meta-Llama-3_1-8B-Instruct", "Qwen1.5-7B-Chat"])
 def test_real_replies(model: str, data_dir: Path) -> None:
     task = TaskLoader(str(data_dir)).load("mmlu_pro_health")

@@ -119,6 +119,7 @@ def test_clear_candidates_are_decided_early_and_as_the_whole_would_be(gap: float
     assert used <= 10 * 400 * (0.65 if abs(gap) < 0.12 else 0.45)
 
 
+@pytest.mark.slow
 def test_a_loop_that_spends_little_on_passes_need_not_pay_for_its_fails() -> None:
     """With a tiny alpha for passes a bad candidate fails as soon as with the usual one, and a good one passes later."""
     ids = ids_of(400)

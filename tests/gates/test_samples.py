@@ -62,6 +62,7 @@ def judged(gate: LiveGate, samples: Mapping[str, Sample]) -> GateResult:
 # ---- what is decided
 
 
+@pytest.mark.slow
 @given(st.integers(1, 30), st.integers(2, 5), st.data())
 def test_a_floor_on_the_mean_is_exact_when_all_are_asked(n: int, per_question: int, data: st.DataObject) -> None:
     scores = data.draw(st.lists(st.booleans(), min_size=n * per_question, max_size=n * per_question))
@@ -160,6 +161,7 @@ def test_all_samples_of_a_question_are_asked_together_along_the_order() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(2, 4))
 def test_a_budget_counts_questions_and_begins_none_beyond(budget: int, per_question: int) -> None:
     ids = [f"q{number}" for number in range(30)]

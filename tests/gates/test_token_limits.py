@@ -78,6 +78,7 @@ def judged(run: Run, file: GateFile, samples: Mapping[str, Sample], engine: Fake
     return result
 
 
+@pytest.mark.slow
 def test_leaving_stragglers_out_errs_and_limits_in_tokens_do_not() -> None:
     """Where long replies are mostly wrong, what finishes first is too good; and the other way round."""
     for world in (World(long_are_right=False), World(long_are_right=True)):
@@ -171,6 +172,7 @@ def test_a_fail_takes_long_replies_for_right(tmp_path: Path) -> None:
     assert (near.status, "longer than" in near.why) == ("fail", False)
 
 
+@pytest.mark.slow
 def test_neither_speed_nor_a_kill_changes_a_verdict(tmp_path: Path) -> None:
     for number, (file, samples) in enumerate(
         [

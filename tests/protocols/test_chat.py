@@ -69,6 +69,7 @@ def test_plain_text_puts_a_reply_on_the_line_of_its_question() -> None:
     assert plain_text([Message("system", "Be brief."), asked, shown]) == "Be brief.\n\nQuestion: one?\nAnswer: A"
 
 
+@pytest.mark.slow
 def test_templates_that_models_ship_render_as_transformers_renders_them(tiny_model: Path) -> None:
     """TRL's copies of chat templates: Qwen, Llama, Gemma, Phi, Mistral, gpt-oss, DeepSeek and others."""
     tokenizer = load_tokenizer(str(tiny_model))

@@ -287,6 +287,7 @@ def test_prompts_are_lm_eval_s_byte_for_byte(both: tuple[Both, bool, int]) -> No
         assert all(prompt.count("<|im_start|>assistant") == (1 + shots) * chat for prompt in ours.values())
 
 
+@pytest.mark.slow
 def test_scores_are_lm_eval_s_for_every_form_of_reply(both: tuple[Both, bool, int]) -> None:
     found, chat, _ = both
     named = CUT_BY_LM_EVAL if chat else set()
