@@ -149,7 +149,7 @@ class Request:
     """If set, nothing is generated: the engine returns the log-likelihood of each as a continuation of `prompt`."""
     thinking: bool | None = None
     """Passed to the chat template as `enable_thinking`; None leaves it out."""
-    extraction: str = "medbench"
+    extraction: str = "medbench-v2"
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     repeat: int = 0
     """Which of several repeats of the same question, from 0."""
@@ -180,6 +180,11 @@ class Completion:
     error: str | None = None
 
 
+Note = Literal["went_on", "unmarked_thought"]
+"""What is unusual about a completion: it answers and then asks itself another question (the first answer counts); it
+looks like a thought whose marks are missing (its last paragraph is read)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """The extracted answer, or why there is none."""
@@ -189,6 +194,7 @@ class Extraction:
     """"answered" exactly when `answer` is set."""
     span: tuple[int, int] | None = None
     """Where in the completion the answer was found, as [start, end) character offsets."""
+    note: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +224,7 @@ class Sample:
 
     `gold` and `extracted` are letters of the positions shown.
     """
+    note: Note | None = None
 
     @property
     def key(self) -> str:

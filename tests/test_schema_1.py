@@ -25,7 +25,8 @@ RUNS = sorted(path.parent.relative_to(STORED) for path in STORED.rglob("run.json
 RESULTS = sorted(path.relative_to(STORED) for path in STORED.rglob("results/*.json"))
 SAMPLES = sorted(path.relative_to(STORED) for path in STORED.rglob("samples/*.jsonl"))
 TRAINING = Path("runs/train-tiny")
-REPLIES = ("--replies", "replies.jsonl", "--data", "sample", "--partition", "gate", "--max-new-tokens", "64", "--quiet")
+REPLIES = ("--replies", "replies.jsonl", "--data", "sample", "--partition", "gate", "--protocol", "cot-v1")
+REPLIES += ("--max-new-tokens", "64", "--quiet")
 NEWER = 99
 
 Medbench = Callable[..., Any]
@@ -233,6 +234,8 @@ def test_the_candidate_judged_while_asked_is_not_asked_again(stored: Path, medbe
     expected = json.loads((folder / "verdict.json").read_text())
     samples = (folder / "samples/mmlu_pro_medical.jsonl").read_bytes()
     given = ("--engine", "fake", "--replies", "weak.jsonl", "--data", "sample", "--gates", "early.yaml", "--quiet")
+    gates = stored / "early.yaml"
+    gates.write_text("protocol: cot-v1\n" + gates.read_text())  # it was the default then
     status, told = medbench("gate", "weak", *given)
     assert status == 1
     assert Path(told["verdicts"][0]["run"]).name == folder.name

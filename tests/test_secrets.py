@@ -62,7 +62,7 @@ def test_nothing_secret_is_left_in_a_text(text: str) -> None:
     [
         "http://host:8000/v1",
         "https://hub/org/model@main",
-        "cot-v1+max_new_tokens=16",
+        "cot-v2+max_new_tokens=16",
         "a@b: unknown key; did you mean token?",
         "http://host/v1?limit=3&page=2",
         "key: missing",
@@ -119,7 +119,7 @@ def planned(base_url: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
     monkeypatch.setattr("sys.argv", ["/usr/bin/medbench", "eval", "m", "--base-url", base_url])
     choice = EngineChoice("openai", base_url=base_url)
     model = plan.find_model(choice, "m", print).record
-    return plan._new_record(plan.EvalOptions("m", engine=choice), model, [], plan.load_protocol("cot-v1"), plan.utc_now)
+    return plan._new_record(plan.EvalOptions("m", engine=choice), model, [], plan.load_protocol("cot-v2"), plan.utc_now)
 
 
 def test_a_run_stores_no_password_and_a_rotated_one_is_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:

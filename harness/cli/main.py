@@ -55,7 +55,7 @@ for command in (gate_command, watch_command, compare_command):
 @cli.command("eval")
 @click.argument("model")
 @click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
-@click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v1]")
+@click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
 @click.option("--engine", help="vllm, hf, openai, fake, or a plugin's.  [default: by the other options, else vllm]")
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
@@ -108,7 +108,7 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
 @click.option(
     "--protocol",
     help="Name or YAML file, or `all`: a table of the same replies under every protocol, and no run folder.  "
-    "[default: cot-v1]",
+    "[default: cot-v2]",
 )
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
@@ -215,7 +215,7 @@ def report_command(
 
 @cli.command("tasks")
 @click.argument("name", required=False)
-@click.option("--protocol", default="cot-v1", show_default=True, help="For the rendered prompt.")
+@click.option("--protocol", default="cot-v2", show_default=True, help="For the rendered prompt.")
 @click.option("--data", help="Folder of benchmark files, or `sample`.  [default: MEDBENCH_DATA, else the sample]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:

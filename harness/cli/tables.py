@@ -15,7 +15,7 @@ from rich.text import Text
 
 from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.benchmarks.rows import SAMPLE
-from medbench.harness.contracts import Task
+from medbench.harness.contracts import Note, Task
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import TaskResult
@@ -23,6 +23,13 @@ from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140
 """Width in characters of a table that goes to a file or a pipe."""
+
+MANY_TRUNCATED = 0.05
+"""Share of replies cut off by the token limit above which the table warns."""
+NOTES: Mapping[Note, str] = {
+    "went_on": "answer and go on with a question of their own; the first answer counts",
+    "unmarked_thought": "look like thoughts whose marks are missing; their last paragraph is read",
+}
 
 HEADINGS = (
     "accuracy %",
@@ -116,6 +123,13 @@ def _details(result: TaskResult) -> Iterator[str]:
     """One line for each measurement that only some runs have."""
     if result.published is not None:
         yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
+    if result.n_truncated > MANY_TRUNCATED * result.n:
+        yield (
+            f"warning: {result.task}: {percent(result.n_truncated / result.n)} % of the replies are cut off by the "
+            f"token limit: raise --max-new-tokens, or the score is that of the limit"
+        )
+    for note, count in result.notes.items():
+        yield f"{result.task}: {count} of {result.n} replies {NOTES[note]}"
     if (sampling := result.sampling) is not None:
         passed = ", ".join(f"pass@{k} {percent(share)}" for k, share in sampling.pass_at.items())
         yield (

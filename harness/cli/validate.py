@@ -1,6 +1,6 @@
 """Checks any of medbench's YAML files: finds out its kind and every fault in it.
 
-medbench validate harness/protocols/cot-v1.yaml tasks/medqa/medqa.yaml gates.yaml
+medbench validate harness/protocols/cot-v2.yaml tasks/medqa/medqa.yaml gates.yaml
 """
 
 from __future__ import annotations

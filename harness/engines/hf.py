@@ -22,6 +22,7 @@ from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchE
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 from medbench.harness.protocols.chat import (
+    ReplyDecoder,
     encode,
     has_template,
     load_tokenizer,
@@ -78,6 +79,7 @@ class HFEngine:
         self._batch_size = batch_size
         self._path = path
         self._tokenizer = load_tokenizer(path)
+        self._decoder = ReplyDecoder(self._tokenizer)
         with blame_checkpoint(f"transformers cannot load {path}"):
             self._load(path, wanted)
         self._closed = False
@@ -194,7 +196,7 @@ class HFEngine:
     def _completion(self, prompt: _Prompt, reply: list[int]) -> Completion:
         end = next((index for index, token in enumerate(reply) if token in self._ends), None)
         tokens = reply if end is None else reply[: end + 1]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._decoder.decode(tokens)
         # Cut afterwards: a stopping criterion would fire inside reasoning too, and would save tokens only where every
         # row of the batch stops early.
         kept = cut_at_stop(text, prompt.request.stop, opened=opens_reasoning(prompt.request.prompt))

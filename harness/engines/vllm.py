@@ -20,6 +20,7 @@ from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchE
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
+    ReplyDecoder,
     encode,
     has_template,
     load_tokenizer,
@@ -139,6 +140,7 @@ class VLLMEngine:
         if self._cpu:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
+        self._decoder = ReplyDecoder(self._tokenizer)
         self._arguments = self._engine_arguments(config)
         refuse_other_shapes(Path(path))
         with blame_checkpoint(f"vLLM cannot load {path}"):
@@ -331,6 +333,7 @@ class VLLMEngine:
             top_k=request.top_k,
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
+            skip_special_tokens=not self._decoder.keeps_special,
             # reports come with the first token, then whenever so many are new
             output_kind=RequestOutputKind.DELTA if ahead else RequestOutputKind.FINAL_ONLY,
             stream_interval=max(FEWEST_BETWEEN, math.gcd(*ahead)) if ahead else None,
@@ -356,6 +359,7 @@ class VLLMEngine:
             return self._collect_choices(pending, choice, output)
         reply = output.outputs[0]
         pending.take(reply)
+        pending.text = self._decoder.readable(pending.text)
         if isinstance(reply.stop_reason, str) and self._in_reasoning(request, pending.text):
             return self._continue(pending)
         return Completion(
@@ -393,7 +397,7 @@ class VLLMEngine:
         """A stop string fired inside open reasoning: continue after it, using the prefix cache."""
         request = pending.request
         # decoded from the tokens: the one that completed the stop string may hold text after it
-        pending.text = self._tokenizer.decode(pending.tokens, skip_special_tokens=True)
+        pending.text = self._decoder.decode(pending.tokens)
         tokens = encode(self._tokenizer, request.prompt, request.templated) + pending.tokens
         spent = len(pending.tokens)
         if spent >= request.max_new_tokens or len(tokens) >= self._max_model_len:

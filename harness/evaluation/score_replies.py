@@ -115,7 +115,7 @@ class Scorer:
         # The prompt and the decoding of a stored reply are not known: samples get the plain prompt, without few-shot
         # examples. Published scripts read the whole text. medbench's extractor takes the last answer, so it still cuts
         # where a base model goes on to invent the next question.
-        stop = protocol.stop if protocol.extraction == "medbench" else []
+        stop = protocol.stop if protocol.extraction.startswith("medbench") else []
         self._protocol = protocol.model_copy(update={"shots": 0, "stop": stop})
         self._questions = {question.id: question for question in task.questions}
         self._requests: dict[str, Request] = {}

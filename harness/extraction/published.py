@@ -19,12 +19,14 @@ from typing import NamedTuple
 from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Extraction
-from medbench.harness.extraction.answer import extract
+from medbench.harness.extraction import answer, answer_v1
 
 HUATUO_LETTERS = 14
 """HuatuoGPT-o1's scorer knows the letters A to N."""
 GUESS_CHARACTERS = 50_000
 """A longer completion is not compared with the options for similarity, which takes quadratic time."""
+OURS = "medbench-v2"
+"""medbench's own extractor."""
 CHINESE = "\u4e00-\u9fff"
 
 
@@ -259,7 +261,8 @@ def _moved(found: _Found, by: int | None) -> _Found:
 
 EXTRACTORS: Mapping[str, Extractor] = MappingProxyType(
     {
-        "medbench": extract,
+        "medbench": answer_v1.extract,  # the first reader, of cot-v1
+        OURS: answer.extract,
         "mmlu-pro": _published(_mmlu_pro),
         "huatuo-o1-first": _published(_huatuo_o1_first),
         "huatuo-o1-last": _published(_huatuo_o1_last),

@@ -1,17 +1,95 @@
 """Splits a completion into its reasoning and its answer; stop strings count only outside the reasoning.
 
 python -c "import medbench.harness.extraction.thinking as t; print(t.split_reasoning('<think>a</think>B'))"
+
+The marks are those of chat templates and of vLLM's reasoning parsers (vllm/reasoning, vllm/parser), which are named
+beside them; else the source is.
 """
 
 from __future__ import annotations
 
+import heapq
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 REASONING_TAGS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+"""The tags that a reply is trained to write, and those of the first reader (answer_v1)."""
+
+
+class _Marks(NamedTuple):
+    """Regular expressions of one format, case ignored."""
+
+    opening: str
+    closing: str
+
+
+_TAGS = (
+    _Marks(r"<think(?:ing)?\b[^<>\n]{0,40}>", r"</think(?:ing)?\b[^<>\n]{0,40}>"),  # most; hy_v3: <think:...>
+    _Marks(r"<(?:seed|mm):think>", r"</(?:seed|mm):think>"),  # seed_oss, minimax_m3
+    _Marks(r"<ifm\|think\w{0,10}>", r"</ifm\|think\w{0,10}>"),  # k2_horizon
+    _Marks(r"\[think\]", r"\[/think\]"),  # mistral
+    _Marks(r"◁think▷", r"◁/think▷"),  # Kimi-VL-Thinking's template
+    _Marks(r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>"),  # kimi_k3
+    _Marks(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # cohere_command
+    _Marks(r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1's and OpenThinker's system prompt
+    _Marks(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus' template
+    _Marks(r"<\|content_thinking\|>", r"<\|content_text\|>"),  # inkling
+    _Marks(r"<unused94>", r"<unused95>"),  # MedGemma 1.5's model card
+    _Marks(r"<\|channel>", r"<channel\|>"),  # gemma4
+    # gptoss: Harmony's channels
+    _Marks(r"<\|channel\|>\s*(?:analysis|commentary)", r"<\|channel\|>\s*final\s*(?:<\|message\|>)?"),
+    # sections that prompts ask for, and models write without being asked (EXAONE Deep and Marco-o1: thought)
+    *(
+        _Marks(f"<{name}>", f"</{name}>")
+        for name in (
+            "thoughts?",
+            "reason(?:ing)?",
+            "reflection",
+            "analysis",
+            "scratchpad",
+            "rationale",
+            "chain[_-]of[_-]thought",
+            "inner[_-]monologue",
+        )
+    ),
+    _Marks(
+        r"<(?!/|\|end)[^\s<>/]{0,20}think[^\s<>]{0,20}>", r"<(?:/|\|end)[^\s<>]{0,20}think[^\s<>]{0,20}>"
+    ),  # unknown
+)
+"""A closing mark counts without an opening one too: the template may open the reasoning."""
+_SENTENCES = (
+    _Marks(r"\W{0,9}here(?:'s|’s| is) my thought process:", r"here(?:'s|’s| is) my response:"),  # granite
+    _Marks(r"\s*#{1,4} *thinking\b\W{0,9}$", r"^#{1,4} *final (?:response|answer)\b[:* ]*"),  # HuatuoGPT-o1
+    _Marks(r"\s*thinking\.\.\.\s*$", r"^\s*\.\.\.done thinking\."),  # ollama's terminal
+)
+"""An opening mark counts at the start only, a closing one only after it."""
+
+_TAG = re.compile(
+    "(?=[<\\[◁])(?:"
+    + "|".join(f"(?P<open{n}>{opening})|(?P<shut{n}>{closing})" for n, (opening, closing) in enumerate(_TAGS))
+    + ")",
+    re.IGNORECASE,
+)
+_SENTENCE = tuple(_Marks(*(f"(?im:{one})" for one in marks)) for marks in _SENTENCES)
+# what is left of gptoss's channels where special tokens are dropped: "analysisWe need ...assistantfinalC"
+_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z\"'“(*\d])")
+_BARE = re.compile(r"assistant ?(?:(?P<open>analysis|commentary)|(?P<shut>final))")
+_OPENING = re.compile("|".join(marks.opening for marks in (*_TAGS, *_SENTENCES)), re.IGNORECASE | re.MULTILINE)
+_BEHIND_OPENING = re.compile(r"\s*(?:thought\s*)?(?:<\|message\|>\s*)?\Z")
+_TOKEN = re.compile(
+    r"<\|(?:channel|message|open|close|sep)\|>|<\|channel>|<channel\|>|<\|content_(?:thinking|text)\|>"
+    r"|<unused9[45]>|think|thought|inner_(?:prefix|suffix)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\s*(?:thoughts?|thinking)[ \t]*[:.…]{0,4}[ \t]*\n", re.IGNORECASE)
+"""A first line that names a thought whose marks were lost: Gemma's channels, decoded without special tokens."""
+_PARAGRAPH = re.compile(r"\n[ \t]*\n\s*(?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +103,61 @@ class SplitCompletion:
     offset: int
     """Where `answer` starts in the completion, in characters."""
     closed: bool
+    guessed: bool = False
+    """Whether the text looks like a thought of an unknown format, and its last paragraph was taken for the answer."""
 
 
 def split_reasoning(text: str, *, opened: bool = False) -> SplitCompletion:
-    """Split at the last closing tag; `opened` says that the prompt has already opened the reasoning.
+    """Split at the last closing mark; `opened` says that the prompt has already opened the reasoning.
 
-    A closing tag without an opening one counts too (the template may open the reasoning silently). An opening tag after
-    the last closing tag, or any opening tag where nothing closes, leaves the reasoning open.
+    A closing mark without an opening one counts too (the template may open the reasoning silently). An opening mark
+    after the last closing one, or any opening mark where nothing closes, leaves the reasoning open. Where nothing
+    follows the last reasoning, the answer is what was written before it.
     """
-    end, close = max((text.rfind(close) + len(close) * (close in text), close) for _, close in REASONING_TAGS)
-    is_closed = end > 0 and close in text
-    rest = text[end:] if is_closed else text
-    if any(tag in rest for tag, _ in REASONING_TAGS) or (opened and not is_closed):
+    start, is_open, marked = 0, opened, False
+    opened_at, before = 0, (0, 0)
+    for opens, at, end in _marks(text):
+        marked = True
+        if opens and not is_open:
+            is_open, opened_at = True, at
+        elif not opens:
+            before = (start, opened_at if is_open else start)
+            start, is_open = end, False
+    if is_open:
         return SplitCompletion(text, "", len(text), False)
-    return SplitCompletion(text[:end], rest, end, True) if is_closed else SplitCompletion("", text, 0, True)
+    if not marked:
+        return _guessed(text) if _LABEL.match(text) else SplitCompletion("", text, 0, True)
+    if not text[start:].strip() and text[slice(*before)].strip():
+        first, end = before
+        return SplitCompletion(text[:first] + text[end:], text[first:end], first, True)
+    return SplitCompletion(text[:start], text[start:], start, True)
+
+
+def _marks(text: str) -> Iterator[tuple[bool, int, int]]:
+    """(whether it opens, start, end) of every mark, in order."""
+    tags = (((tag.lastgroup or "").startswith("open"), tag.start(), tag.end()) for tag in _TAG.finditer(text))
+    bare = ((word.group("open") is not None, word.start(), word.end()) for word in _BARE.finditer(text))
+    return heapq.merge(_sentence(text), tags, bare, key=lambda mark: mark[1])
+
+
+def _sentence(text: str) -> Iterator[tuple[bool, int, int]]:
+    """The opening mark that the text starts with, and the last closing one that belongs to it."""
+    if begun := _ANALYSIS.match(text):
+        yield True, begun.start(), begun.end()
+    for opening, closing in _SENTENCE:
+        if begun := re.match(opening, text):
+            yield True, begun.start(), begun.end()
+            for closed in re.finditer(closing, text):
+                yield False, closed.start(), closed.end()
+            return
+
+
+def _guessed(text: str) -> SplitCompletion:
+    paragraphs = [match.end() for match in _PARAGRAPH.finditer(text.rstrip())]
+    if not paragraphs:
+        return SplitCompletion(text, "", len(text), False, guessed=True)
+    start = paragraphs[-1]
+    return SplitCompletion(text[:start], text[start:], start, True, guessed=True)
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...], *, opened: bool = False) -> str:
@@ -50,4 +169,11 @@ def cut_at_stop(text: str, stop: tuple[str, ...], *, opened: bool = False) -> st
 
 def opens_reasoning(prompt: str) -> bool:
     """Whether the chat template has opened the reasoning that the completion will close (R1, Qwen3-Thinking)."""
-    return prompt.rstrip().endswith(tuple(opening for opening, _ in REASONING_TAGS))
+    tail = prompt[-80:]
+    ends = [mark.end() for mark in _OPENING.finditer(tail)]
+    return bool(ends and _BEHIND_OPENING.match(tail, ends[-1]))
+
+
+def marks_reasoning(tokens: Iterable[str]) -> frozenset[str]:
+    """Those of a tokenizer's special tokens that mark reasoning: they are kept where a completion is decoded."""
+    return frozenset(token for token in tokens if _TOKEN.search(token))

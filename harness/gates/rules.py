@@ -160,7 +160,7 @@ class GateFile(Record):
     budget: int | None = Field(None, ge=1)
     """Most questions asked, over all tasks; gates that are still open then are undecided."""
     protocol: str | None = None
-    """Protocol for the candidates; None is the baseline's, or cot-v1 without a baseline."""
+    """Protocol for the candidates; None is the baseline's, or cot-v2 without a baseline."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Instead of the protocol's own limit."""
     temperature: float | None = Field(None, ge=0, le=10)
@@ -265,7 +265,7 @@ decide: census        # judge on this benchmark's questions; population: on new 
 decide_after: evidence   # as soon as alpha allows; all: only when every question is asked
 partition: all        # gate: only the half that training loops use; report: only the other half
 # budget: 2000        # most questions in total; gates still open then are undecided (exit 3)
-# protocol: cot-v1    # default: the baseline's protocol
+# protocol: cot-v2    # default: the baseline's protocol
 # temperature: 0.7    # sample, instead of the protocol's own temperature
 # samples: 4          # replies to each question, of which the mean is judged
 

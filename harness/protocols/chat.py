@@ -5,6 +5,7 @@ The vLLM and the transformers engine share every step, so that their prompts can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,7 @@ from jinja2 import Template, TemplateError
 
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
+from medbench.harness.extraction.thinking import marks_reasoning
 from medbench.harness.protocols.templates import BoundedEnvironment, render_bounded
 
 Tokenizer = Any
@@ -99,6 +101,32 @@ def encode(tokenizer: Tokenizer, prompt: str, templated: bool) -> list[int]:
     if templated or begun:
         return list(tokenizer.encode(prompt, add_special_tokens=False))
     return list(tokenizer.encode(prompt))
+
+
+class ReplyDecoder:
+    """Text of a reply's tokens: special tokens that mark reasoning are kept, all others are dropped.
+
+    Without them the end of a thought cannot be seen ([THINK] of Mistral's, the channels of gpt-oss and Gemma).
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        special = {str(token) for token in tokenizer.all_special_tokens}
+        special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        marks = marks_reasoning(special)
+        self.keeps_special = bool(marks)
+        """Whether the engine must keep special tokens in its texts, for readable() to drop the others."""
+        others = sorted(special - marks, key=len, reverse=True)
+        self._others = re.compile("|".join(map(re.escape, others))) if marks and others else None
+
+    def readable(self, text: str) -> str:
+        """A text that was decoded with special tokens where `keeps_special`."""
+        return self._others.sub("", text) if self._others else text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        skip = not self.keeps_special
+        text = self._tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        return self.readable(text)
 
 
 def refuse_unknown_tokens(path: str, ids: Sequence[int], vocabulary: int) -> None:

@@ -1,6 +1,6 @@
 """How a question is asked and its completion read. Protocols are data (YAML) and are named in every result.
 
-python -c "from medbench.harness.protocols.protocol import load_protocol; print(load_protocol('cot-v1').prompt)"
+python -c "from medbench.harness.protocols.protocol import load_protocol; print(load_protocol('cot-v2').prompt)"
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import MedbenchError, Message, Question
-from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.published import EXTRACTORS, OURS
 from medbench.harness.protocols.templates import ENVIRONMENT, render_bounded
 from medbench.harness.text import did_you_mean
 
-DEFAULT = "cot-v1"
+DEFAULT = "cot-v2"
 FOREIGN = "lm-eval"
 """The protocol of lm-eval's own tasks: everything as the task's YAML says."""
 
@@ -67,7 +67,7 @@ class Protocol(Record):
     """Few-shot examples before the question, drawn as lm-eval draws them (see contracts.Examples)."""
     example_reply: str = "{{ gold }}"
     """The reply that a few-shot example shows; Jinja over gold and all that `prompt` has."""
-    extraction: str = "medbench"
+    extraction: str = OURS
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     continuation: Continuation | None = None
     denominator: str = "every question asked; a reply without an answer is wrong"

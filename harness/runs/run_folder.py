@@ -146,7 +146,10 @@ def reopen_run(folder: Path, wanted: RunRecord) -> Run:
         record = read_run(folder)
         differences = describe_differences(record, wanted)
         if differences:
-            raise MedbenchError(f"{folder} is another run ({'; '.join(differences)}): use another --name")
+            hint = "use another --name"
+            if any(difference.startswith("protocol ") for difference in differences):
+                hint = f"go on with --protocol {str(record.protocol.get('name')).partition('+')[0]}, or {hint}"
+            raise MedbenchError(f"{folder} is another run ({'; '.join(differences)}): {hint}")
     except BaseException:
         lock.release()
         raise
@@ -230,6 +233,8 @@ class _SampleLog:
 def _line(sample: Sample) -> bytes:
     content = {name: getattr(sample, name) for name in SAMPLE_FIELDS}  # asdict copies, which is slower than the JSON
     content["schema_version"] = SCHEMA_VERSION
+    if sample.note is None:
+        del content["note"]  # most have none
     # a lone surrogate (from a stored reply) cannot be encoded as UTF-8; the replacement is visible and harmless
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 

@@ -6,12 +6,12 @@ with pydantic takes ten. Lines that are no strict JSON (NaN, half a surrogate pa
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import msgspec
 
-from medbench.harness.contracts import FinishReason, Outcome, Sample
+from medbench.harness.contracts import FinishReason, Note, Outcome, Sample
+from medbench.harness.files import parse_json
 from medbench.harness.runs.records import SCHEMA_VERSION
 from medbench.harness.text import without_halves
 
@@ -42,6 +42,7 @@ class Line(msgspec.Struct, gc=False):
     """-inf is a probability of 0; NaN, which some engines give, is an abstention (see scoring.calibration)."""
     repeat: Count = 0
     order: tuple[Count, ...] | None = None
+    note: Note | None = None
 
     def sample(self) -> Sample:
         return Sample(
@@ -62,6 +63,7 @@ class Line(msgspec.Struct, gc=False):
             logprobs=self.logprobs,
             repeat=self.repeat,
             order=self.order,
+            note=self.note,
         )
 
 
@@ -69,6 +71,7 @@ class NewerSample(ValueError):
     """A line that a newer medbench has written: it is not damaged."""
 
 
+DECIDING = tuple(f'"{name}":'.encode() for name in ("id", "extracted", "gold", "score", "outcome", "repeat", "order"))
 _decode = msgspec.json.Decoder(Line).decode
 
 
@@ -76,7 +79,7 @@ def decode(raw: bytes) -> Line:
     """Raises ValueError, in a few words, for what is no sample."""
     try:
         raw.decode()  # msgspec does not look into fields that Line does not have
-        line = _decode(raw)
+        line = _slowly(raw) if _may_repeat(raw) else _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         line = _slowly(raw)
     if line.schema_version > SCHEMA_VERSION:
@@ -86,9 +89,15 @@ def decode(raw: bytes) -> Line:
     return line
 
 
+def _may_repeat(raw: bytes) -> bool:
+    """Whether a key that decides may be given twice, of which msgspec takes the last; the texts are not searched."""
+    around = raw[: max(raw.find(b'"prompt":'), 0)] + raw[max(raw.find(b'"finish_reason":'), 0) :]
+    return any(around.count(key) > 1 for key in DECIDING)
+
+
 def _slowly(raw: bytes) -> Line:
     try:
-        return msgspec.convert(without_halves(json.loads(raw)), Line)
+        return msgspec.convert(without_halves(parse_json(raw)), Line)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a sample written by medbench, or damaged ({error})") from None
     except (ValueError, RecursionError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.harness.contracts import Completion, Extraction, MedbenchError, Question, Request, Sample, Task
-from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.published import EXTRACTORS, OURS
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 
 
@@ -42,6 +42,7 @@ def score_completion(
         logprobs=completion.logprobs,
         repeat=request.repeat,
         order=order,
+        note=answer.note,
     )
 
 
@@ -79,7 +80,7 @@ def score_reply(
     finish_reason: str = "stop",
     opened: bool = False,
     stop: tuple[str, ...] = (),
-    extraction: str = "medbench",
+    extraction: str = OURS,
 ) -> tuple[Extraction, float]:
     """(the answer that the extractor `extraction` finds, 1.0 if it is `gold` else 0.0)."""
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply

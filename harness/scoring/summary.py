@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from medbench.harness.contracts import Sample, Task
+from medbench.harness.contracts import Note, Sample, Task
 from medbench.harness.scoring.bounds import Amount, Count, Interval, Share
 from medbench.harness.scoring.calibration import Calibration
 from medbench.harness.scoring.option_order_bias import Shuffling
@@ -64,6 +64,8 @@ class TaskResult(BaseModel):
     shuffling: Shuffling | None = None
     calibration: Calibration | None = None
     """For protocols with log-likelihoods; None for generated completions."""
+    notes: dict[Note, Count] = Field(default_factory=dict)
+    """How many completions have each of contracts.Note."""
     published: Published | None = None
     """The accuracy by the arithmetic of the protocol's source, where that differs from `accuracy` by construction."""
 
@@ -95,10 +97,13 @@ class Summary:
         self._scores = _Tally()
         self._categories: dict[str, dict[str, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
         self._truncated = self._tokens = 0
+        self._notes: Counter[Note] = Counter()
 
     def add(self, sample: Sample) -> None:
         self._outcomes[sample.outcome] += 1
         self._truncated += sample.finish_reason == "length"
+        if sample.note is not None:
+            self._notes[sample.note] += 1
         if sample.score is None:
             return
         self._tokens += sample.completion_tokens
@@ -121,6 +126,7 @@ class Summary:
             n_unparsed=n - outcomes["answered"] - outcomes["error"],
             n_truncated=self._truncated,
             outcomes=dict(sorted(outcomes.items())),
+            notes=dict(sorted(self._notes.items())),
             accuracy=scores.mean,
             interval=scores.interval(),
             interval_wilson=wilson_interval(scores.total, scores.n) if scores.n else None,

@@ -36,7 +36,7 @@ from medbench.harness.runs.run_folder import create_run
 
 QUESTIONS, NEW_TOKENS, TURNS = 64, 64, 3
 DATA = os.environ.get("MEDBENCH_DATA", SAMPLE)
-PROTOCOL = load_protocol("cot-v1", max_new_tokens=NEW_TOKENS)
+PROTOCOL = load_protocol("cot-v2", max_new_tokens=NEW_TOKENS)
 
 
 class Silent:

@@ -89,7 +89,7 @@ def write_run(root: Path, name: str, questions: dict[str, list[Question]], rng: 
     overall = "pass" if all(gate.status == "pass" for gate in gates) else "fail"
     verdict = Verdict(
         overall=overall, why="three gates", alpha=0.05, decide="census", partition="all", correction=CORRECTION,
-        candidate=name, fingerprint=name, baseline=None, protocol="cot-v1", gates=gates,
+        candidate=name, fingerprint=name, baseline=None, protocol="cot-v2", gates=gates,
     )  # fmt: skip
     (root / name / "verdict.json").write_text(verdict.model_dump_json())
 
@@ -105,7 +105,7 @@ def summed(task: str, questions: Sequence[Question], kinds: Sequence[str]) -> Ta
     n, accuracy, interval = share(range(6))
     parts = {f"part {part}": share([part]) for part in range(6)}
     return TaskResult(
-        task=task, version="1", split="test", source="local", official=True, protocol="cot-v1", n=n, n_error=0,
+        task=task, version="1", split="test", source="local", official=True, protocol="cot-v2", n=n, n_error=0,
         n_unparsed=kinds.count("unparsed") + kinds.count("truncated"), n_truncated=kinds.count("truncated"),
         outcomes={"answered": kinds.count("right") + kinds.count("wrong"), "unparsed": kinds.count("unparsed"),
                   "truncated": kinds.count("truncated")},

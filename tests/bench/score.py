@@ -21,7 +21,7 @@ from medbench.harness.contracts import LETTERS, Data, Question, Task
 from medbench.harness.evaluation.score_replies import ScoreOptions, score_task
 
 QUESTIONS = 1000
-PROTOCOLS = ("cot-v1", "mmlu-pro-official", "huatuo-o1", "m1")
+PROTOCOLS = ("cot-v2", "mmlu-pro-official", "huatuo-o1", "m1")
 FINDING = "The patient has fever and a stiff neck, so the findings speak for option {} rather than for any other. "
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         thousand = write(folder / "thousand.jsonl", 1000, sentences=10)
-        scored(thousand, "cot-v1", folder / "warm")  # imports
+        scored(thousand, "cot-v2", folder / "warm")  # imports
         for protocol in PROTOCOLS:
             seconds = min(scored(thousand, protocol, folder / f"{protocol}-{turn}") for turn in range(3))
             print(
@@ -103,7 +103,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        taken = scored(Path(sys.argv[1]), "cot-v1", Path(sys.argv[2]))
+        taken = scored(Path(sys.argv[1]), "cot-v2", Path(sys.argv[2]))
         print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     else:
         main()

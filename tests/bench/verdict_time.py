@@ -50,7 +50,7 @@ A, B = 9.0, 0.045
 """Milliseconds per step, and per running reply and step: assumed, in the range of an 8B model on one H100."""
 MOST = 2048
 """The token limit."""
-LIMITS = limits_for(load_protocol("cot-v1", max_new_tokens=MOST))
+LIMITS = limits_for(load_protocol("cot-v2", max_new_tokens=MOST))
 REAL = "Meta-Llama-3_1-8B-Instruct"
 KINDS = ("lognormal", "longer if wrong", "real")
 

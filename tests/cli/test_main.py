@@ -87,7 +87,7 @@ def test_worked_examples_do_not_change_with_limit_or_resumption(
     captured = capfd.readouterr()
     assert "evaluated split itself" in captured.err
     outcome = json.loads(captured.out[captured.out.index("{") :])
-    assert outcome["protocol"] == "cot-v1+shots=3"
+    assert outcome["protocol"] == "cot-v2+shots=3"
     assert any("evaluated split itself" in note for note in outcome["notes"])
 
 
@@ -172,7 +172,7 @@ def faults(tmp_path: Path, tiny_model: Path) -> dict[str, tuple[list[str], str]]
     return {
         "unknown task": (["eval", model, "--data", "sample", "--tasks", "medqaa"], "did you mean medqa"),
         "no task": (["eval", model, "--tasks", ","], "--tasks"),
-        "unknown protocol": (["eval", model, *sample, "--protocol", "cot-v2"], "did you mean cot-v1"),
+        "unknown protocol": (["eval", model, *sample, "--protocol", "cot-v2"], "did you mean cot-v2"),
         "limit 0": (["eval", model, "--limit", "0"], "--limit"),
         "config key": (["eval", model, "--config", str(tmp_path / "typo.yaml")], "did you mean limit"),
         "no such path": (["eval", "./nothing", *sample], "no such folder"),
@@ -294,7 +294,7 @@ def test_a_real_checkpoint_through_vllm(tiny_model: Path) -> None:
     outcome = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert [result["n"] for result in outcome["results"].values()] == [4, 4, 4]
-    assert outcome["protocol"] == "cot-v1+max_new_tokens=8"
+    assert outcome["protocol"] == "cot-v2+max_new_tokens=8"
     record = json.loads(Path(outcome["run"], "run.json").read_text())
     assert record["engine"]["name"] == "vllm"
     assert record["engine"]["chat_template"] == "model"

@@ -30,7 +30,7 @@ def a_result(task: str = "medqa", **changes: object) -> TaskResult:
         "split": "test",
         "source": "local",
         "official": True,
-        "protocol": "cot-v1",
+        "protocol": "cot-v2",
         "n": 200,
         "n_error": 3,
         "n_unparsed": 5,
@@ -54,7 +54,7 @@ def a_record(model: str, notes: list[str] | None = None) -> RunRecord:
         command=[],
         model=ModelRecord(name=model, kind="full", fingerprint="f"),
         tasks={},
-        protocol={"name": "cot-v1"},
+        protocol={"name": "cot-v2"},
         seed=0,
         limit=None,
         engine={},
@@ -77,7 +77,7 @@ def test_a_task_has_its_numbers_in_one_row() -> None:
 
 def test_model_protocol_speed_and_notes_are_shown() -> None:
     text = shown("mine", notes=["no chat template"])
-    assert "mine · cot-v1" in text
+    assert "mine · cot-v2" in text
     assert "10 s, 4000 tokens, 400 tokens/s" in text
     assert "note: no chat template" in text
     assert text.endswith("\n")
@@ -128,7 +128,7 @@ def test_markup_in_the_list_of_tasks_is_shown_as_text(name: str) -> None:
         hub={},
         path="x",
     )
-    (row,) = [line for line in task_table([card], [load_protocol("cot-v1")]).splitlines() if "25.0" in line]
+    (row,) = [line for line in task_table([card], [load_protocol("cot-v2")]).splitlines() if "25.0" in line]
     assert row.count(name) == 2
 
 

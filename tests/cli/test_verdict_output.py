@@ -59,7 +59,7 @@ def verdict(*gates: GateResult, **changes: Any) -> Verdict:
         "candidate": "step-800",
         "fingerprint": "f",
         "baseline": None,
-        "protocol": "cot-v1",
+        "protocol": "cot-v2",
         "gates": list(gates or (result(),)),
     }
     return Verdict(**(values | changes))
@@ -142,7 +142,7 @@ def test_a_suite_says_how_its_verdict_was_decided() -> None:
         "decide": "census",
         "correction": "Bonferroni",
         "partition": "all",
-        "protocol": "cot-v1",
+        "protocol": "cot-v2",
         "baseline": "base",
         "controls": "base, old",
         "checkpoint": "7",
@@ -193,7 +193,7 @@ def test_the_summary_is_a_table_of_gates() -> None:
     text = markdown(verdict(result(), paired, overall="fail", baseline="base", warnings=["wide"]))
     lines = text.splitlines()
     assert lines[0] == "### medbench gate: FAIL"
-    assert "`step-800` under `cot-v1` against `base`" in text
+    assert "`step-800` under `cot-v2` against `base`" in text
     header = lines.index("| gate | verdict | estimate | interval | questions | why |")
     rows = [line for line in lines[header + 2 :] if line.startswith("|")]
     assert [row.split(" | ")[1] for row in rows] == ["pass", "FAIL"]

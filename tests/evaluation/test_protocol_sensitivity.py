@@ -60,7 +60,7 @@ def test_a_row_is_what_scoring_under_that_protocol_finds(
     task = a_task([f"q{at}" for at in range(len(texts))])
     file = a_file(folder, texts)
     band = band_over(task, replies_to(task, file))
-    assert band.rows[0].protocol == "cot-v1"
+    assert band.rows[0].protocol == "cot-v2"
     answers = {}
     for row in band.rows:
         result, answers[row.protocol] = alone(task, file, row.protocol, folder)
@@ -76,7 +76,7 @@ def test_a_row_is_what_scoring_under_that_protocol_finds(
 
 def test_exactly_the_generating_protocols_are_in_the_band() -> None:
     names = [protocol.name for protocol in generating_protocols()]
-    assert names[0] == "cot-v1"
+    assert names[0] == "cot-v2"
     assert {"mmlu-pro-official", "huatuo-o1", "m1"} < set(names)
     assert not {"direct-v1", "lm-eval-logprob", "lm-eval"} & set(names)
 
@@ -87,7 +87,7 @@ def test_the_table_names_the_ends_of_the_band(tmp_path: Path) -> None:
     text = band_table(band)
     (line,) = [line for line in text.splitlines() if line.startswith("the same replies")]
     assert line == (
-        "the same replies score between 0.0 % (medhelm-letter) and 100.0 % (cot-v1): a band of 100.0 points"
+        "the same replies score between 0.0 % (medhelm-letter) and 100.0 % (cot-v2): a band of 100.0 points"
     )
     assert "without medhelm-letter" in text  # it expects only the letter
     assert "0 of 4 replies are read differently by two or more of these protocols" in text

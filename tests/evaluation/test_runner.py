@@ -143,7 +143,7 @@ def test_completion_order_changes_no_sample(tmp_path: Path) -> None:
 
 
 def test_a_request_carries_the_protocols_decoding() -> None:
-    protocol = load_protocol("cot-v1", max_new_tokens=7, thinking=False)
+    protocol = load_protocol("cot-v2", max_new_tokens=7, thinking=False)
     request = build_request(a_task(), a_task().questions[0], protocol, FakeEngine({}), seed=3)
     assert (request.max_new_tokens, request.seed) == (7, sampling_seed(3, "toy", "q0"))
     assert request.thinking is False

@@ -250,7 +250,7 @@ def test_all_faults_are_reported_and_nothing_is_written(
 WRONG = {
     "no file": (["none.jsonl"], "no such file"),
     "a folder": (["data"], "not a file"),
-    "no protocol": (["mine.jsonl", "--protocol", "cot-v2"], "did you mean cot-v1"),
+    "no protocol": (["mine.jsonl", "--protocol", "cot-v3"], "did you mean cot-v"),
     "log-likelihoods": (["mine.jsonl", "--protocol", "direct-v1"], "log-likelihoods"),
     "lm-eval": (["mine.jsonl", "--protocol", "lm-eval"], "lm-eval's own tasks"),
     "bad name": (["mine.jsonl", "--name", "../up"], "--name"),
@@ -420,11 +420,11 @@ def test_published_scripts_read_the_whole_text_and_medbench_stops_at_the_next_qu
     task = a_task(["q0"])
     lines = [{"id": "q0", "output": "So I take (A).\nQuestion: And next?\nAnswer: B"}]
     read = {}
-    for protocol in ("cot-v1", "mmlu-pro-official"):
+    for protocol in ("cot-v2", "mmlu-pro-official"):
         outcome = scored(task, lines, tmp_path, protocol=protocol)
         (sample,) = read_samples(outcome.folder, "toy")
         read[protocol] = sample.extracted
-    assert read == {"cot-v1": "A", "mmlu-pro-official": "B"}
+    assert read == {"cot-v2": "A", "mmlu-pro-official": "B"}
 
 
 @pytest.mark.parametrize("model", ["Meta-Llama-3_1-8B-Instruct", "Qwen1.5-7B-Chat"])

@@ -6,17 +6,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning, split_reasoning
+from medbench.harness.extraction.answer import extract
+from medbench.harness.extraction.thinking import cut_at_stop, marks_reasoning, opens_reasoning, split_reasoning
+
+FORMATS = {
+    "DeepSeek-R1, Qwen3": ("<think>", "</think>"),
+    "Claude's prompt": ("<thinking>", "</thinking>"),
+    "capitals": ("<THINK>", "</THINK>"),
+    "hy_v3": ("<think:opensource>", "</think:opensource>"),
+    "Seed-OSS": ("<seed:think>", "</seed:think>"),
+    "MiniMax M3": ("<mm:think>", "</mm:think>"),
+    "K2 Horizon": ("<ifm|think_fast>", "</ifm|think_fast>"),
+    "Magistral": ("[THINK]", "[/THINK]"),
+    "Kimi-VL": ("◁think▷", "◁/think▷"),
+    "Kimi K3": ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    "Cohere Command A": ("<|START_THINKING|>", "<|END_THINKING|>"),
+    "Sky-T1": ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    "Apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+    "Inkling": ("<|content_thinking|>", "<|content_text|>"),
+    "MedGemma 1.5": ("<unused94>thought\n", "<unused95>"),
+    "Gemma 4": ("<|channel>thought\n", "<channel|>"),
+    "gpt-oss": (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+    "gpt-oss without special tokens": ("analysisWe need one letter. ", "assistantfinal"),
+    "Granite": ("Here is my thought process:\n", "\nHere is my response:\n"),
+    "HuatuoGPT-o1": ("## Thinking\n\n", "\n\n## Final Response\n\n"),
+    "ollama": ("Thinking...\n", "\n...done thinking.\n"),
+    "EXAONE Deep": ("<thought>\n", "</thought>\n"),
+    "a prompt's own": ("<reasoning>", "</reasoning>"),
+    "an unknown one": ("<my_thinking>", "</my_thinking>"),
+}
+MARKS = pytest.mark.parametrize("marks", FORMATS.values(), ids=FORMATS)
+
+
+@MARKS
+def test_text_after_the_closing_mark_is_the_answer(marks: tuple[str, str]) -> None:
+    text = f"{marks[0]}The answer is (A).{marks[1]}The answer is (B)."
+    parts = split_reasoning(text)
+    assert (parts.answer.strip(), parts.closed) == ("The answer is (B).", True)
+    assert text[parts.offset :] == parts.answer
+    assert extract(text, labels=tuple("ABCD")).answer == "B"
+
+
+@MARKS
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_nothing_is_read_inside_a_thought_that_does_not_end(marks: tuple[str, str], reason: str) -> None:
+    found = extract(f"{marks[0]}The answer is (A).\n\nThe answer is (B).", labels=tuple("ABCD"), finish_reason=reason)
+    assert (found.answer, found.outcome) == (None, "truncated" if reason == "length" else "unparsed")
+
+
+@MARKS
+def test_the_answer_before_a_thought_that_ends_the_text_counts(marks: tuple[str, str]) -> None:
+    if marks[0][0] in "<[◁":  # the others only begin a text
+        assert extract(f"Answer: C\n{marks[0]}Not (A).{marks[1]}", labels=tuple("ABCD")).answer == "C"
+
+
+def test_a_first_line_that_names_a_thought_is_noted_and_the_last_paragraph_read() -> None:
+    found = extract("thought\nThe answer is (A).\n\nNo, that is wrong.\n\nC. Zinc", labels=tuple("ABCD"))
+    assert (found.answer, found.note) == ("C", "unmarked_thought")
+    found = extract("thought\nThe answer is (A). Hmm", labels=tuple("ABCD"))
+    assert (found.answer, found.note) == (None, "unmarked_thought")
+    assert extract("thought\nFirst.\n\nThe answer is (A)", labels=tuple("ABCD"), finish_reason="length").answer is None
 
 
 @pytest.mark.parametrize(
-    "tags", [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>")]
+    "text", ["Analysis: the dose is high. The answer is (B).", "### Thinking\nB", "I was thinking... B."]
 )
-def test_text_after_the_closing_tag_is_the_answer(tags: tuple[str, str]) -> None:
-    text = f"{tags[0]}first A{tags[1]} then B"
-    parts = split_reasoning(text)
-    assert (parts.answer, parts.closed) == (" then B", True)
-    assert text[parts.offset :] == parts.answer
+def test_words_about_thinking_are_no_marks(text: str) -> None:
+    assert split_reasoning(text.replace("### Thinking\nB", "B")).closed
+
+
+def test_special_tokens_that_mark_reasoning_are_known() -> None:
+    special = [
+        "<|im_end|>",
+        "[THINK]",
+        "[/THINK]",
+        "<|channel|>",
+        "<|message|>",
+        "<|end|>",
+        "<unused94>",
+        "<unused7>",
+        "</s>",
+    ]
+    assert marks_reasoning(special) == {"[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<unused94>"}
 
 
 def test_a_reply_without_tags_is_all_answer() -> None:
@@ -46,6 +120,9 @@ def test_the_first_of_several_stop_strings_cuts() -> None:
 
 def test_a_template_that_opens_the_reasoning_is_recognised() -> None:
     assert opens_reasoning("<|im_start|>assistant\n<think>\n")
+    assert opens_reasoning("<|turn>model\n<|channel>thought\n")
+    assert opens_reasoning("[/INST][THINK]")
+    assert opens_reasoning("<|start|>assistant<|channel|>analysis<|message|>")
     assert not opens_reasoning("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 

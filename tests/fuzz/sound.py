@@ -34,7 +34,7 @@ gates:
 FLOOR = "gates:\n  - {task: medqa, at_least: 0.5}\n"
 CONFIG = """\
 tasks: [medqa]
-protocol: cot-v1
+protocol: cot-v2
 max_new_tokens: 64
 limit: 12
 seed: 3
@@ -85,7 +85,7 @@ def build(folder: Path) -> Path:
     texts = {"gates": GATES, "floor": FLOOR, "config": CONFIG, "references": REFERENCES, "recipe": RECIPE}
     for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text)
-    shutil.copy(ROOT / "harness/protocols/cot-v1.yaml", folder / "protocol.yaml")
+    shutil.copy(ROOT / "harness/protocols/cot-v2.yaml", folder / "protocol.yaml")
     shutil.copy(ROOT / "tasks/medqa/medqa.yaml", folder / "task.yaml")
     for name, replies in (("base", "weak"), ("candidate", "replies"), ("torn", "replies")):
         command = ["eval", name, "--replies", str(folder / f"{replies}.jsonl"), "--data", str(folder / "data")]

@@ -305,7 +305,7 @@ def judge(root: Path, engine: FakeEngine, *, quiet: bool) -> None:
     rules = GateFile(gates=[Gate("toy", at_least=0.45)])
     with create_run(root, a_record("run", {"toy": 400})) as run, progress_for(quiet=quiet) as bars:
         gate = LiveGate(rules, [a_task([f"q{number}" for number in range(400)])], 0, None)
-        (result,) = run_gate(gate, run, load_protocol("cot-v1"), engine, bars)
+        (result,) = run_gate(gate, run, load_protocol("cot-v2"), engine, bars)
         assert result.status == "pass"
 
 

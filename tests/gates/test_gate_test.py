@@ -420,7 +420,7 @@ def test_tokens_on_the_threshold_pass_whatever_the_limit(limit: int) -> None:
 
 
 def test_replies_beyond_the_limit_are_counted_as_long_as_they_are(tmp_path: Path) -> None:
-    """cot-v1 allows 2,048 tokens; a server that goes past that must not hide it."""
+    """cot-v2 allows 2,048 tokens; a server that goes past that must not hide it."""
     samples = [answer(f"q{i}", completion_tokens=5000 if i < 10 else 100) for i in range(20)]
     assert one(tmp_path, {"metric": "tokens_per_answer", "at_most": 2549}, samples).status == "fail"
     assert one(tmp_path, {"metric": "tokens_per_answer", "at_most": 2550}, samples).status == "pass"

@@ -148,7 +148,7 @@ def test_the_verdict_lies_in_the_run_folder(bench: Bench) -> None:
     _, verdict = bench.gate(folder, gates)
     stored = json.loads((folder / "verdict.json").read_text())
     assert stored.items() <= verdict.items()
-    assert (verdict["run"], stored["alpha"], stored["protocol"]) == (str(folder), 0.01, "cot-v1")
+    assert (verdict["run"], stored["alpha"], stored["protocol"]) == (str(folder), 0.01, "cot-v2")
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
@@ -431,19 +431,19 @@ def test_the_baselines_protocol_is_the_candidates(bench: Bench) -> None:
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, margin: 0.05}")
     status, verdict = bench.gate("c", gates, "--replies", replies, "--baseline", base)
     assert (status, verdict["protocol"]) == (0, "direct-v1")
-    other = write_gates(bench.folder / "other.yaml", "{task: medqa, margin: 0.05}", protocol="cot-v1")
+    other = write_gates(bench.folder / "other.yaml", "{task: medqa, margin: 0.05}", protocol="cot-v2")
     status, _ = bench.gate("c", other, "--replies", replies, "--baseline", base)
     assert status == 2
-    assert "protocol direct-v1 and cot-v1" in bench.err
+    assert "protocol direct-v1 and cot-v2" in bench.err
 
 
 def test_a_finished_run_of_another_protocol_than_the_files_is_refused(bench: Bench) -> None:
     folder = stored_run(Path("runs"), "c", {"medqa": answers(90, 10)})
     floor = "{task: medqa, at_least: 0.7}"
-    assert bench.gate(folder, write_gates(bench.folder / "same.yaml", floor, protocol="cot-v1"))[0] == 0
+    assert bench.gate(folder, write_gates(bench.folder / "same.yaml", floor, protocol="cot-v2"))[0] == 0
     for name, settings in (("direct", {"protocol": "direct-v1"}), ("short", {"max_new_tokens": 16})):
         assert bench.gate(folder, write_gates(bench.folder / f"{name}.yaml", floor, **settings))[0] == 2
-        assert "was evaluated under protocol cot-v1, not the gate file's" in bench.err
+        assert "was evaluated under protocol cot-v2, not the gate file's" in bench.err
 
 
 def test_a_limit_in_the_config_is_not_a_budget(bench: Bench) -> None:
@@ -516,7 +516,7 @@ BASELINES: dict[str, tuple[dict[str, Any], Callable[[Path], None] | None, str]] 
     "no records": ({}, without_samples, "no samples of toy"),
     "half": ({}, half_answered, "50 answers, but run.json says that the run is finished and asked 100"),
     "damaged": ({}, damaged, "not a sample written by medbench"),
-    "protocol": ({"protocol": load_protocol("direct-v1").model_dump(mode="json")}, None, "direct-v1 and cot-v1"),
+    "protocol": ({"protocol": load_protocol("direct-v1").model_dump(mode="json")}, None, "direct-v1 and cot-v2"),
     "version": ({"described": {"version": "2"}}, None, "toy version 2 and 1"),
     "split": ({"described": {"split": "dev"}}, None, "toy split dev and test"),
     "data": ({"described": {"sha256": "1" * 64}}, None, "other questions of toy: 60 of 100 match"),
@@ -842,7 +842,7 @@ def test_a_verdict_that_cannot_be_stored_is_given_all_the_same(bench: Bench) -> 
 def test_a_run_that_cannot_be_read_is_left_out_as_a_control_with_its_reason(bench: Bench) -> None:
     bench.evaluate("other", 100)
     record = Path("runs/other/run.json")
-    record.write_text(record.read_text().replace('"cot-v1"', "null"))
+    record.write_text(record.read_text().replace('"cot-v2"', "null"))
     gates = write_gates(bench.folder / "gates.yaml", "{task: medqa, at_least: 0.5}")
     status, _ = bench.gate("new", gates, "--engine", "fake", "--replies", bench.replies("new", 150))
     assert status == 0

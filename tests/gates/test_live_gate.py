@@ -27,7 +27,7 @@ from medbench.harness.gates.verdict import GateResult, overall_of
 from medbench.harness.protocols.protocol import load_protocol
 from medbench.harness.runs.run_folder import Run, create_run, read_samples, reopen_run
 
-COT = load_protocol("cot-v1")
+COT = load_protocol("cot-v2")
 Samples = Mapping[str, Mapping[str, Sample]]
 
 

@@ -35,7 +35,7 @@ from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import create_run, read_run, read_samples, reopen_run
 
 Capture = pytest.CaptureFixture[str]
-SAMPLED = load_protocol("cot-v1", temperature=0.7)
+SAMPLED = load_protocol("cot-v2", temperature=0.7)
 
 
 def drawn(ids: Sequence[str], chances: Sequence[float], samples: int, seed: int) -> dict[str, Sample]:
@@ -284,8 +284,8 @@ def test_the_noise_of_a_difference_has_that_of_the_baseline_in_it() -> None:
 @pytest.mark.engine
 def test_asking_twice_draws_other_replies_where_the_protocol_samples(tiny_engine: Any) -> None:
     task = a_task([f"q{number}" for number in range(12)])
-    sampled = load_protocol("cot-v1", temperature=1.5, max_new_tokens=8)
-    greedy = load_protocol("cot-v1", max_new_tokens=8)
+    sampled = load_protocol("cot-v2", temperature=1.5, max_new_tokens=8)
+    greedy = load_protocol("cot-v2", max_new_tokens=8)
     assert measure(task, sampled, tiny_engine, questions=12, seed=0).replies > 6
     assert measure(task, greedy, tiny_engine, questions=12, seed=0).replies == 0
 
@@ -354,14 +354,14 @@ def test_samples_are_the_baseline_s_where_the_protocol_is(bench: list[str], capf
     command = ["gate", "worse", "--gates", str(gates), "--baseline", "runs/base", "--replies", "worse.jsonl"]
     assert run([*command, *COMMON, "--json"]) == 1
     verdict = json.loads(capfd.readouterr().out)["verdicts"][0]
-    assert (verdict["samples"], verdict["protocol"]) == (4, "cot-v1+temperature=0.7")
+    assert (verdict["samples"], verdict["protocol"]) == (4, "cot-v2+temperature=0.7")
 
 
 def test_equal_samples_are_refused(tiny_model: Path, bench: list[str], capfd: Capture) -> None:
     gates = write_gates(Path("g.yaml"), "{task: medqa, at_least: 0.5}", samples=4)
     assert run(["gate", str(tiny_model), "--gates", str(gates), *COMMON]) == 2
     error = capfd.readouterr().err
-    assert "samples 4: protocol cot-v1 decodes greedily, so all replies would be equal: set a temperature" in error
+    assert "samples 4: protocol cot-v2 decodes greedily, so all replies would be equal: set a temperature" in error
 
 
 def test_a_finished_run_with_another_number_of_samples_is_refused(bench: list[str], capfd: Capture) -> None:
@@ -390,7 +390,7 @@ def test_a_threshold_within_the_noise_is_warned_of(bench: list[str], capfd: Capt
 @pytest.mark.engine
 def test_a_real_engine_is_judged_by_the_mean_of_its_samples(tiny_engine: Any, tmp_path: Path) -> None:
     """A tiny random model is never right, in none of its samples."""
-    protocol = load_protocol("cot-v1", max_new_tokens=16, temperature=1.0)
+    protocol = load_protocol("cot-v2", max_new_tokens=16, temperature=1.0)
     task = a_task([f"q{number}" for number in range(120)])
     record = a_record("run", {"toy": 120}, samples=3, protocol=protocol.model_dump(mode="json"))
     with create_run(tmp_path, record) as run:

@@ -19,7 +19,7 @@ from medbench.harness.engines.fake import FakeEngine
 from medbench.harness.gates.speed import REPLY_TOKENS, SHARES, Pace, Speed, paces_of
 from medbench.harness.protocols.protocol import load_protocol
 
-COT = load_protocol("cot-v1")
+COT = load_protocol("cot-v2")
 
 
 class Stepping(FakeEngine):
@@ -181,7 +181,7 @@ def test_the_command_measures_a_real_model(tiny_model: Path, capfd: pytest.Captu
 @pytest.mark.engine
 def test_a_real_vllm_is_measured(tiny_engine: Any) -> None:
     task = a_task([f"q{number}" for number in range(40)])
-    protocol = load_protocol("cot-v1", max_new_tokens=16)
+    protocol = load_protocol("cot-v2", max_new_tokens=16)
     found = paces_of(tiny_engine, task, protocol, seconds=0.1)
     assert [one.at_once for one in found] == [1, 8, tiny_engine.places]
     assert all(0 < one.tokens <= 16 * one.replies for one in found)

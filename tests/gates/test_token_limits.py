@@ -35,7 +35,7 @@ from medbench.harness.runs.run_folder import Run, create_run, read_samples, reop
 from medbench.harness.stats import sequential
 from medbench.harness.stats.sequential import SequentialTest
 
-COT = load_protocol("cot-v1")
+COT = load_protocol("cot-v2")
 TWO = Limits((10, 50), (0.2, 0.2, 0.6))
 
 
@@ -238,7 +238,7 @@ def test_a_schedule_takes_a_passed_limit_for_the_lower_ones_too() -> None:
 @pytest.mark.engine
 def test_vllm_reports_what_a_verdict_needs(tiny_engine: Any, tmp_path: Path) -> None:
     """A tiny random model is never right; many of its replies run on to the end."""
-    protocol = load_protocol("cot-v1", max_new_tokens=128, temperature=1.5)
+    protocol = load_protocol("cot-v2", max_new_tokens=128, temperature=1.5)
     task = a_task([f"q{number}" for number in range(150)])
     results = {}
     for name, limits in (("limits", limits_for(protocol)), ("whole", NO_LIMITS)):

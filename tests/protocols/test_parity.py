@@ -186,7 +186,7 @@ def medbench_s(
     root: Path, tasks: Sequence[Task], replies: dict[str, dict[str, str]], tokenizer: Any, *, chat: bool, shots: int
 ) -> tuple[dict[str, dict[str, Sample]], dict[str, TaskResult]]:
     """({task: {id: sample}}, {task: result}) of a whole evaluation."""
-    protocol = load_protocol("cot-v1", shots=shots)
+    protocol = load_protocol("cot-v2", shots=shots)
     record = RunRecord(
         run_id=f"{chat}-{shots}",
         status="running",

@@ -57,7 +57,7 @@ YES_NO_MAYBE = Question(
 LITERATURE = ("huatuo-o1", "lm-eval-logprob", "m1", "medhelm-letter", "mmlu-pro-official")
 RENDERED = {
     f"{protocol}-{kind}.txt": (protocol, question)
-    for protocol in ("cot-v1", "direct-v1", *LITERATURE)
+    for protocol in ("cot-v1", "cot-v2", "direct-v1", *LITERATURE)
     for kind, question in (("ten-options", TEN_OPTIONS), ("yes-no-maybe", YES_NO_MAYBE))
 }
 
@@ -99,7 +99,7 @@ def test_a_system_turn_comes_first(tmp_path: Path) -> None:
         ("system", "You are a physician."),
         ("user", YES_NO_MAYBE.question),
     ]
-    assert [turn.role for turn in load_protocol("cot-v1").messages(YES_NO_MAYBE)] == ["user"]
+    assert [turn.role for turn in load_protocol("cot-v2").messages(YES_NO_MAYBE)] == ["user"]
 
 
 @pytest.mark.parametrize("name", LITERATURE)
@@ -162,11 +162,11 @@ def test_an_unknown_extraction_is_one_line_with_near_names(tmp_path: Path) -> No
 
 
 def test_few_shot_examples_are_turns_before_the_question() -> None:
-    turns = load_protocol("cot-v1").messages(YES_NO_MAYBE, [TEN_OPTIONS])
+    turns = load_protocol("cot-v2").messages(YES_NO_MAYBE, [TEN_OPTIONS])
     assert [turn.role for turn in turns] == ["user", "assistant", "user"]
-    assert turns[0].content == load_protocol("cot-v1").text(TEN_OPTIONS)
+    assert turns[0].content == load_protocol("cot-v2").text(TEN_OPTIONS)
     assert turns[1].content == "The answer is (A)."
-    assert turns[2:] == load_protocol("cot-v1").messages(YES_NO_MAYBE)
+    assert turns[2:] == load_protocol("cot-v2").messages(YES_NO_MAYBE)
     assert load_protocol("direct-v1").messages(YES_NO_MAYBE, [YES_NO_MAYBE])[1].content == "yes"
 
 
@@ -186,31 +186,31 @@ def test_lm_eval_shows_the_same_reply_as_the_default_protocol() -> None:
 
 
 def test_the_number_of_few_shot_examples_is_part_of_the_name() -> None:
-    assert load_protocol("cot-v1").shots == 0
-    five = load_protocol("cot-v1", max_new_tokens=64, shots=5)
-    assert (five.shots, five.name) == (5, "cot-v1+max_new_tokens=64+shots=5")
-    assert load_protocol("cot-v1", shots=0).name == "cot-v1"
+    assert load_protocol("cot-v2").shots == 0
+    five = load_protocol("cot-v2", max_new_tokens=64, shots=5)
+    assert (five.shots, five.name) == (5, "cot-v2+max_new_tokens=64+shots=5")
+    assert load_protocol("cot-v2", shots=0).name == "cot-v2"
 
 
 def test_overrides_change_settings_and_name() -> None:
-    plain = load_protocol("cot-v1")
-    changed = load_protocol("cot-v1", max_new_tokens=64, thinking=False)
+    plain = load_protocol("cot-v2")
+    changed = load_protocol("cot-v2", max_new_tokens=64, thinking=False)
     assert (changed.decoding.max_new_tokens, changed.thinking) == (64, False)
-    assert changed.name == "cot-v1+max_new_tokens=64+thinking=off"
-    assert load_protocol("cot-v1", thinking=True).name == "cot-v1+thinking=on"
+    assert changed.name == "cot-v2+max_new_tokens=64+thinking=off"
+    assert load_protocol("cot-v2", thinking=True).name == "cot-v2+thinking=on"
     assert changed.prompt == plain.prompt
-    assert plain.name == "cot-v1"
+    assert plain.name == "cot-v2"
 
 
 def test_an_override_that_changes_nothing_keeps_the_name() -> None:
-    plain = load_protocol("cot-v1")
-    assert load_protocol("cot-v1", max_new_tokens=plain.decoding.max_new_tokens, thinking=plain.thinking) == plain
+    plain = load_protocol("cot-v2")
+    assert load_protocol("cot-v2", max_new_tokens=plain.decoding.max_new_tokens, thinking=plain.thinking) == plain
 
 
 def test_an_unknown_protocol_is_one_line_with_near_names() -> None:
-    with pytest.raises(MedbenchError, match=r"^unknown protocol 'cot-v2'; did you mean cot-v1\?$"):
-        load_protocol("cot-v2")
-    with pytest.raises(MedbenchError, match=r"^unknown protocol 'zzz'; known: cot-v1, direct-v1"):
+    with pytest.raises(MedbenchError, match=r"^unknown protocol 'cot-v3'; did you mean cot-v2 or cot-v1\?$"):
+        load_protocol("cot-v3")
+    with pytest.raises(MedbenchError, match=r"^unknown protocol 'zzz'; known: cot-v1, cot-v2, direct-v1"):
         load_protocol("zzz")
 
 

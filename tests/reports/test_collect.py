@@ -36,7 +36,7 @@ def edit(path: Path, **changes: Any) -> None:
 def verdict(**changes: Any) -> str:
     values: dict[str, Any] = {
         "overall": "pass", "why": "", "alpha": 0.05, "decide": "census", "partition": "all", "correction": CORRECTION,
-        "candidate": "b", "fingerprint": "b", "baseline": "a", "protocol": "cot-v1", "gates": [],
+        "candidate": "b", "fingerprint": "b", "baseline": "a", "protocol": "cot-v2", "gates": [],
     }  # fmt: skip
     return Verdict(**(values | changes)).model_dump_json()
 
@@ -289,7 +289,7 @@ def test_kinds_keep_protocols_versions_and_partitions_apart(tmp_path: Path) -> N
     a_run(tmp_path, "b", seed=3)
     a_run(tmp_path, "c", described={"version": "2"})
     a_run(tmp_path, "d", partition="report")
-    a_run(tmp_path, "e", protocol={"name": "cot-v1", "changed": True})
+    a_run(tmp_path, "e", protocol={"name": "cot-v2", "changed": True})
     a, b, *others = collect([tmp_path]).runs
     assert kind_of(a) == kind_of(b)
     assert len({kind_of(run) for run in (a, *others)}) == 4

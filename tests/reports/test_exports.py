@@ -36,7 +36,7 @@ def gate(rule: str, status: str = "pass", **changes: Any) -> GateResult:
 def judge(folder: Path, *gates: GateResult, overall: str = "pass") -> None:
     found = Verdict(
         overall=overall, why="", alpha=0.05, decide="census", partition="all", correction=CORRECTION, candidate="run",
-        fingerprint="run", baseline=None, protocol="cot-v1", gates=list(gates),
+        fingerprint="run", baseline=None, protocol="cot-v2", gates=list(gates),
     )  # fmt: skip
     (folder / "verdict.json").write_text(found.model_dump_json())
 

@@ -70,7 +70,7 @@ def model(name: str, fingerprint: str | None = None) -> ModelRecord:
         {"described": {"split": "train"}},
         {"described": {"sha256": "1" * 64}},
         {"protocol": load_protocol("direct-v1").model_dump(mode="json")},
-        {"protocol": load_protocol("cot-v1").model_dump(mode="json") | {"system": "Other words."}},
+        {"protocol": load_protocol("cot-v2").model_dump(mode="json") | {"system": "Other words."}},
         {"partition": "gate"},
         {"shuffle_options": 4},
     ],
@@ -300,7 +300,7 @@ def _result(some: Sequence[Sample]) -> TaskResult:
 
     from medbench.harness.scoring.summary import summarize
 
-    return summarize(a_task([], "t"), "cot-v1", some)
+    return summarize(a_task([], "t"), "cot-v2", some)
 
 
 def _scores(some: Sequence[Sample]) -> Scores:

@@ -55,7 +55,7 @@ def gate(**changes: Any) -> GateResult:
 def verdict(*gates: GateResult, **changes: Any) -> Verdict:
     values: dict[str, Any] = {
         "overall": "pass", "why": "every gate passes", "alpha": 0.05, "decide": "census", "partition": "all",
-        "correction": CORRECTION, "candidate": "run", "fingerprint": "run", "baseline": None, "protocol": "cot-v1",
+        "correction": CORRECTION, "candidate": "run", "fingerprint": "run", "baseline": None, "protocol": "cot-v2",
         "gates": list(gates),
     }  # fmt: skip
     return Verdict(**(values | changes))

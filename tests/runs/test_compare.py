@@ -195,10 +195,10 @@ def test_runs_without_common_questions_are_refused() -> None:
 
 DIRECT = load_protocol("direct-v1").model_dump(mode="json")
 REFUSED = {
-    "protocol": ({"protocol": DIRECT}, "protocol cot-v1 and direct-v1"),
+    "protocol": ({"protocol": DIRECT}, "protocol cot-v2 and direct-v1"),
     "prompt": (
-        {"protocol": load_protocol("cot-v1").model_dump(mode="json") | {"prompt": "Say A."}},
-        "two versions of protocol cot-v1",
+        {"protocol": load_protocol("cot-v2").model_dump(mode="json") | {"prompt": "Say A."}},
+        "two versions of protocol cot-v2",
     ),
     "version": ({"described": {"version": "2"}}, "toy version 1 and 2"),
     "split": ({"described": {"split": "dev"}}, "toy split test and dev"),
@@ -249,7 +249,7 @@ def numbers(root: Path, capfd: pytest.CaptureFixture[str], **changes: Any) -> di
 
 def test_the_command_prints_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = numbers(tmp_path, capfd)
-    assert (content["a"], content["b"], content["protocol"]) == ("a", "b", "cot-v1")
+    assert (content["a"], content["b"], content["protocol"]) == ("a", "b", "cot-v2")
     (task,) = content["tasks"]
     assert task["overall"]["difference"] == pytest.approx(0.1)
     assert task["overall"]["p_value"] == pytest.approx(chi2.sf(10, 1))

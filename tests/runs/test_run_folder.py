@@ -46,7 +46,7 @@ RECORD = RunRecord(
     command=["medbench", "eval", "model"],
     model=ModelRecord(name="model", kind="full", path="model", fingerprint="f" * 64, tokenizer_sha256="t" * 64),
     tasks={"medqa": MEDQA},
-    protocol={"name": "cot-v1", "stop": ["\nQuestion:"], "decoding": {"temperature": 0.0}},
+    protocol={"name": "cot-v2", "stop": ["\nQuestion:"], "decoding": {"temperature": 0.0}},
     seed=0,
     limit=None,
     engine={"name": "fake", "settings": {}},
@@ -59,7 +59,7 @@ RESULT = TaskResult(
     split="test",
     source="local",
     official=True,
-    protocol="cot-v1",
+    protocol="cot-v2",
     n=3,
     n_error=1,
     n_unparsed=0,
@@ -361,8 +361,8 @@ def with_model(**changes: Any) -> dict[str, Any]:
     [
         (with_model(fingerprint="0" * 64), ["model model ffffffffffff, not 000000000000"]),
         (with_model(tokenizer_sha256="0" * 64), ["another tokenizer or chat template"]),
-        ({"protocol": {"name": "direct-v1"}}, ["protocol cot-v1, not direct-v1"]),
-        ({"protocol": RECORD.protocol | {"stop": []}}, ["protocol cot-v1, not cot-v1"]),
+        ({"protocol": {"name": "direct-v1"}}, ["protocol cot-v2, not direct-v1"]),
+        ({"protocol": RECORD.protocol | {"stop": []}}, ["protocol cot-v2, not cot-v2"]),
         ({"seed": 7}, ["seed 0, not 7"]),
         ({"engine": {"name": "hf"}}, ["engine fake, not hf"]),
         ({"tasks": {}}, ["task medqa in only one of them"]),
@@ -385,9 +385,10 @@ def test_differences_that_make_it_another_run(tmp_path: Path, changes: dict[str,
     assert describe_differences(RECORD, wanted) == said
     create_run(tmp_path, RECORD).close()
     if said:
-        assert fault(reopen_run, tmp_path / "run", wanted) == (
-            f"{tmp_path / 'run'} is another run ({'; '.join(said)}): use another --name"
-        )
+        told = fault(reopen_run, tmp_path / "run", wanted)
+        assert told.startswith(f"{tmp_path / 'run'} is another run ({'; '.join(said)}): ")
+        assert told.endswith("use another --name")
+        assert ("go on with --protocol" in told) == any(one.startswith("protocol ") for one in said)
     # the lock is free again in any case
     reopen_run(tmp_path / "run", RECORD).close()
 

@@ -27,7 +27,7 @@ def test_a_run_is_read_back_with_its_results_and_samples(folder: Path) -> None:
 
 def test_a_run_prints_one_line_per_task(folder: Path) -> None:
     first, medqa, pubmedqa = repr(load_run(folder)).splitlines()
-    assert first == f"StoredRun({str(folder)!r}: base, cot-v1, complete)"
+    assert first == f"StoredRun({str(folder)!r}: base, cot-v2, complete)"
     assert medqa == "  medqa: 75.0 % [59.8, 85.8], n=40"
     assert pubmedqa.startswith("  pubmedqa: 62.5 % [")
 

@@ -115,8 +115,8 @@ def test_without_scores_there_is_no_accuracy(samples: list[Sample]) -> None:
 
 
 def test_a_result_names_its_task_and_protocol() -> None:
-    found = summarize(TASK, "cot-v1", [sample(0)])
-    assert (found.task, found.version, found.split, found.protocol) == ("toy", "3", "test", "cot-v1")
+    found = summarize(TASK, "cot-v2", [sample(0)])
+    assert (found.task, found.version, found.split, found.protocol) == ("toy", "3", "test", "cot-v2")
     assert (found.source, found.official, found.chance) == ("local", True, 0.25)
 
 

@@ -70,7 +70,7 @@ def a_record(name: str, tasks: Mapping[str, int], **changes: Any) -> RunRecord:
         "command": ["medbench"],
         "model": ModelRecord(name=name, kind="replies", fingerprint=name),
         "tasks": {task: TaskRecord(n=n, **task_record) for task, n in tasks.items()},
-        "protocol": load_protocol("cot-v1").model_dump(mode="json"),
+        "protocol": load_protocol("cot-v2").model_dump(mode="json"),
         "seed": 0,
         "limit": None,
         "engine": {"name": "fake"},
@@ -93,7 +93,7 @@ def stored_run(root: Path, name: str, samples: Mapping[str, Sequence[Sample]], /
             place = {id: at for at, id in enumerate(permuted({s.id for s in some}, seed=record.seed, task=task))}
             for sample in sorted(some, key=lambda sample: place[sample.id]):
                 run.append(task, sample)
-            run.write_result(summarize(a_task([], task), "cot-v1", some))
+            run.write_result(summarize(a_task([], task), "cot-v2", some))
         run.update(status=status)
     return root / name
 

@@ -86,7 +86,7 @@ class MadeUpJudge:
             candidate=str(checkpoint),
             fingerprint="",
             baseline=None,
-            protocol="cot-v1",
+            protocol="cot-v2",
             gates=results,
         )
         asked = {id: samples[id] for id in gate.asked["medqa"]}

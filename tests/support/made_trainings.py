@@ -66,7 +66,7 @@ def a_verdict(overall: str, *gates: GateResult, **changes: Any) -> Verdict:
         "candidate": "step",
         "fingerprint": "f",
         "baseline": "start",
-        "protocol": "cot-v1",
+        "protocol": "cot-v2",
         "gates": list(gates),
     }
     return Verdict(**(values | changes))

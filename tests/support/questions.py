@@ -7,7 +7,7 @@ from typing import Any
 from medbench.harness.contracts import Data, Question, Task
 from medbench.harness.protocols.protocol import load_protocol
 
-COT = load_protocol("cot-v1")
+COT = load_protocol("cot-v2")
 
 
 def a_task(n: int = 12, name: str = "toy") -> Task:

@@ -131,7 +131,7 @@ def build(folder: Path) -> Path:
     data = folder / "data" / TASK
     write_questions(data / "test.jsonl", 120, first=1, seed=1)
     write_questions(data / "train.jsonl", 400, first=1001, seed=2)
-    protocol = load_protocol("cot-v1")
+    protocol = load_protocol("cot-v2")
     rows = load_rows([Source(path=str(data / "train.jsonl"))])
     texts = [f"{protocol.text(row.question)}\n{row.reasoning}\n{protocol.reply(row.question)}" for row in rows]
     build_tiny_model(folder / "model", vocab_from=[*texts, "system user assistant"])

@@ -220,7 +220,7 @@ def test_lm_eval_asks_every_question_as_the_default_protocol_does(request: pytes
 
     data = SAMPLE if source == SAMPLE else str(request.getfixturevalue("data_dir"))
     manager = TaskManager(include_path=tasks_folder(), include_defaults=False, metadata={"data": data})
-    protocol = load_protocol("cot-v1")
+    protocol = load_protocol("cot-v2")
     for name in TASKS:
         theirs = manager.load(name)["tasks"][name]
         asked = [theirs.doc_to_text(doc) for doc in theirs.eval_docs]
@@ -242,7 +242,7 @@ def test_lm_eval_s_own_command_asks_and_scores_our_tasks(tmp_path: Path) -> None
     # the dummy model says "lol" to everything
     assert sorted(scores) == sorted(TASKS)
     assert {(score["accuracy,none"], score["unparsed,none"]) for score in scores.values()} == {(0.0, 1.0)}
-    protocol = load_protocol("cot-v1")
+    protocol = load_protocol("cot-v2")
     for name in TASKS:
         (samples,) = tmp_path.glob(f"**/samples_{name}_2*.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]

@@ -170,7 +170,7 @@ def test_checkpoints_are_published_and_resolve(attempt: Path, start: Path, cache
 
 def test_clean_prompts_are_asked_in_seeded_order_with_one_bos(attempt: Path, config: grpo.Config, start: Path) -> None:
     clean = [row for row in load_questions(config.prompts) if row.question.question != LEAKED["question"]]
-    prompts = Asker(load_protocol("cot-v1"), load_tokenizer(str(start))).fitting(clean, 10**6)
+    prompts = Asker(load_protocol("cot-v2"), load_tokenizer(str(start))).fitting(clean, 10**6)
     order = prompt_order(len(prompts), 2 * 4, SEED)
     asked = [sum(prompts[at].tokens for at in order[begin : begin + 2]) for begin in range(0, 8, 2)]
     seen = 0.0
@@ -185,7 +185,7 @@ def test_trl_still_adds_a_second_bos(start: Path) -> None:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     tokenizer = load_tokenizer(str(start))
-    asker = Asker(load_protocol("cot-v1"), tokenizer)
+    asker = Asker(load_protocol("cot-v2"), tokenizer)
     text = asker.prompt(BENCHMARK["medqa"][0]).text
     ids, _, _ = GRPOTrainer._tokenize_prompts(SimpleNamespace(processing_class=tokenizer), [text])
     assert ids == [[tokenizer.convert_tokens_to_ids("<|endoftext|>"), *asker.ids(text)]]
@@ -209,7 +209,7 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
 
     model.register_forward_pre_hook(note, with_kwargs=True)
     tokenizer = load_tokenizer(str(start))
-    kind = GRPOTrainer if whose == "trl" else grpo._trainer_class(Asker(load_protocol("cot-v1"), tokenizer))
+    kind = GRPOTrainer if whose == "trl" else grpo._trainer_class(Asker(load_protocol("cot-v2"), tokenizer))
     arguments = GRPOConfig(
         output_dir=str(tmp_path),
         max_steps=1,
@@ -246,7 +246,7 @@ def test_a_trl_without_an_overridden_method_is_refused(start: Path, monkeypatch:
 
     monkeypatch.delattr(GRPOTrainer, "_generate_single_turn")
     with pytest.raises(MedbenchError, match=r"GRPOTrainer has no _generate_single_turn.*pip install"):
-        grpo._trainer_class(Asker(load_protocol("cot-v1"), load_tokenizer(str(start))))
+        grpo._trainer_class(Asker(load_protocol("cot-v2"), load_tokenizer(str(start))))
 
 
 def test_a_killed_training_ends_with_the_same_weights(

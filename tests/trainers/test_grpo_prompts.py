@@ -47,7 +47,7 @@ def written(path: Path, *rows: dict[str, Any]) -> Source:
 def test_prompts_are_those_of_the_evaluation(tiny_model: Path, tmp_path: Path, thinking: bool | None) -> None:
     from medbench.harness.engines.hf import HFEngine
 
-    protocol = load_protocol("cot-v1", thinking=thinking)
+    protocol = load_protocol("cot-v2", thinking=thinking)
     sources = [written(tmp_path / "a.jsonl", LETTERED), written(tmp_path / "b.jsonl", DECIDED)]
     questions = [row.question for row in load_questions(sources)]
     task = Task("t", "1", "test", 0.5, tuple(questions), Data("local", "0", False))
@@ -66,9 +66,9 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model: Path
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.chat_template = None
     (row,) = load_questions([written(tmp_path / "a.jsonl", LETTERED)])
-    asker = Asker(load_protocol("cot-v1"), tokenizer)
+    asker = Asker(load_protocol("cot-v2"), tokenizer)
     assert not asker.templated
-    assert asker.prompt(row.question).text == load_protocol("cot-v1").text(row.question)
+    assert asker.prompt(row.question).text == load_protocol("cot-v2").text(row.question)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model: Path
 def test_real_rows_become_the_same_questions_as_in_the_tasks(data_dir: Path, file: str, row: Any, format: Any) -> None:
     path = data_dir / file
     raw = [one for _, one in read_jsonl(path)]
-    protocol = load_protocol("cot-v1")
+    protocol = load_protocol("cot-v2")
     wanted = [row.model_validate(one).canonical() for one in raw]
     found = [one.question for one in load_questions([Source(path=str(path), format=format)])]
     assert [protocol.text(one) for one in found] == [protocol.text(one) for one in wanted]
@@ -87,7 +87,7 @@ def test_real_rows_become_the_same_questions_as_in_the_tasks(data_dir: Path, fil
 
 def test_a_prompt_has_the_columns_that_the_rewards_need(tiny_model: Path, tmp_path: Path) -> None:
     (row,) = load_questions([written(tmp_path / "b.jsonl", DECIDED)])
-    prompt = Asker(load_protocol("cot-v1"), load_tokenizer(str(tiny_model))).prompt(row.question)
+    prompt = Asker(load_protocol("cot-v2"), load_tokenizer(str(tiny_model))).prompt(row.question)
     assert prompt.columns() == {
         "prompt": prompt.text,
         "question": "Does aspirin reduce fever?",
@@ -100,7 +100,7 @@ def test_a_prompt_has_the_columns_that_the_rewards_need(tiny_model: Path, tmp_pa
 
 def test_long_prompts_are_left_out(tiny_model: Path, tmp_path: Path) -> None:
     rows = load_questions([written(tmp_path / "a.jsonl", LETTERED, LETTERED | {"question": "Which? " * 200})])
-    asker = Asker(load_protocol("cot-v1"), load_tokenizer(str(tiny_model)))
+    asker = Asker(load_protocol("cot-v2"), load_tokenizer(str(tiny_model)))
     short = asker.prompt(rows[0].question)
     assert short.tokens == len(asker.ids(short.text))
     assert asker.fitting(rows, short.tokens) == [short]

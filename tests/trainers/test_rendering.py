@@ -24,7 +24,7 @@ from medbench.harness.protocols.protocol import load_protocol
 from medbench.trainers.data.rendering import Rendered, Renderer, end_of_turn
 from medbench.trainers.data.rows import Row, Source, load_rows
 
-PROTOCOL = load_protocol("cot-v1")
+PROTOCOL = load_protocol("cot-v2")
 LETTERED = Question("1", "1", "Which metal?", ("Iron", "Zinc"), ("A", "B"), "B")
 WORDED = Question("2", "2", "Is it?", ("yes", "no", "maybe"), ("yes", "no", "maybe"), "maybe", context="A text.")
 FREE = Question("3", "3", "A man coughs.", (), (), "Pneumonia.")
@@ -103,7 +103,7 @@ def test_reasoning_that_the_template_opens_is_not_opened_twice(tiny_model, tmp_p
 
 
 def test_a_prompt_with_a_closed_think_block_refuses_reasoning(tiny_model: Path) -> None:
-    unthinking = load_protocol("cot-v1", thinking=False)
+    unthinking = load_protocol("cot-v2", thinking=False)
     renderer = Renderer(tiny_model, unthinking)
     assert renderer.render(row(LETTERED, reasoning="")).prompt.endswith("</think>\n\n")
     with pytest.raises(MedbenchError, match=r"rows\.jsonl:1: the row has reasoning, but under protocol .* has closed"):

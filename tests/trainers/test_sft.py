@@ -137,7 +137,7 @@ def test_it_learns_to_reply_and_to_stop(tmp_path: Path, tiny_model: Path, rows: 
 
     merged = resolve(str(folder / "step-000080"))
     assert merged.kind == "adapter"
-    renderer = Renderer(tiny_model, load_protocol("cot-v1"))
+    renderer = Renderer(tiny_model, load_protocol("cot-v2"))
     taught = [renderer.render(row) for row in load_rows(sft.Config(**content).data)]
     engine = HFEngine(merged.path)
     asked = [Request(str(n), (), one.prompt, 128, templated=True) for n, one in enumerate(taught)]
@@ -179,7 +179,7 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny_model: Path, rows: P
 
 
 def test_loss_is_on_the_reply_only(tiny_model: Path, rows: Path) -> None:
-    renderer = Renderer(tiny_model, load_protocol("cot-v1"))
+    renderer = Renderer(tiny_model, load_protocol("cot-v2"))
     rendered = [renderer.render(row) for row in load_rows(sft.Config(**config(rows, lora=None)).data)]
     for one, line in zip(rendered, sft.tokenized(rendered), strict=True):
         prompt = len(one.prompt_ids)

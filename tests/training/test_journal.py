@@ -61,7 +61,7 @@ VERDICT = Verdict(
     candidate="c",
     fingerprint="f",
     baseline=None,
-    protocol="cot-v1",
+    protocol="cot-v2",
     gates=[GATE],
 )
 EVENTS: list[Event] = [

@@ -68,7 +68,7 @@ def verdict(overall: str, estimate: float | None = 0.5, metric: str = "accuracy"
         candidate="c",
         fingerprint="f",
         baseline=None,
-        protocol="cot-v1",
+        protocol="cot-v2",
         gates=[gate],
     )
 
