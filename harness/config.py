@@ -98,7 +98,8 @@ def parse_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
         return {}, [f"{path}: cannot be read ({one_line(error)})"]
     except _TooMuch as error:
         return {}, [f"{path}: {error}"]
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
+    except (yaml.YAMLError, ValueError, LookupError, TypeError) as error:
+        # PyYAML's constructors raise whatever an impossible date, number or flag (!!float without a value) leads to
         return {}, [f"{path}: not YAML ({foreign(one_line(error), 300)})"]
     if not isinstance(content, dict):
         return {}, [f"{path}: expected keys and values, found {type(content).__name__}"]
@@ -176,14 +177,19 @@ def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[
     try:
         return model.model_validate(content), []
     except ValidationError as error:
-        return None, [fault.line(where) for fault in faults_in(error, model)]
+        return None, [fault.line(where) for fault in first_of(faults_in(error, model))]
 
 
 def faults_in(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
-    """What `model` found wrong, worded for the author of the file: the first FAULTS_SHOWN, and how many more."""
+    """What `model` found wrong, worded for the author of the file."""
     found = error.errors(include_url=False)
-    shown = [Fault(fault["loc"], _message(fault, model)) for fault in found[:FAULTS_SHOWN]]
-    return shown + ([Fault((), f"and {len(found) - FAULTS_SHOWN} more faults")] if len(found) > FAULTS_SHOWN else [])
+    return [Fault(fault["loc"], _message(fault, model)) for fault in found]
+
+
+def first_of(faults: list[Fault]) -> list[Fault]:
+    """The first FAULTS_SHOWN, and how many more."""
+    more = len(faults) - FAULTS_SHOWN
+    return [*faults[:FAULTS_SHOWN], Fault((), f"and {more} more faults")] if more > 0 else faults
 
 
 def _message(fault: Any, model: type[BaseModel]) -> str:

@@ -30,7 +30,7 @@ def faults(file: Path, text: str | bytes) -> list[str]:
 def test_a_full_file_is_read(file: Path) -> None:
     file.write_text("""
 tasks: [medqa, pubmedqa]
-protocol: cot-v1
+protocol: cot-v2
 engine: vllm
 limit: 64
 seed: 3
@@ -126,7 +126,7 @@ def test_content_that_is_not_a_mapping_is_one_line(file: Path, text: str | bytes
     assert what in line
 
 
-@pytest.mark.parametrize("value", ["2024-13-45", "0x_", "[" * 5000], ids=["no date", "no number", "too deep"])
+@pytest.mark.parametrize("value", ["2024-13-45", "0x_", "!!float", "!!int", "!!bool x", "[" * 5000])
 def test_values_that_the_parser_chokes_on_are_one_line(file: Path, value: str) -> None:
     assert len(faults(file, f"limit: {value}\n")) == 1
 

@@ -51,6 +51,8 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
         model = model.to(getattr(torch, own_dtype(read_json_file(base / "config.json")) or "float32"))
 
     deviation = float((_log_probabilities(model) - unmerged).abs().max())
+    with blame_checkpoint(f"{base}: its generation_config.json cannot be saved again", "correct it"):
+        model.generation_config.validate(strict=True)
     model.save_pretrained(folder)
     (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
     for path in tokenizer_files(tokenizer):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_serializer
 
 from medbench.harness.benchmarks.task_folders import core_tasks
-from medbench.harness.config import Fault, Record, check_mapping, faults_in, parse_yaml
+from medbench.harness.config import Fault, Record, faults_in, first_of, parse_yaml
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
@@ -124,7 +124,7 @@ def read_config(model: type[BaseModel], content: dict[str, Any], where: str) -> 
     """`content`, from YAML or JSON, as a `model`. Raises MedbenchError with all faults, each preceded by `where`."""
     config, faults = _check_config(content, model)
     if config is None:
-        raise MedbenchError("; ".join(fault.line(where) for fault in faults))
+        raise MedbenchError("; ".join(fault.line(where) for fault in first_of(faults)))
     return config
 
 
@@ -132,8 +132,12 @@ def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | No
     content, faults = parse_yaml(path)
     if faults:
         return None, faults
-    recipe, faults = check_mapping(content, Recipe, str(path))
-    faults += [fault.line(str(path)) for fault in _deeper_faults(content, path, points)]
+    recipe, found = None, []
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        found = faults_in(error, Recipe)
+    faults = [fault.line(str(path)) for fault in first_of([*found, *_deeper_faults(content, path, points)])]
     return (recipe and _with_found_files(recipe, path)), faults
 
 

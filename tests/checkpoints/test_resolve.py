@@ -528,6 +528,15 @@ def test_an_adapter_on_a_base_with_a_wrong_config(adapter: Path, model: Path, ch
     assert fault(adapter).startswith(f"adapter {adapter} does not fit its base {model} (")
 
 
+@pytest.mark.parametrize("changes", [{"pad_token_id": -1e308}, {"pad_token_id": -5}], ids=str)
+def test_an_adapter_on_a_base_with_an_impossible_generation_config(
+    adapter: Path, model: Path, changes: dict[str, Any]
+) -> None:
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    edit_json(model / "generation_config.json", **changes)
+    assert fault(adapter).startswith(f"{model}: its generation_config.json cannot be saved again (")
+
+
 @pytest.mark.parametrize(
     "ends", [10**30, -1, 2**31, 1.5, True, "two", [0, [1]], {"a": 1}, "x" * 9000], ids=lambda v: str(v)[:9]
 )

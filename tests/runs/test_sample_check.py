@@ -94,6 +94,18 @@ def test_a_sample_that_cannot_be_true_is_refused_by_every_command(
     assert not (folder / "verdict.json").exists()
 
 
+@pytest.mark.parametrize("key", ["id", "extracted", "gold", "score", "outcome"])
+def test_a_key_that_is_given_twice_is_refused(folder: Path, key: str) -> None:
+    """Of two values one is lost, and not every reader loses the same one."""
+    path = folder / "samples" / "toy.jsonl"
+    lines = path.read_text().splitlines()
+    value = json.loads(lines[2])[key]
+    lines[2] = lines[2].replace(f'"{key}": ', f'"{key}": "(A).", "{key}": ', 1)
+    assert json.loads(lines[2])[key] == value
+    path.write_text("\n".join(lines) + "\n")
+    assert "toy.jsonl:3: " in refusal(folder)
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(MedbenchError) as caught:
         list(read_samples(folder, "toy"))

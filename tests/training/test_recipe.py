@@ -93,7 +93,7 @@ stages:
     trainer: toy
     config: {learning_rate: 1.0e-3, betas: [0.9, 0.95], file: rows.jsonl, lora: null}
     launch: {processes: 2, env: {CUDA_VISIBLE_DEVICES: "0,1"}}
-    gates: {alpha: 0.1, protocol: cot-v1, max_new_tokens: 512, gates: [{task: medqa, at_least: 0.3}]}
+    gates: {alpha: 0.1, protocol: cot-v2, max_new_tokens: 512, gates: [{task: medqa, at_least: 0.3}]}
   - {name: grpo, trainer: toy, config: {learning_rate: 1.0e-6}, gates: {gates: [{task: medqa, margin: 0.02}]}}
 """)
     recipe = read_recipe(path, POINTS)
@@ -190,6 +190,13 @@ def test_a_date_in_a_config_is_a_fault(written: Callable[..., Path]) -> None:
     text = yaml.safe_dump(SOUND).replace("learning_rate: 0.1", "learning_rate: 2026-01-01")
     (fault,) = faults(written(text))
     assert re.match(r"stages\.0\.config: .*date.*in quotes", fault)
+
+
+def test_of_many_faults_the_first_are_shown_and_the_others_counted(written: Callable[..., Path]) -> None:
+    stage = {"name": "one", "trainer": "toy", "config": {"rate": 1}, "gates": GATES}
+    said = check_recipe(written({"name": "x", "stages": [stage] * 40}), POINTS)
+    assert len(said) < 50
+    assert said[-1].endswith("more faults")
 
 
 def test_all_faults_are_reported_at_once_and_in_one_line(written: Callable[..., Path]) -> None:
