@@ -241,8 +241,8 @@ TERM_LEAD = any_of(  # words before a letter that make it part of a term, or exc
     "vitamin hepatitis type group class grade stage factor protein influenza immunoglobulin amphotericin polymyxin "
     "cyclosporin child[-\\s]?pugh phase part figure fig table panel apolipoprotein apo troponin coenzyme compound "
     "chain blood rh interferon botulinum toxin serotype subtype category level nephron lead cluster section "
-    "appendix ward case patient plan arm cohort haemophilia hemophilia mitomycin penicillin ig hb igg step score bacteroides "
-    "not than of unlike except over exclude excludes excluding versus vs nor neither"
+    "appendix ward case patient plan arm cohort haemophilia hemophilia mitomycin penicillin ig hb igg step score "
+    "bacteroides not than of unlike except over exclude excludes excluding versus vs nor neither"
 )
 JOIN = (
     r"(?:\s*(?:,\s*(?:and|or)|,|/|&|\+|\band\b|\bor\b(?:\s+(?:maybe|perhaps|possibly)\b)?|\bund\b|\boder\b|\bto\b|\by\b"
