@@ -38,9 +38,10 @@ FEWEST_BETWEEN = 16
 
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
-CPU_PLACES, GPU_PLACES = 32, 256
-"""Replies at once beyond which a step takes longer nearly in proportion, so that a gate's verdict comes no sooner:
-assumed where max_num_seqs is not set. `medbench doctor --speed` measures it."""
+CPU_PLACES = 32
+"""Replies at once beyond which a step on a CPU takes longer nearly in proportion, so that a gate's verdict comes no
+sooner: assumed where max_num_seqs is not set. On a GPU fewer than all seats make verdicts later, by up to a third with
+1,024 seats (tests/bench/verdict_time.py). `medbench doctor --speed` measures it."""
 PROBE = "A 45-year-old man comes to the physician because of chest pain for three days. " * 10
 PROBE_LENGTH = 130
 """Tokens: just over one block of the prefix cache (128 on a CPU), so that a stale block shows; each costs swap time."""
@@ -411,8 +412,9 @@ class VLLMEngine:
 
 
 def _places(seats: int, *, chosen: bool, cpu: bool) -> int:
-    """Replies at once that a gate asks for: all `seats` of the engine (max_num_seqs) where the user has chosen them."""
-    return seats if chosen else min(seats, CPU_PLACES if cpu else GPU_PLACES)
+    """Replies at once that a gate asks for: all `seats` of the engine (max_num_seqs), but on a CPU where the user has
+    not chosen them."""
+    return min(seats, CPU_PLACES) if cpu and not chosen else seats
 
 
 def _set_cpu_environment(config: EngineConfig) -> None:

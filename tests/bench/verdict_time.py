@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +62,6 @@ class Engine:
     lengths: Mapping[str, int]
     capacity: int
     clock: float = 0.0
-    places: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.places = min(256, self.capacity)  # as engines.vllm says of a GPU
 
     def generate(self, ids: Iterable[str | None], limits: Sequence[int] = ()) -> Iterator[tuple[str, int | None]]:
         """(id, None) of a reply that ended; (id, limit) of one that runs on beyond the limit."""
@@ -212,7 +208,7 @@ def measure(
     gate = LiveGate(case.rules, [task], seed, reference, controls, limits=limits)
     engine = Engine(lengths, capacity)
     whole = whole_seconds(engine, gate.orders["health"])
-    took = verdict_seconds(gate, samples, engine, None if blocks else engine.places)
+    took = verdict_seconds(gate, samples, engine, None if blocks else engine.capacity)
     (result,) = gate.results()
     return took / whole, (result.status == "pass") != case.passes, result.used
 

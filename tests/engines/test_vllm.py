@@ -211,13 +211,13 @@ def test_an_untested_vllm_is_not_patched(monkeypatch: pytest.MonkeyPatch, caplog
 
 @pytest.mark.parametrize(
     ("seats", "chosen", "cpu", "places"),
-    [(1024, False, False, 256), (1024, True, False, 1024), (16, True, False, 16), (256, False, True, 32)],
+    [(1024, False, False, 1024), (1024, True, True, 1024), (16, True, False, 16), (256, False, True, 32)],
 )
-def test_a_gate_fills_the_seats_that_the_user_chose(seats: int, chosen: bool, cpu: bool, places: int) -> None:
+def test_a_gate_fills_all_seats_but_not_all_of_a_cpu(seats: int, chosen: bool, cpu: bool, places: int) -> None:
     assert vllm._places(seats, chosen=chosen, cpu=cpu) == places
 
 
 @pytest.mark.engine
 def test_places_are_assumed_where_max_num_seqs_is_not_set(tiny_engine: Any) -> None:
     seats = tiny_engine.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
-    assert tiny_engine.places == min(seats, vllm.CPU_PLACES if vllm.runs_on_cpu() else vllm.GPU_PLACES)
+    assert tiny_engine.places == min(seats, vllm.CPU_PLACES if vllm.runs_on_cpu() else seats)
