@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from medbench.harness.extraction.cleaning import UNSPACED
 from medbench.harness.extraction.patterns import FOLLOW, SPECIES
 
 _TERM = re.compile(
@@ -18,7 +17,8 @@ _TERM = re.compile(
 _NEXT_WORD = re.compile(r"(\.\s?|[ \t]+)([^\W\d_][^\W_]*)")
 _FIRST_WORD = re.compile(r"[\s*_.:()\]–—-]{1,6}(?:(?:the|an?)\s+)?([^\W_]{2,})")
 _FOLLOW = re.compile(FOLLOW, re.IGNORECASE)
-_UNSPACED = re.compile(f"[{UNSPACED}]")
+LAST_LATIN = "\u024f"
+"""A word in another script beside a letter makes no term of the two."""
 _GAP = re.compile(r"[\s*_).:\]-]{1,6}")
 _ALL_OF = re.compile(r"\ball\s+of\s+(?:the\s+)?(?:above|these|them)\b", re.IGNORECASE)
 
@@ -61,6 +61,15 @@ class Choices:
         words, first = self._words_of.get(letter), _FIRST_WORD.match(text, end, end + 80)
         return bool(words and first and first.group(1).casefold() in words and not _FOLLOW.match(first.group(1)))
 
+    def text_before(self, text: str) -> tuple[str, int] | None:
+        """(label, start) of the option with whose whole text `text` ends, up to marks."""
+        bare = text.rstrip(" *_`\"'”’)\t")
+        for word in re.finditer(r"(?<![^\W_])[^\W_]", text):
+            option = self.text_at(text, word.start())
+            if option is not None and option[1] >= len(bare):
+                return option[0], word.start()
+        return None
+
     def all_of_them(self, text: str) -> str | None:
         """The label of the option "all of the above", if `text` says so."""
         if not _ALL_OF.search(text):
@@ -78,7 +87,7 @@ class Choices:
         word = _NEXT_WORD.match(text, end)
         if word is None or (word.group(1).startswith(".") and not word.group(2)[0].islower()):
             return False
-        if _UNSPACED.match(word.group(2)) or word.group(2) in self.labels:
+        if word.group(2)[0] > LAST_LATIN or word.group(2) in self.labels:
             return False
         return not _FOLLOW.match(text, word.start(2))
 

@@ -14,8 +14,9 @@ _NONE_OF = re.compile(r"\b(?:none\s+of|neither|nor|not\s+(?:all|both)|no\s+longe
 _DOUBTED = re.compile(DOUBTED, re.IGNORECASE)
 _CONDITION = re.compile(CONDITION, re.IGNORECASE)
 _FORCED = re.compile(FORCED, re.IGNORECASE)
+_GUESS = re.compile(r"\b(?:might|may|could|possibly|perhaps|maybe)\b", re.IGNORECASE)
 _WOULD = re.compile(r"\bwould\b", re.IGNORECASE)
-_SENTENCE_START = re.compile(r".*(?:[.!?;]\s|\n)", re.DOTALL)
+_SENTENCE_START = re.compile(r".*(?:[.!?;]\s|\n|\b(?:but|however|yet|instead)\b[\s,])", re.DOTALL | re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.\n;]")
 _FORMAL = ('"', "'", "<", "\\")
 """What begins a JSON key, a tag or a LaTeX command: no part of the sentence before it."""
@@ -32,9 +33,14 @@ def is_not_meant(text: str, start: int, end: int) -> bool:
         return False
     if _DENYING.search(text[max(0, start - 12) : end]) and not said.rstrip().endswith(("but", "rather")):
         return True
-    if _DOUBTED.search(sentence_before(text, start)):
+    if _DOUBTED.search(sentence_before(text, start) + said):
         return True
     return bool(_WOULD.search(said)) and is_conditional(text, start, end)
+
+
+def is_guess(text: str, at: int) -> bool:
+    """Whether the sentence says no more than that it might be."""
+    return bool(_GUESS.search(sentence_before(text, at)))
 
 
 def is_none_of(text: str, at: int) -> bool:
@@ -51,7 +57,7 @@ def is_conditional(text: str, start: int, end: int) -> bool:
 
 
 def sentence_before(text: str, at: int) -> str:
-    """The sentence's text before `at`."""
+    """The text before `at` of its sentence, or of its part behind "but"."""
     before = text[max(0, at - REACH) : at]
     begin = _SENTENCE_START.match(before)
     return before[begin.end() :] if begin else before

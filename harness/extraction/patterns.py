@@ -66,6 +66,7 @@ HEADS = (
     rf"\b{any_of('correct right best final chosen appropriate likely accurate preferred top first only remaining my')}"
     rf"\s+(?:remaining\s+)?{any_of('option choice response letter selection pick conclusion alternative one guess')}\b"
     rf"(?:\s+(?:left|here|remaining))?[\s*_`\"')]{{0,8}}(?:(?:here\s+)?{_STATED}|{CUE})",
+    rf"\b(?:conclusion|verdict|decision|judge?ment)\s+{_STATED}",
     # a header, the answer below it
     rf"\bfinal\s+(?:answer|response|verdict|choice|decision|ans)\b(?!\s*{BE}\b)[\s*_`:#.-]{{0,12}}",
     # a label before a colon: "Choice: D", "ANS: C", "FINAL: B", "| Answer | C |"
@@ -77,6 +78,7 @@ HEADS = (
     r"\banswer\s+(?:choice|option|letter)?(?=\s*[*_`(\[]{0,4}[A-Z]\b)",  # "answer choice (B)", "answer B"
     r"\\boxed\s*\{|\\fbox\s*\{|\bboxed\s*\{|\\framebox\s*\{",
     r"<(?:final[_ ]?)?(?:answer|choice|option|output|final|response|result|solution|selection|prediction)>",
+    r"\[(?:final[_ ]?)?(?:answer|choice)\]",
     rf"[\"']{_KEY}[\"']\s*:",
     r"\bwhere\s+[\"'(*]{0,2}X[\"')*]{0,2}\s+(?:is|=)",
     r"(?:答案|正确选项|正確答案|正确答案|正確選項)\s*(?:应该|應該|应当|应|應)?\s*(?:就?是|为|為|选择|选|選|:)?",
@@ -91,7 +93,7 @@ FOREIGN_NOUNS = any_of(  # "answer", "right option": the letter follows in the s
     "alternativa_correcta opción_correcta resposta gabarito alternativa_correta opção_correta risposta "
     "opzione_corretta réponse reponse antwort richtig(?:e_(?:option|antwort|lösung))?_(?:ist|wäre) lösung ответ "
     "вариант(?:_ответа)? відповідь варіант odpověď odpoveď răspuns(?:ul)? válasz απάντηση jawaban(?:nya)? jawapan "
-    "sagot jibu"
+    "sagot jibu 正しいのは 適切なのは 該当するのは 考えられるのは 正解は 正确的是 最合适的是 옳은_것은 적절한_것은"
 )
 FOREIGN_DENIED = (
     r"\b"
@@ -113,7 +115,7 @@ CHOICES = (
     r"\b(?:i|we)(?:\s+would|\s+will|['’]d|['’]ll)?\s+"
     + any_of("answer go_for give prescribe start recommend order administer use")
     + r"\b[\s:,]{0,4}",
-    r"(?:故选|应选|选择|选项|选|選)\s*:?",
+    r"(?:故选|应选|选择|选项|选|選|而是|应为|應為|就是)\s*:?",
     r"\b"
     + any_of(
         "therefore thus hence so consequently in_conclusion in_summary in_short conclusion overall no "
@@ -163,7 +165,8 @@ PRAISE_LEAD = "|".join(  # what may stand before a praised letter; not "hepatiti
         + any_of(
             "option choice answer letter alternative statement that think believe so thus therefore hence and or but "
             "only both while whereas because since conclude clearly say although then here opción opção réponse "
-            "antwort resposta respuesta guess feel sure of_these overall no yes ok okay actually rather"
+            "antwort resposta respuesta guess feel sure of_these overall no yes ok okay actually rather "
+            "sondern sino mais mas ma maar utan vaan men lecz ale но а"
         )
         + r"\s+[\s*_(\[\"'“]{0,6}$",
         r"(?:选项|選項|选择|選択肢|보기|선택지|因此|所以|故|综上|综上所述)[\s,:]*$",

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medbench.harness.extraction.choices import Choices
-from medbench.harness.extraction.doubt import is_conditional, is_denied, is_none_of, is_not_meant, sentence_before
+from medbench.harness.extraction.doubt import (
+    is_conditional,
+    is_denied,
+    is_guess,
+    is_none_of,
+    is_not_meant,
+    sentence_before,
+)
 from medbench.harness.extraction.option_verdicts import chosen_option
 from medbench.harness.extraction.patterns import (
     BECAUSE,
@@ -118,6 +125,8 @@ _LINE = re.compile(
     rf"[-–•→✅✓✔☑👉➡\s]{{0,6}}{MARKS}(?i:(?:option|choice|answer)\s+)?{MARKS}([A-Z])(?![^\W_]|['’]\w)"
     r"[*_`\"'’”)\]}>|=$.:,!\s-]{0,12}"
 )
+_ROW = re.compile(r"\s*\|?\s*(?:Q?\d{1,4}[.)]?|[Qq]uestion(?:\s+\d{1,4})?)\s*\|[\s*_(]*([A-Z])[\s*_).]*\|?\s*")
+"""A row of a table: the number of the question and the letter."""
 _LABELLED = re.compile(r"[\s*_>#(\[•-]*([A-Z])(?=[*_]{0,3}[).:\]])")
 _BULLET = re.compile(r"[\s*_>#(\[-]*[A-Z][).:\]]{1,2}(?=\s)")
 _OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][).]\s")
@@ -125,14 +134,6 @@ _BUT_NOT = re.compile(
     r"\s*[(,]?\s*(?:and\s+|but\s+)?(?:not|rather\s+than|instead\s+of|over)\s+(?:option\s+)?\(?[A-Z]\)?\s*\)?[.!]?\s*$"
 )
 _LOWER_LINE = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)[^\n]{0,200}")
-_OPENERS = re.compile(
-    rf"{MARKS}(?:"
-    + any_of(
-        r"therefore thus hence so overall clearly in_conclusion i_(?:think|believe)(?:\s+that)? the an? option answer"
-    )
-    + rf"\b[\s,:]*){{0,4}}{MARKS}",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +246,9 @@ class Statements:
         for match in _last(_PRAISED_OPTION.finditer(self._text, start)):
             sentence = sentence_before(self._text, match.start())
             begin = match.start() - len(sentence)
-            for lead in dict.fromkeys((_end_of(_MARKS, sentence), _end_of(_OPENERS, sentence))):
-                option = self._choices.text_at(sentence, lead)
-                if option is None or sentence[option[1] :].strip(_EDGE):
-                    continue
-                if not is_not_meant(self._text, begin, match.end()):
-                    yield Statement((option[0],), begin + lead, begin + option[1])
+            option = self._choices.text_before(sentence)
+            if option is not None and not is_not_meant(self._text, begin + option[1], match.end()):
+                yield Statement((option[0],), begin + option[1], match.start())
 
     def _at_the_end(self, start: int) -> Iterator[Statement]:
         """A letter that ends the text, in brackets, or as the only one that is named at all."""
@@ -260,7 +258,11 @@ class Statements:
             if end is None or end.group(1) not in self._labels:
                 continue
             at = offset + end.start(1)
-            if is_not_meant(self._text, at, at) or (end.re is _LAST and not self._is_only(end.group(1), at)):
+            if is_not_meant(self._text, at, at):
+                continue
+            if end.re is _LAST and (is_guess(self._text, at) or not self._is_only(end.group(1), at)):
+                continue
+            if _FOREIGN_DENIED.search(sentence_before(self._text, at)):
                 continue
             yield Statement((end.group(1),), at, at + 1)
 
@@ -281,7 +283,10 @@ class Statements:
             option = self._choices.text_at(text, position)
             if option is not None:
                 label, end = option
-                return Statement((label,), at + position, at + end)
+                joined = _JOINED.match(text, end)
+                other = self._choices.text_at(text, joined.end()) if joined else None
+                named = (label,) if other is None or other[0] == label else (label, other[0])
+                return Statement(named, at + position, at + end)
         if not letters:
             return None if weak else self._word(text, at, max(lead, _end_of(_WORD_LEAD, text)))
         for position in dict.fromkeys((bare, lead)):
@@ -305,7 +310,7 @@ class Statements:
             return None
         named, last = self._list(text, letter, end)
         known = tuple(dict.fromkeys(name for name in named if name in self._labels))
-        if len(known) > 1 and (every := self._choices.all_of_them(text[last : last + 40])):
+        if len(known) > 1 and (every := self._choices.all_of_them(text[end : last + 40])):
             return Statement((every,), at + first.start(1), at + last)
         if len(known) < 2 and not strong and letter not in self._labels:
             return None
@@ -364,6 +369,9 @@ class Statements:
         alone: list[Statement] = []
         edges = (lines[0][0], lines[-1][0])
         for start, line in lines[-STATEMENTS:]:
+            if (row := _ROW.fullmatch(line)) and row.group(1) in self._labels:
+                alone.append(Statement((row.group(1),), start + row.start(1), start + row.end(1)))
+                continue
             match = _LINE.match(line)
             if match is None or match.group(1) not in self._labels:
                 continue
@@ -373,7 +381,7 @@ class Statements:
                 return  # the options, copied in one line
             found = Statement((letter,), start + at, start + end)
             several = self._letter(line[at : at + OBJECT_CHARACTERS], start + at, 0, weak=False, strong=False)
-            if several is not None and len(several.labels) > 1:
+            if several is not None and several.labels != (letter,):
                 if set(several.labels) == set(self._labels):
                     return
                 alone.append(several)

@@ -20,9 +20,11 @@ from medbench.harness.extraction.answer import extract
 
 DATA = Path(__file__).parents[1] / "data"
 SETS = {
-    name: [json.loads(line) for line in (DATA / f"{name}.jsonl").open(encoding="utf-8")] for name in ("extraction",)
+    name: [json.loads(line) for line in (DATA / f"{name}.jsonl").open(encoding="utf-8")]
+    for name in ("extraction", "extraction_seen", "extraction_unseen")
 }
-"""Labelled by hand."""
+"""Labelled by hand. The last two are one set, split by sha256 of the id. At the first try 92.4 and 93.9 % were read as
+labelled (by the first reader 58.0 and 65.3 %), and with what was wrong in the seen half fixed, 94.9 % of the unseen."""
 LABELLED = [row for rows in SETS.values() for row in rows]
 FOUR = tuple("ABCD")
 WORDS = ("yes", "no", "maybe")
@@ -42,7 +44,9 @@ def read(row: dict[str, Any]) -> Extraction:
     )
 
 
-@pytest.mark.parametrize(("name", "least"), [("extraction", 0.99)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("extraction", 0.99), ("extraction_seen", 0.99), ("extraction_unseen", 0.99)]
+)
 def test_agrees_with_hand_labels(name: str, least: float) -> None:
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
