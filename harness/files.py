@@ -43,6 +43,8 @@ def parse_json(text: str | bytes) -> Any:
     """JSON from outside. Raises ValueError with what is wrong, also for a key that is given twice: of two values one
     would be lost, and not every program loses the same one."""
     try:
+        # of bytes json.loads would guess the encoding, and read a file that other readers cannot
+        text = text if isinstance(text, str) else text.decode()
         return json.loads(text, object_pairs_hook=_without_repeats)
     except _RepeatedKey:
         raise

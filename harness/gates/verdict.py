@@ -20,6 +20,7 @@ from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import remove_leftovers, replace_file, slug
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
 from medbench.harness.gates.wording import apart, between, confidence, number
+from medbench.harness.scoring.bounds import Share
 
 log = logging.getLogger("medbench")
 
@@ -48,7 +49,7 @@ class GateResult(BaseModel):
     """The metric; for a paired gate the candidate's minus the baseline's. None if it was not measured."""
     interval: tuple[float, float] | None
     """None where there is no uncertainty (a census of all questions) or no estimate."""
-    interval_level: float | None = None
+    interval_level: Share | None = None
     """1 minus the chance that `interval` misses: 1 - alpha of the pass side - alpha of the fail side.
 
     None where there is no interval, or no answer yet that it could be made from, or in older files.

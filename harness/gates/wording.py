@@ -170,7 +170,12 @@ def level(*alphas: float) -> float:
 
 
 def confidence(alpha: float) -> str:
-    """1 - alpha in percent, rounded down to as many digits as tell it from 100 %: 0.05 -> "95 %"."""
+    """1 - alpha in percent, rounded down to as many digits as tell it from 100 %: 0.05 -> "95 %".
+
+    Chances below what level() keeps are 0, and give "100 %".
+    """
+    if alpha <= 0:
+        return "100 %"
     digits = max(0, math.ceil(-math.log10(alpha)) - 1)
     percent = math.floor(100 * (1 - alpha) * 10**digits + 1e-6) / 10**digits
     return f"{percent:.{digits}f}".rstrip("0").rstrip(".") + " %" if digits else f"{percent:.0f} %"

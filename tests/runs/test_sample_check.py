@@ -267,3 +267,9 @@ def test_a_result_that_cannot_be_true_is_refused(changes: dict[str, Any], folder
     found = collect([tmp_path])
     assert dict(found.runs[0].results) == {}
     assert [one.name for one in found.broken] == ["run: results/toy.json"]
+
+
+def test_samples_in_another_encoding_are_refused(folder: Path) -> None:
+    path = folder / "samples" / "toy.jsonl"
+    path.write_bytes(path.read_text().encode("utf-32-be"))
+    assert "toy.jsonl:1: " in refusal(folder)
