@@ -33,7 +33,7 @@ TOPS = ("harness", "tasks", "trainers", "reports")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STORED_REPLIES = (
     "--replies", STORED / "replies.jsonl", "--data", "sample", "--tasks", "medqa,pubmedqa", "--partition", "gate",
-    "--max-new-tokens", "64", "--quiet",
+    "--protocol", "cot-v1", "--max-new-tokens", "64", "--quiet",
 )  # fmt: skip
 
 

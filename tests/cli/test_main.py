@@ -172,7 +172,7 @@ def faults(tmp_path: Path, tiny_model: Path) -> dict[str, tuple[list[str], str]]
     return {
         "unknown task": (["eval", model, "--data", "sample", "--tasks", "medqaa"], "did you mean medqa"),
         "no task": (["eval", model, "--tasks", ","], "--tasks"),
-        "unknown protocol": (["eval", model, *sample, "--protocol", "cot-v2"], "did you mean cot-v2"),
+        "unknown protocol": (["eval", model, *sample, "--protocol", "cot-v3"], "did you mean cot-v"),
         "limit 0": (["eval", model, "--limit", "0"], "--limit"),
         "config key": (["eval", model, "--config", str(tmp_path / "typo.yaml")], "did you mean limit"),
         "no such path": (["eval", "./nothing", *sample], "no such folder"),

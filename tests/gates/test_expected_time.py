@@ -68,8 +68,8 @@ class Simulated:
         }
         self.gate = LiveGate(self.rules, [a_task(list(self.lengths), "health")], self.seed, None, limits=self.limits)
         self.engine = Engine(self.lengths, self.capacity)
-        self.schedule = Schedule(self.gate, {"health": {}}, self.engine.places)
-        self.clock = ExpectedTime(self.engine.places, MOST)
+        self.schedule = Schedule(self.gate, {"health": {}}, self.engine.capacity)
+        self.clock = ExpectedTime(self.engine.capacity, MOST)
 
     def _ids(self) -> Iterator[str | None]:
         for item in self.schedule.to_send():

@@ -100,7 +100,7 @@ FORMS = (
     "goes on to the next question",
     "restates the question",
 )
-CUT_BY_LM_EVAL = {"goes on to the next question", "restates the question"}
+CUT_BY_LM_EVAL = {"restates the question"}
 """Under a chat template lm-eval still cuts at the YAML's stop string; medbench lets the model end its turn."""
 
 

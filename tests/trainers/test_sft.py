@@ -244,7 +244,7 @@ def test_prepare_reports_what_would_be_trained_and_train_leaves_out_the_overlaps
         ({"lora": {"targets": ["q_porj"]}}, "'q_porj' matches no linear layer"),
         ({"training": {"steps": 1, "optimizer": "exadm"}}, "unknown optimizer 'exadm'; did you mean .*exadam"),
         ({"packing": True}, "packing: needs a GPU and the package flash-attn"),
-        ({"protocol": "cot-v2"}, "unknown protocol 'cot-v2'"),
+        ({"protocol": "cot-v3"}, "unknown protocol 'cot-v3'"),
         ({"max_length": 20}, "none of 24 rows has at most 20 tokens: raise max_length"),
         ({"data": [{"path": "/nowhere.jsonl"}]}, r"/nowhere\.jsonl: no such file"),
     ],
