@@ -174,10 +174,16 @@ def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
 
 def check_mapping(content: dict[Any, Any], model: type[R], where: str) -> tuple[R | None, list[str]]:
     """As check_yaml, for parsed content; each line begins with `where`."""
+    record, faults = validated(content, model)
+    return record, [fault.line(where) for fault in first_of(faults)]
+
+
+def validated(content: dict[Any, Any], model: type[R]) -> tuple[R | None, list[Fault]]:
+    """(record, []) or (None, all its faults)."""
     try:
         return model.model_validate(content), []
     except ValidationError as error:
-        return None, [fault.line(where) for fault in first_of(faults_in(error, model))]
+        return None, faults_in(error, model)
 
 
 def faults_in(error: ValidationError, model: type[BaseModel]) -> list[Fault]:

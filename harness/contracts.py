@@ -124,6 +124,10 @@ class Message:
     content: str
 
 
+OWN_EXTRACTION = "medbench-v2"
+"""Name of medbench's own extractor in extraction.published.EXTRACTORS."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt for an engine."""
@@ -149,7 +153,7 @@ class Request:
     """If set, nothing is generated: the engine returns the log-likelihood of each as a continuation of `prompt`."""
     thinking: bool | None = None
     """Passed to the chat template as `enable_thinking`; None leaves it out."""
-    extraction: str = "medbench-v2"
+    extraction: str = OWN_EXTRACTION
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     repeat: int = 0
     """Which of several repeats of the same question, from 0."""

@@ -19,6 +19,7 @@ from medbench.harness.evaluation.options import EvalOptions, refuse_bad_name
 from medbench.harness.evaluation.plan import Clock, Model, Plan, plan_evaluation, protocol_for, utc_now
 from medbench.harness.evaluation.requests import PlainText, build_request
 from medbench.harness.evaluation.runner import seal
+from medbench.harness.extraction.published import OWN
 from medbench.harness.files import write_atomically
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import ModelRecord
@@ -115,7 +116,7 @@ class Scorer:
         # The prompt and the decoding of a stored reply are not known: samples get the plain prompt, without few-shot
         # examples. Published scripts read the whole text. medbench's extractor takes the last answer, so it still cuts
         # where a base model goes on to invent the next question.
-        stop = protocol.stop if protocol.extraction.startswith("medbench") else []
+        stop = protocol.stop if protocol.extraction in OWN else []
         self._protocol = protocol.model_copy(update={"shots": 0, "stop": stop})
         self._questions = {question.id: question for question in task.questions}
         self._requests: dict[str, Request] = {}

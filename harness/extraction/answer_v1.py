@@ -1,5 +1,8 @@
 """The first reader, kept as it was for protocol cot-v1: what it scores must not change. See answer.py for today's.
 
+Its rules and its wording (patterns_v1) are copies on purpose, so that today's can change; it shares only the plain
+matching of texts.
+
 Only the text after the reasoning is read. Statements are looked for by kind, the strongest kind first, and within a
 kind from the end backwards, because a later statement corrects an earlier one. A statement that names several labels is
 ambiguous; one that names a letter that is not a label is no answer. Neither falls back to a weaker kind.
@@ -10,9 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from medbench.harness.contracts import Extraction
+from medbench.harness.extraction.choices import Choices
 from medbench.harness.extraction.patterns_v1 import (
     BECAUSE,
     CHOICES,
@@ -29,6 +32,7 @@ from medbench.harness.extraction.patterns_v1 import (
     REFUSAL,
     REJECTED,
 )
+from medbench.harness.extraction.statements import Statement, end_of, lines_of
 from medbench.harness.extraction.thinking import REASONING_TAGS
 
 READ_CHARACTERS = 100_000
@@ -72,21 +76,11 @@ _JOINED_BEFORE = re.compile(
     rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$"
 )
 _MARKS = re.compile(MARKS)
-_GAP = re.compile(r"[\s*_).:\]-]{1,6}")
 _OTHERS_NAMED = re.compile(r"(?<![^\W_])(?<!['’-])[B-HJ-Z](?![^\W_]|['’-]\w)|\b(?:not|wrong|incorrect|while|whereas)\b")
 _LOWER_WORD = re.compile(r"\s+[a-z]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A statement that was understood: the labels that it names (none if it names another letter), and its span."""
-
-    labels: tuple[str, ...]
-    start: int
-    end: int
-
-
-_COPIED = _Found((), 0, 0)
+_COPIED = Statement((), 0, 0)
 """Stands for a labelled line in the middle of a text, which may be an option copied from the question."""
 
 
@@ -146,21 +140,17 @@ class _Extractor:
             self._origin = [at for _, at in folded]
         self._start = start
         self._labels = labels
-        self._letters = all(len(label) == 1 for label in labels)
-        named = [(label, option) for label, option in zip(labels, options, strict=False) if option != label]
-        self._options = sorted(
-            ((label, compact) for label, option in named if len(compact := _compact(option)) > 1),
-            key=lambda pair: -len(pair[1]),
-        )
+        self._choices = Choices(labels, options)
+        self._letters = self._choices.are_letters
         self._words = re.compile("(" + "|".join(map(re.escape, labels)) + r")\b", re.IGNORECASE) if labels else None
 
-    def span(self, found: _Found) -> tuple[int, int]:
+    def span(self, found: Statement) -> tuple[int, int]:
         if self._origin is None:
             return self._start + found.start, self._start + found.end
         last = min(found.end, len(self._origin)) - 1
         return self._origin[min(found.start, last)], self._origin[last] + 1
 
-    def statements(self) -> Iterator[_Found]:
+    def statements(self) -> Iterator[Statement]:
         """All statements, the decisive one first."""
         yield from self._after(_HEADS)
         if self._letters:
@@ -177,9 +167,9 @@ class _Extractor:
                 and closing.group(1) in self._labels
                 and not _DENYING.search(self.text, offset, offset + closing.start())
             ):
-                yield _Found((closing.group(1),), offset + closing.start(1), offset + closing.end(1))
+                yield Statement((closing.group(1),), offset + closing.start(1), offset + closing.end(1))
 
-    def _after(self, heads: re.Pattern[str], *, weak: bool = False) -> Iterator[_Found]:
+    def _after(self, heads: re.Pattern[str], *, weak: bool = False) -> Iterator[Statement]:
         matches = list(heads.finditer(self.text))[-STATEMENTS:]
         for match in reversed(matches):
             if _DENYING.search(self.text[max(0, match.start() - 12) : match.end()]):
@@ -189,19 +179,19 @@ class _Extractor:
             if found is not None:
                 yield found
 
-    def _object(self, at: int, *, weak: bool, strong: bool) -> _Found | None:
+    def _object(self, at: int, *, weak: bool, strong: bool) -> Statement | None:
         """The answer named at `at`, or None if none is."""
         text = self.text[at : at + OBJECT_CHARACTERS]
-        bare, lead = _end_of(_MARKS, text), _end_of(_LEAD, text)
+        bare, lead = end_of(_MARKS, text), end_of(_LEAD, text)
         denied = _DENIED.match(text, lead)
         if denied and not (not self._letters and denied.group().lower() == "no"):
             but = _BUT.match(text, denied.end())
             return self._object(at + but.end(), weak=weak, strong=strong) if but else None
         for position in dict.fromkeys((bare, lead)):
-            option = self._option_at(text, position)
+            option = self._choices.text_at(text, position)
             if option is not None:
                 label, end = option
-                return _Found((label,), at + position, at + end)
+                return Statement((label,), at + position, at + end)
         if not self._letters:
             return None if weak else self._word(text, at, lead)
         for position in dict.fromkeys((bare, lead)):
@@ -210,14 +200,14 @@ class _Extractor:
                 return found
         return None
 
-    def _letter(self, text: str, at: int, position: int, *, weak: bool, strong: bool) -> _Found | None:
+    def _letter(self, text: str, at: int, position: int, *, weak: bool, strong: bool) -> Statement | None:
         first = _LETTER.match(text, position)
         if first is None:
             named_so = strong or text[:position].lower().rstrip().endswith(("option", "choice", "letter"))
             first = _LOWER.match(text, position) if named_so else None
             if first is None or first.group(1).upper() not in self._labels:
                 return None
-            return _Found((first.group(1).upper(),), at + first.start(1), at + first.end(1))
+            return Statement((first.group(1).upper(),), at + first.start(1), at + first.end(1))
         letter, end = first.group(1), first.end(1)
         if letter == "X" and "X" not in self._labels:
             return None  # the prompt's own "(X)", echoed
@@ -225,24 +215,18 @@ class _Extractor:
             return None  # "A patient ...", "I think ..."
         if _REJECTED.match(text, end) or (weak and not _CLOSED.match(text, end)):
             return None
-        named, last = [letter], self._after_option(text, end)
+        named, last = [letter], self._choices.behind_text(text, end)
         while (joined := _JOINED.match(text, last)) and (more := _LETTER.match(text, joined.end())):
             if _SINGULAR.match(text, more.end(1)) or (more.group(1) in "AI" and _ARTICLE.match(text, more.end(1))):
                 break  # "B, A is wrong": a new sentence, not a list
             named.append(more.group(1))
-            last = self._after_option(text, more.end(1))
+            last = self._choices.behind_text(text, more.end(1))
         known = tuple(dict.fromkeys(name for name in named if name in self._labels))
         if len(known) < 2 and not strong and letter not in self._labels:
             return None
-        return _Found(known if letter in self._labels else known[:0], at + first.start(1), at + end)
+        return Statement(known if letter in self._labels else known[:0], at + first.start(1), at + end)
 
-    def _after_option(self, text: str, end: int) -> int:
-        """The end of the option's text, if that follows its letter: "B. Aspirin and D. Heparin"; otherwise `end`."""
-        gap = _GAP.match(text, end)
-        option = self._option_at(text, gap.end()) if gap else None
-        return option[1] if option else end
-
-    def _word(self, text: str, at: int, position: int) -> _Found | None:
+    def _word(self, text: str, at: int, position: int) -> Statement | None:
         words = self._words
         first = words.match(text, position) if words else None
         if words is None or first is None or _WORD_TAIL.match(text, first.end()):
@@ -253,18 +237,9 @@ class _Extractor:
                 break  # "yes, no patient died"
             named.append(more.group(1).lower())
             end = more.end()
-        return _Found(tuple(dict.fromkeys(named)), at + first.start(1), at + end)
+        return Statement(tuple(dict.fromkeys(named)), at + first.start(1), at + end)
 
-    def _option_at(self, text: str, position: int) -> tuple[str, int] | None:
-        """(label, end) of the longest option whose whole text is at `position`; None if two labels have that text."""
-        for label, option in self._options:
-            end = _match_compact(text, position, option)
-            if end is not None:
-                same = [other for other, compact in self._options if compact == option]
-                return (label, end) if len(same) == 1 else None
-        return None
-
-    def _praised(self) -> Iterator[_Found]:
+    def _praised(self) -> Iterator[Statement]:
         """ "Option C is correct", "(C) aspirin is the best choice"."""
         for match in reversed(list(_PRAISED_LETTER.finditer(self.text))[-STATEMENTS:]):
             letter, between = match.groups()
@@ -273,34 +248,34 @@ class _Extractor:
             if letter in self._labels and not others and not article:
                 before = _JOINED_BEFORE.search(self.text, max(0, match.start() - 24), match.start())
                 if before and before.group(1) in self._labels:
-                    yield _Found((before.group(1), letter), before.start(1), match.end(1))
-                yield _Found((letter,), match.start(1), match.end(1))
+                    yield Statement((before.group(1), letter), before.start(1), match.end(1))
+                yield Statement((letter,), match.start(1), match.end(1))
 
-    def _lines(self) -> Iterator[_Found]:
+    def _lines(self) -> Iterator[Statement]:
         """A line, or the whole text, that is only a label, a labelled option or an option's text."""
-        lines = list(_lines_of(self.text))
+        lines = list(lines_of(self.text))
         if not self._letters:
             yield from self._word_lines(lines)
         else:
             yield from self._letter_lines(lines)
         for start, line in dict.fromkeys((lines[-1], lines[0])):
             position = len(line) - len(line.lstrip(_EDGE))
-            option = self._option_at(line, position)
+            option = self._choices.text_at(line, position)
             if option is not None and not line[option[1] :].strip(_EDGE):
-                yield _Found((option[0],), start + position, start + option[1])
+                yield Statement((option[0],), start + position, start + option[1])
 
-    def _letter_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
+    def _letter_lines(self, lines: list[tuple[int, str]]) -> Iterator[Statement]:
         if len(lines) == 1 and (lower := _LOWER_LINE.fullmatch(lines[0][1])) and lower.group(1).upper() in self._labels:
             at = lines[0][0] + lower.start(1)
-            yield _Found((lower.group(1).upper(),), at, at + 1)
-        labelled: dict[str, _Found] = {}
-        alone: list[_Found] = []
+            yield Statement((lower.group(1).upper(),), at, at + 1)
+        labelled: dict[str, Statement] = {}
+        alone: list[Statement] = []
         edges = (lines[0][0], lines[-1][0])
         for start, line in lines[-STATEMENTS:]:
             match = _LINE.match(line)
             if match is None or match.group(1) not in self._labels:
                 continue
-            found = _Found((match.group(1),), start + match.start(1), start + match.end(1))
+            found = Statement((match.group(1),), start + match.start(1), start + match.end(1))
             if _OTHER_OPTION.search(line, match.end()):
                 return  # the options, copied in one line
             if match.end() == len(line):
@@ -312,48 +287,13 @@ class _Extractor:
         if len(labelled) == 1 and (found := next(iter(labelled.values()))) is not _COPIED:
             yield found
 
-    def _word_lines(self, lines: list[tuple[int, str]]) -> Iterator[_Found]:
+    def _word_lines(self, lines: list[tuple[int, str]]) -> Iterator[Statement]:
         """ "Yes, ..." at the start; a line that is only "maybe"."""
         for start, line in reversed(lines[-STATEMENTS:]):
             if line.strip(_EDGE).lower() in self._labels:
                 at = len(line) - len(line.lstrip(_EDGE))
-                yield _Found((line.strip(_EDGE).lower(),), start + at, start + at + len(line.strip(_EDGE)))
+                yield Statement((line.strip(_EDGE).lower(),), start + at, start + at + len(line.strip(_EDGE)))
         start, line = lines[0]
-        found = self._word(line, start, _end_of(_MARKS, line))
+        found = self._word(line, start, end_of(_MARKS, line))
         if found is not None:
             yield found
-
-
-def _end_of(pattern: re.Pattern[str], text: str) -> int:
-    """Where a match of `pattern` at the start of `text` ends; 0 if there is none."""
-    match = pattern.match(text)
-    return match.end() if match else 0
-
-
-def _lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """(offset, line) of each line that is not blank."""
-    at = 0
-    for line in text.splitlines(keepends=True):
-        if line.strip():
-            yield at, line.rstrip("\r\n")
-        at += len(line)
-
-
-def _compact(text: str) -> str:
-    """Only the letters and digits, folded: equal for texts that differ only in case, spacing and punctuation."""
-    return "".join(character for character in unicodedata.normalize("NFKC", text).casefold() if character.isalnum())
-
-
-def _match_compact(text: str, position: int, option: str) -> int | None:
-    """The end of the text from `position` whose compact form is `option`, if a word ends there; otherwise None."""
-    at, matched = position, 0
-    while at < len(text) and matched < len(option):
-        character = text[at].casefold()
-        if character.isalnum():
-            if not option.startswith(character, matched):
-                return None
-            matched += len(character)
-        at += 1
-    if matched < len(option) or (at < len(text) and text[at].isalnum()):
-        return None
-    return at

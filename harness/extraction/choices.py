@@ -17,7 +17,7 @@ _TERM = re.compile(
 _NEXT_WORD = re.compile(r"(\.\s?|[ \t]+)([^\W\d_][^\W_]*)")
 _FIRST_WORD = re.compile(r"[\s*_.:()\]–—-]{1,6}(?:(?:the|an?)\s+)?([^\W_]{2,})")
 _FOLLOW = re.compile(FOLLOW, re.IGNORECASE)
-LAST_LATIN = "\u024f"
+_LAST_LATIN = "\u024f"
 """A word in another script beside a letter makes no term of the two."""
 _GAP = re.compile(r"[\s*_).:\]-]{1,6}")
 _ALL_OF = re.compile(r"\ball\s+of\s+(?:the\s+)?(?:above|these|them)\b", re.IGNORECASE)
@@ -87,7 +87,7 @@ class Choices:
         word = _NEXT_WORD.match(text, end)
         if word is None or (word.group(1).startswith(".") and not word.group(2)[0].islower()):
             return False
-        if word.group(2)[0] > LAST_LATIN or word.group(2) in self.labels:
+        if word.group(2)[0] > _LAST_LATIN or word.group(2) in self.labels:
             return False
         return not _FOLLOW.match(text, word.start(2))
 

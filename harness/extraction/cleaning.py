@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-UNSPACED = (
+_UNSPACED = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\u2fff\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u30fa\u30fc-\u30ff"
     "\u3105-\u318f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
 )
@@ -28,18 +28,14 @@ _TAG = re.compile(
     rf"</?(?:(?P<inline>{_INLINE})|(?P<block>{_BLOCK})|(?P<cell>t[dh]))(?:\s[^<>\n]{{0,80}})?/?>", re.IGNORECASE
 )
 _LONE = re.compile(r"<([A-Z])>(?![^<]*</\1>)")
-_ALPHABETS = (
-    *(
-        (start, 26) for start in (0x1F110, 0x1F130, 0x1F150, 0x1F170)
-    ),  # bracketed, squared, circled and squared in black
-    (0x1F1E6, 26),  # regional indicators
-)
-_LETTERS = {start + n: chr(ord("A") + n) for start, count in _ALPHABETS for n in range(count)}
+_ALPHABETS = (0x1F110, 0x1F130, 0x1F150, 0x1F170, 0x1F1E6)
+"""Where A stands among bracketed, squared, circled and squared letters in black, and regional indicators."""
+_LETTERS = {start + n: chr(ord("A") + n) for start in _ALPHABETS for n in range(26)}
 _DROPPED = re.compile("[\ufe00-\ufe0f\u20e3\u0332\u0336\U000e0100-\U000e01ef]")
-_ALIKE = str.maketrans("АВСЕНІЈКМОРТХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABCEHIJKMOPTXABEZHIKMNOPTYX")
+_ALIKE = str.maketrans("АВСЕНІЈΑΒΕΗΙ", "ABCEHIJABEHI")
 _ALONE = re.compile(r"(?<![^\W_])[АВСЕНІЈΑΒΕΗΙ](?![^\W_])")
 _TOUCHING = re.compile(
-    rf"(?<=[{UNSPACED}])(?=[A-Z](?![A-Za-z\d]))|(?<=[{UNSPACED}\W_][A-Z])(?=[{UNSPACED}])|(?<=^[A-Z])(?=[{UNSPACED}])"
+    rf"(?<=[{_UNSPACED}])(?=[A-Z](?![A-Za-z\d]))|(?<=[{_UNSPACED}\W_][A-Z])(?=[{_UNSPACED}])|(?<=^[A-Z])(?=[{_UNSPACED}])"
 )
 
 

@@ -22,8 +22,8 @@ _FORMAL = ('"', "'", "<", "\\")
 """What begins a JSON key, a tag or a LaTeX command: no part of the sentence before it."""
 
 
-def is_denied(text: str, at: int, *, reach: int = 30) -> bool:
-    return bool(_DENYING.search(text[max(0, at - reach) : at]))
+def is_denied(text: str, at: int) -> bool:
+    return bool(_DENYING.search(text[max(0, at - 30) : at]))
 
 
 def is_not_meant(text: str, start: int, end: int) -> bool:

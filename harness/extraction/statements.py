@@ -89,9 +89,7 @@ _PRONOUN = re.compile(rf"['’]\w|\s+{_VERBS}\b")
 _REJECTED = re.compile(REJECTED, re.IGNORECASE)
 _CLOSED = re.compile(r"\s*(?:[^\w\s]|$|\n)")
 _JOINED = re.compile(rf"{CLOSERS}{JOIN}{MARKS}{FILLER}{MARKS}")
-_JOINED_BEFORE = re.compile(
-    rf"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w){MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$"
-)
+_JOINED_BEFORE = re.compile(rf"{_ALONE}{MARKS}(?:and|or|/|&){MARKS}(?:option\s+)?{MARKS}$")
 _SINGULAR = re.compile(r"[\s*_)\]\"']{0,4}\s(?:is|was|would|has|does|isn|cannot|can|seems|represents|refers)\b")
 _OTHERS_NAMED = re.compile(
     r"(?<![^\W_])(?<!['’-])[B-HJ-Z](?![^\W_]|['’-]\w)|\b(?:not|wrong|incorrect|while|whereas)\b|不"
@@ -168,8 +166,8 @@ class Statements:
         if not letters:
             yield from self._behind(_THAT_YES, start)
         yield from self._behind(_CHOICES, start)
-        if letters and (verdict := chosen_option(self._text, self._labels, start)):
-            yield Statement((verdict.label,), verdict.start, verdict.end)
+        if letters and (chosen := chosen_option(self._text, self._labels, start)):
+            yield Statement((chosen.group(1),), chosen.start(1), chosen.end(1))
         if start == 0:
             yield from self._lines()
         yield from self._behind(_CONCLUDED, start, weak=True)
@@ -204,7 +202,7 @@ class Statements:
             letter, end = match.group(1), match.end()
             if letter not in self._labels or is_denied(self._text, match.start()):
                 continue
-            behind = (_LABELLED.match(line) for _, line in _lines_of(self._text[end : end + 10 * OBJECT_CHARACTERS]))
+            behind = (_LABELLED.match(line) for _, line in lines_of(self._text[end : end + 10 * OBJECT_CHARACTERS]))
             others = {other.group(1) for other in behind if other} & set(self._labels) - {letter}
             if not others:
                 yield Statement((letter,), match.start(1), match.end(1))
@@ -273,7 +271,7 @@ class Statements:
     def _object(self, at: int, *, weak: bool, strong: bool) -> Statement | None:
         """The answer named at `at`, or None if none is."""
         text = self._text[at : at + OBJECT_CHARACTERS]
-        bare, lead = _end_of(_MARKS, text), _end_of(_LEAD, text)
+        bare, lead = end_of(_MARKS, text), end_of(_LEAD, text)
         letters = self._choices.are_letters
         denied = _DENIED.match(text, lead)
         if denied and (letters or denied.group().lower() != "no"):
@@ -288,7 +286,7 @@ class Statements:
                 named = (label,) if other is None or other[0] == label else (label, other[0])
                 return Statement(named, at + position, at + end)
         if not letters:
-            return None if weak else self._word(text, at, max(lead, _end_of(_WORD_LEAD, text)))
+            return None if weak else self._word(text, at, max(lead, end_of(_WORD_LEAD, text)))
         for position in dict.fromkeys((bare, lead)):
             found = self._letter(text, at, position, weak=weak, strong=strong)
             if found is not None:
@@ -352,7 +350,7 @@ class Statements:
 
     def _lines(self) -> Iterator[Statement]:
         """A line, or the whole text, that is only a label, a labelled option or an option's text."""
-        lines = list(_lines_of(self._text))
+        lines = list(lines_of(self._text))
         if not lines:
             return
         yield from self._letter_lines(lines) if self._choices.are_letters else self._word_lines(lines)
@@ -409,13 +407,13 @@ class Statements:
     def _word_lines(self, lines: list[tuple[int, str]]) -> Iterator[Statement]:
         """ "Yes, ..." at the start; a line that is only "maybe" or "(C) maybe"."""
         for start, line in reversed(lines[-STATEMENTS:]):
-            at = _end_of(_BULLET, line)
+            at = end_of(_BULLET, line)
             word = line[at:].strip(_EDGE)
             if word.lower() in self._labels:
                 at += line[at:].index(word)
                 yield Statement((word.lower(),), start + at, start + at + len(word))
         for start, line in dict.fromkeys((lines[-1], lines[0])):
-            found = self._word(line, start, _end_of(_WORD_LEAD, line))
+            found = self._word(line, start, end_of(_WORD_LEAD, line))
             if found is not None:
                 yield found
 
@@ -425,13 +423,13 @@ def _last(matches: Iterator[re.Match[str]]) -> Iterator[re.Match[str]]:
     return reversed(list(matches)[-STATEMENTS:])
 
 
-def _end_of(pattern: re.Pattern[str], text: str) -> int:
+def end_of(pattern: re.Pattern[str], text: str) -> int:
     """Where a match of `pattern` at the start of `text` ends; 0 if there is none."""
     match = pattern.match(text)
     return match.end() if match else 0
 
 
-def _lines_of(text: str) -> Iterator[tuple[int, str]]:
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """(offset, line) of each line that is not blank."""
     at = 0
     for line in text.splitlines(keepends=True):

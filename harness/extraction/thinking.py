@@ -58,9 +58,8 @@ _TAGS = (
             "inner[_-]monologue",
         )
     ),
-    _Marks(
-        r"<(?!/|\|end)[^\s<>/]{0,20}think[^\s<>]{0,20}>", r"<(?:/|\|end)[^\s<>]{0,20}think[^\s<>]{0,20}>"
-    ),  # unknown
+    # unknown ones
+    _Marks(r"<(?!/|\|end)[^\s<>/]{0,20}think[^\s<>]{0,20}>", r"<(?:/|\|end)[^\s<>]{0,20}think[^\s<>]{0,20}>"),
 )
 """A closing mark counts without an opening one too: the template may open the reasoning."""
 _SENTENCES = (
@@ -76,17 +75,14 @@ _TAG = re.compile(
     + ")",
     re.IGNORECASE,
 )
-_SENTENCE = tuple(_Marks(*(f"(?im:{one})" for one in marks)) for marks in _SENTENCES)
+_SENTENCE = tuple(tuple(re.compile(one, re.IGNORECASE | re.MULTILINE) for one in marks) for marks in _SENTENCES)
 # what is left of gptoss's channels where special tokens are dropped: "analysisWe need ...assistantfinalC"
 _ANALYSIS = re.compile(r"\s*analysis(?=[A-Z\"'“(*\d])")
 _BARE = re.compile(r"assistant ?(?:(?P<open>analysis|commentary)|(?P<shut>final))")
 _OPENING = re.compile("|".join(marks.opening for marks in (*_TAGS, *_SENTENCES)), re.IGNORECASE | re.MULTILINE)
 _BEHIND_OPENING = re.compile(r"\s*(?:thought\s*)?(?:<\|message\|>\s*)?\Z")
-_TOKEN = re.compile(
-    r"<\|(?:channel|message|open|close|sep)\|>|<\|channel>|<channel\|>|<\|content_(?:thinking|text)\|>"
-    r"|<unused9[45]>|think|thought|inner_(?:prefix|suffix)",
-    re.IGNORECASE,
-)
+_PART = re.compile(r"<\|(?:channel|message|open|close|sep)\|>|think|thought", re.IGNORECASE)
+"""Of a special token that only together with others is a mark, or is one of an unknown format."""
 _LABEL = re.compile(r"\s*(?:thoughts?|thinking)[ \t]*[:.…]{0,4}[ \t]*\n", re.IGNORECASE)
 """A first line that names a thought whose marks were lost: Gemma's channels, decoded without special tokens."""
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*(?=\S)")
@@ -141,13 +137,13 @@ def _marks(text: str) -> Iterator[tuple[bool, int, int]]:
 
 
 def _sentence(text: str) -> Iterator[tuple[bool, int, int]]:
-    """The opening mark that the text starts with, and the last closing one that belongs to it."""
+    """The opening mark that the text starts with, and the closing ones that belong to it."""
     if begun := _ANALYSIS.match(text):
         yield True, begun.start(), begun.end()
     for opening, closing in _SENTENCE:
-        if begun := re.match(opening, text):
+        if begun := opening.match(text):
             yield True, begun.start(), begun.end()
-            for closed in re.finditer(closing, text):
+            for closed in closing.finditer(text):
                 yield False, closed.start(), closed.end()
             return
 
@@ -176,4 +172,4 @@ def opens_reasoning(prompt: str) -> bool:
 
 def marks_reasoning(tokens: Iterable[str]) -> frozenset[str]:
     """Those of a tokenizer's special tokens that mark reasoning: they are kept where a completion is decoded."""
-    return frozenset(token for token in tokens if _TOKEN.search(token))
+    return frozenset(token for token in tokens if _TAG.fullmatch(token) or _PART.search(token))

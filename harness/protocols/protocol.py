@@ -15,8 +15,8 @@ from jinja2 import Template
 from pydantic import Field, ValidationInfo, field_validator
 
 from medbench.harness.config import Record, read_yaml
-from medbench.harness.contracts import MedbenchError, Message, Question
-from medbench.harness.extraction.published import EXTRACTORS, OURS
+from medbench.harness.contracts import OWN_EXTRACTION, MedbenchError, Message, Question
+from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.protocols.templates import ENVIRONMENT, render_bounded
 from medbench.harness.text import did_you_mean
 
@@ -67,7 +67,7 @@ class Protocol(Record):
     """Few-shot examples before the question, drawn as lm-eval draws them (see contracts.Examples)."""
     example_reply: str = "{{ gold }}"
     """The reply that a few-shot example shows; Jinja over gold and all that `prompt` has."""
-    extraction: str = OURS
+    extraction: str = OWN_EXTRACTION
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     continuation: Continuation | None = None
     denominator: str = "every question asked; a reply without an answer is wrong"

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medbench.harness.contracts import Completion, Extraction, MedbenchError, Question, Request, Sample, Task
-from medbench.harness.extraction.published import EXTRACTORS, OURS
+from medbench.harness.contracts import (
+    OWN_EXTRACTION,
+    Completion,
+    Extraction,
+    MedbenchError,
+    Question,
+    Request,
+    Sample,
+    Task,
+)
+from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 
 
@@ -80,7 +89,7 @@ def score_reply(
     finish_reason: str = "stop",
     opened: bool = False,
     stop: tuple[str, ...] = (),
-    extraction: str = OURS,
+    extraction: str = OWN_EXTRACTION,
 ) -> tuple[Extraction, float]:
     """(the answer that the extractor `extraction` finds, 1.0 if it is `gold` else 0.0)."""
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply

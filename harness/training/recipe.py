@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_serializer
 
 from medbench.harness.benchmarks.task_folders import core_tasks
-from medbench.harness.config import Fault, Record, faults_in, first_of, parse_yaml
+from medbench.harness.config import Fault, Record, faults_in, first_of, parse_yaml, validated
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
@@ -132,11 +132,7 @@ def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | No
     content, faults = parse_yaml(path)
     if faults:
         return None, faults
-    recipe, found = None, []
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        found = faults_in(error, Recipe)
+    recipe, found = validated(content, Recipe)
     faults = [fault.line(str(path)) for fault in first_of([*found, *_deeper_faults(content, path, points)])]
     return (recipe and _with_found_files(recipe, path)), faults
 

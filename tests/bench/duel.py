@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
+from families import share_of
 
 from medbench.harness.stats.sequential import Control, SequentialTest
 
@@ -101,13 +101,6 @@ def candidate_of(baseline: Scores, gained: int, rng: np.random.Generator) -> Sco
     return found
 
 
-def rate(wrong: int, draws: int) -> str:
-    """With its 95 % interval (Clopper and Pearson)."""
-    low = float(beta.ppf(0.025, wrong, draws - wrong + 1)) if wrong else 0.0
-    high = float(beta.ppf(0.975, wrong + 1, draws - wrong)) if wrong < draws else 1.0
-    return f"{100 * wrong / draws:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-
 def duel(records: Scores, draws: int, tools: dict[str, Decide], cases: dict[str, tuple[int, str]]) -> None:
     """`cases`: name to (answers gained, true verdict)."""
     total = len(records)
@@ -133,7 +126,7 @@ def duel(records: Scores, draws: int, tools: dict[str, Decide], cases: dict[str,
             wrong = count["fail" if truth == "pass" else "pass"]
             cells.append(
                 f"right {100 * count[truth] / draws:.0f} %, undecided {100 * count['undecided'] / draws:.0f} %, "
-                f"wrong {rate(wrong, draws)}; asked {100 * np.mean(used[tool, case]) / total:.0f} %"
+                f"wrong {share_of(wrong, draws)}; asked {100 * np.mean(used[tool, case]) / total:.0f} %"
             )
         print(f"| {tool} | " + " | ".join(cells) + " |")
     print(flush=True)

@@ -130,7 +130,11 @@ def chain(scores: Scores, rng: np.random.Generator, points: float) -> tuple[list
 
 def rate(function: Callable[[Scores, np.random.Generator], bool], models: Sequence[Scores], seeds: int) -> str:
     found = [function(models[seed % len(models)], np.random.default_rng(seed)) for seed in range(seeds)]
-    n, k = len(found), sum(found)
+    return share_of(sum(found), len(found))
+
+
+def share_of(k: int, n: int) -> str:
+    """With its 95 % interval (Clopper and Pearson)."""
     low, high = beta.ppf(0.025, k, n - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
     return f"{100 * k / n:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 

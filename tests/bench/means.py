@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
+from families import share_of
 
 from medbench.harness.stats.sequential import Control, SequentialTest
 from medbench.harness.stats.stratified import StratifiedTest, Stratum, path
@@ -144,11 +144,7 @@ def edge(tasks: Sequence[Scores], runs: int, *, control: bool) -> None:
         for name, threshold in (("pass", mean + 1e-6), ("fail", mean)):
             test = {name: sides(scores, copies, threshold)[name]}
             wrong[name] += by_sum(test, scores)[0] is not None
-    shares = [
-        f"{100 * count / runs:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        for count in wrong.values()
-        for low, high in [np.nan_to_num(beta.ppf((0.025, 0.975), (count, count + 1), (runs - count + 1, runs - count)))]
-    ]
+    shares = [share_of(count, runs) for count in wrong.values()]
     print(f"| {len(tasks)} | {'4 % copy' if control else 'none'} | {' | '.join(shares)} |", flush=True)
 
 

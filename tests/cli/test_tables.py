@@ -92,6 +92,18 @@ def test_a_task_without_a_score_shows_dashes() -> None:
     assert "nan" not in text.lower()
 
 
+def test_more_than_a_twentieth_of_replies_cut_off_are_warned_of() -> None:
+    text = shown(results=[a_result(n_truncated=11)])
+    assert "warning: medqa: 5.5 % of the replies are cut off by the token limit: raise --max-new-tokens" in text
+    assert "warning" not in shown(results=[a_result(n_truncated=10)])
+
+
+def test_replies_of_unusual_form_are_counted() -> None:
+    text = shown(results=[a_result(notes={"went_on": 7, "unmarked_thought": 2})])
+    assert "medqa: 7 of 200 replies answer and go on with a question of their own; the first answer counts" in text
+    assert "medqa: 2 of 200 replies look like thoughts whose marks are missing" in text
+
+
 def test_the_sample_and_unofficial_rows_are_marked() -> None:
     assert "medqa (sample)" in shown(results=[a_result(source="sample", official=False)])
     assert "medqa (unofficial rows)" in shown(results=[a_result(official=False)])

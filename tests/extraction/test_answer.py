@@ -45,6 +45,20 @@ def read(row: dict[str, Any]) -> Extraction:
 
 
 @pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("The answer is (B).\n\nQuestion: Which drug?\nA. x\nB. y\nThe answer is (C).", "went_on"),
+        ("The answer is (B).\n\nQuestion: Which drug?", "went_on"),
+        ("Question: Which drug is it?\nThe answer is (B).", None),
+        ("The question asks for a drug. The answer is (B).", None),
+    ],
+)
+def test_a_reply_that_goes_on_with_a_question_keeps_its_first_answer_and_says_so(text: str, note: str | None) -> None:
+    found = extract(text, labels=FOUR)
+    assert (found.answer, found.note) == ("B", note)
+
+
+@pytest.mark.parametrize(
     ("name", "least"), [("extraction", 0.99), ("extraction_seen", 0.99), ("extraction_unseen", 0.99)]
 )
 def test_agrees_with_hand_labels(name: str, least: float) -> None:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.contracts import Extraction
+from medbench.harness.contracts import OWN_EXTRACTION, Extraction
 from medbench.harness.extraction.answer import extract
-from medbench.harness.extraction.published import EXTRACTORS, GUESS_CHARACTERS, LETTERS, OURS, huatuo_o1_output
+from medbench.harness.extraction.published import EXTRACTORS, GUESS_CHARACTERS, LETTERS, OWN, huatuo_o1_output
 
 FOUR = tuple("ABCD")
 TEN = tuple("ABCDEFGHIJ")
 DRUGS = ("Aspirin", "Low-dose heparin", "Warfarin", "Zinc")
 WORDS = ("yes", "no", "maybe")
-PUBLISHED = sorted(set(EXTRACTORS) - {"medbench", OURS})
+PUBLISHED = sorted(set(EXTRACTORS) - OWN)
 # fmt: off
 PIECES = [
     "answer is ", "answer is (", "nswer:", "Answer: ", "answer:\t", "Answer", "the ", "is ", " ", "\n", "\r", "\u2028",
@@ -42,7 +42,7 @@ def answer(extractor: str, text: str, labels: tuple[str, ...] = FOUR, options: t
 
 
 def test_medbench_is_the_extraction_of_everything_else() -> None:
-    assert EXTRACTORS[OURS] is extract
+    assert EXTRACTORS[OWN_EXTRACTION] is extract
 
 
 # MMLU-Pro

@@ -30,7 +30,7 @@ MIRAGE = {
 def replies(data_dir: Path) -> Path:
     folder = data_dir / "replies"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
+        pytest.skip(f"{folder} is not there: the data folder holds the benchmarks without replies of other models")
     return folder
 
 
@@ -98,7 +98,7 @@ def test_published_accuracies(replies: Path, medqa: list[dict[str, Any]], name: 
 def test_forms_of_replies(data_dir: Path) -> None:
     folder = data_dir.parent / "cases"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
+        pytest.skip(f"{folder} is not there: the labelled forms lie beside the data folder, and not everywhere")
     total, misses, invented = 0, [], []
     for row in (row for file in sorted(folder.glob("replies*.jsonl")) for row in rows(file)):
         words = "/" in row["labels"]
