@@ -49,7 +49,10 @@ class Question:
     labels: tuple[str, ...]
     """The possible answers: ("A", "B", ...) or ("yes", "no", "maybe"); empty for free generation."""
     gold: str
-    """The right one of `labels`; for lm-eval's own tasks, their target."""
+    """The right one of `labels`; for lm-eval's own tasks, their target.
+
+    Without labels, a quantity, and the limits within which an answer is right too: see extraction.quantity.
+    """
     context: str = ""
     """Text to read before the question (PubMedQA's abstract), or empty."""
     category: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +86,15 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
+class Flags:
+    """Questions that reviewers found faulty."""
+
+    ids: frozenset[str]
+    about: str
+    """Who flagged them and why, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A benchmark: its questions and fixed properties."""
 
@@ -97,6 +109,8 @@ class Task:
     """Set for lm-eval's own tasks, which are asked and scored by lm-eval's rules."""
     examples: Examples | None = field(default=None, compare=False, repr=False)
     """For protocols with few-shot examples; a foreign task brings its own."""
+    flags: Flags | None = field(default=None, compare=False, repr=False)
+    """Set where the rows are those that were reviewed."""
 
 
 class ForeignTask(Protocol):
@@ -126,6 +140,8 @@ class Message:
 
 OWN_EXTRACTION = "medbench-v2"
 """Name of medbench's own extractor in extraction.published.EXTRACTORS."""
+OPEN_EXTRACTION = "quantity-v1"
+"""Name of medbench's extractor for questions without options."""
 
 
 @dataclass(frozen=True, slots=True)

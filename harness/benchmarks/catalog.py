@@ -31,7 +31,7 @@ from medbench.harness.benchmarks.rows import (
     rows_sha256,
 )
 from medbench.harness.benchmarks.task_folders import FoundTasks, TaskFile, core_tasks, find_tasks
-from medbench.harness.contracts import Data, Examples, MedbenchError, Question, Task
+from medbench.harness.contracts import Data, Examples, Flags, MedbenchError, Question, Task
 from medbench.harness.text import did_you_mean, one_line
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -54,6 +54,7 @@ class TaskCard:
     sha256: Mapping[str, str]
     hub: Mapping[str, Any]
     path: str
+    flagged: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,10 +106,11 @@ class TaskLoader:
         if source == SAMPLE:
             self._warn(f"{name}: the built-in sample, not the benchmark: its scores mean nothing")
         elif not data.official:
-            self._warn(f"{name}: the rows are not the pinned ones (sha256 {sha256[:12]}): the run is marked unofficial")
-        chance = sum(1 / len(question.labels) for question in questions) / len(questions)
+            self._warn(f"{name}: {_why_unofficial(card, split, len(questions), sha256)}: the run is marked unofficial")
+        chance = sum(1 / len(question.labels) if question.labels else 0.0 for question in questions) / len(questions)
         examples = _examples_of(card, loaded, split)
-        return Task(name, card.version, split, round(chance, 4), questions, data, examples=examples)
+        flags = _flags(card, questions)
+        return Task(name, card.version, split, round(chance, 4), questions, data, examples=examples, flags=flags)
 
     def _loaded(self, card: TaskCard, split: str) -> tuple[Any, str]:
         """(lm-eval's task with rows of `split`, the source of the rows)."""
@@ -170,6 +172,26 @@ class TaskLoader:
         except Exception as error:  # lm-eval's task code and the Hub client can raise anything
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise MedbenchError(f"lm-eval task {name} cannot be loaded: {reason}") from None
+
+
+def _why_unofficial(card: TaskCard, split: str, rows: int, sha256: str) -> str:
+    if split in card.sha256:
+        return f"the rows are not the pinned ones (sha256 {sha256[:12]})"
+    number = f", and {rows} instead of {card.n}" if split == "test" and rows != card.n else ""
+    return f"the task pins no rows, so these are unchecked (sha256 {sha256[:12]}){number}"
+
+
+def _flags(card: TaskCard, questions: Sequence[Question]) -> Flags | None:
+    """None also where some of the flagged questions are not there: these rows were not reviewed."""
+    if card.flagged is None:
+        return None
+    path = Path(card.path).parent / card.flagged["file"]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MedbenchError(f"task {card.name}: {path}: cannot be read ({type(error).__name__}): restore it") from None
+    ids = frozenset(filter(None, (line.partition("#")[0].strip() for line in lines)))
+    return Flags(ids, card.flagged["about"]) if ids <= {question.id for question in questions} else None
 
 
 def _examples_of(card: TaskCard, loaded: Any, asked: str) -> Examples:
@@ -235,6 +257,7 @@ def _card(task: TaskFile) -> TaskCard:
         sha256=metadata.sha256,
         hub=metadata.hub.model_dump(exclude_none=True),
         path=str(task.path),
+        flagged=metadata.flagged.model_dump() if metadata.flagged else None,
     )
 
 

@@ -37,6 +37,14 @@ class Hub(Record):
     splits: dict[str, str]
 
 
+class Flagged(Record):
+    """A list of questions that reviewers found faulty; results get a second accuracy without them."""
+
+    file: str
+    """In the folder of the task's YAML: a question's id on each line, and comments after "#"."""
+    about: str
+
+
 class TaskMetadata(Record):
     """`metadata` of a task's lm-eval YAML: what medbench needs beyond lm-eval's own keys."""
 
@@ -53,6 +61,7 @@ class TaskMetadata(Record):
     files: dict[str, list[str]]
     hub: Hub
     sha256: dict[str, str]
+    flagged: Flagged | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,11 @@ def task_table(cards: Sequence[TaskCard], protocols: Sequence[Protocol]) -> str:
     tasks.add_column("version", justify="right")
     tasks.add_column("questions", justify="right")
     tasks.add_column("chance %", justify="right")
+    tasks.add_column("rows")
     tasks.add_column("description")
     for card in cards:
-        tasks.add_row(shown(card.name), card.version, str(card.n), percent(card.chance), shown(card.about))
+        rows = "pinned" if "test" in card.sha256 else "not pinned"
+        tasks.add_row(shown(card.name), card.version, str(card.n), percent(card.chance), rows, shown(card.about))
     asked = Table(show_edge=False)
     asked.add_column("protocol")
     asked.add_column("description")
@@ -95,6 +97,7 @@ def task_page(task: Task, card: TaskCard | None, prompt: str) -> dict[str, Any]:
         "data": task.data.source,
         "sha256": task.data.sha256,
         "official": task.data.official,
+        "pinned": bool(card and task.split in card.sha256),
         "breakdown by": list(card.categories) if card else [],
         "defined in": card.path if card else "lm-eval",
         "first question": task.questions[0].id,
@@ -123,6 +126,11 @@ def _details(result: TaskResult) -> Iterator[str]:
     """One line for each measurement that only some runs have."""
     if result.published is not None:
         yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
+    if (rest := result.unflagged) is not None:
+        yield (
+            f"{result.task}: {percent(rest.accuracy)} % ({_interval(rest.interval)}) of {rest.n} without the "
+            f"{rest.left_out} that reviewers flagged: {rest.about}"
+        )
     if result.n_truncated > MANY_TRUNCATED * result.n:
         yield (
             f"warning: {result.task}: {percent(result.n_truncated / result.n)} % of the replies are cut off by the "

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from medbench.harness.contracts import Note, Sample, Task
+from medbench.harness.contracts import Flags, Note, Sample, Task
 from medbench.harness.scoring.bounds import Amount, Count, Interval, Share
 from medbench.harness.scoring.calibration import Calibration
 from medbench.harness.scoring.option_order_bias import Shuffling
@@ -25,6 +25,21 @@ class CategoryResult(BaseModel):
     n: Count
     accuracy: Share
     interval: Interval
+
+
+class Unflagged(BaseModel):
+    """Accuracy without the questions that reviewers found faulty (see contracts.Flags)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: Count
+    """Scored samples of the other questions."""
+    left_out: Count
+    """Scored samples of flagged questions."""
+    accuracy: Share
+    interval: Interval
+    """95 %, clustered by duplicate question."""
+    about: str
 
 
 class TaskResult(BaseModel):
@@ -68,6 +83,8 @@ class TaskResult(BaseModel):
     """How many completions have each of contracts.Note."""
     published: Published | None = None
     """The accuracy by the arithmetic of the protocol's source, where that differs from `accuracy` by construction."""
+    unflagged: Unflagged | None = None
+    """For tasks with flagged questions."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -96,6 +113,7 @@ class Summary:
         self._outcomes: Counter[str] = Counter()
         self._scores = _Tally()
         self._categories: dict[str, dict[str, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
+        self._unflagged = _Tally()
         self._truncated = self._tokens = 0
         self._notes: Counter[Note] = Counter()
 
@@ -108,6 +126,8 @@ class Summary:
             return
         self._tokens += sample.completion_tokens
         self._scores.add(sample.cluster, sample.score)
+        if self._task.flags is not None and sample.id not in self._task.flags.ids:
+            self._unflagged.add(sample.cluster, sample.score)
         for field, value in sample.category.items():
             self._categories[field][value].add(sample.cluster, sample.score)
 
@@ -136,6 +156,7 @@ class Summary:
                 field: {value: _category(tally) for value, tally in sorted(values.items())}
                 for field, values in sorted(self._categories.items())
             },
+            unflagged=_unflagged(self._unflagged, scores, task.flags),
         )
 
 
@@ -159,6 +180,14 @@ class _Tally:
 
     def interval(self) -> tuple[float, float] | None:
         return clustered_interval(list(self._clusters.values())) if self.n else None
+
+
+def _unflagged(rest: _Tally, all_of_them: _Tally, flags: Flags | None) -> Unflagged | None:
+    interval = rest.interval()
+    if flags is None or rest.mean is None or interval is None:
+        return None
+    left_out = all_of_them.n - rest.n
+    return Unflagged(n=rest.n, left_out=left_out, accuracy=rest.mean, interval=interval, about=flags.about)
 
 
 def _category(tally: _Tally) -> CategoryResult:

@@ -160,3 +160,19 @@ def test_parts_end_with_one_newline_and_no_trailing_blanks() -> None:
 
 def test_percent() -> None:
     assert [percent(share) for share in (None, 0, 0.871, 1)] == ["-", "0.0", "87.1", "100.0"]
+
+
+def test_the_accuracy_without_flagged_questions_is_shown() -> None:
+    rest = {
+        "n": 1151,
+        "left_out": 122,
+        "accuracy": 0.9,
+        "interval": (0.88, 0.92),
+        "about": "two physicians found faults",
+    }
+    text = shown(results=[a_result(unflagged=rest)])
+    assert (
+        "medqa: 90.0 % (88.0 - 92.0) of 1151 without the 122 that reviewers flagged: two physicians found faults"
+        in text
+    )
+    assert "flagged" not in shown()

@@ -18,7 +18,7 @@ from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.compare import compare_task
 from medbench.harness.runs.records import ModelRecord
 from medbench.harness.runs.run_folder import read_samples
-from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.scoring.summary import TaskResult, Unflagged
 from medbench.reports.read.collect import collect
 from medbench.reports.read.flips import Flip, Reply
 from medbench.reports.read.records import Broken, Collection, RunView
@@ -388,3 +388,14 @@ def test_the_compare_page_shows_difference_and_flips(tmp_path: Path) -> None:
 def test_pages_are_the_same_each_time(tmp_path: Path) -> None:
     run = one_run(tmp_path)
     assert all_pages(run) == all_pages(run)
+
+
+def test_the_accuracy_without_flagged_questions_is_on_the_page(tmp_path: Path) -> None:
+    run = one_run(tmp_path)
+    assert "flagged" not in run_page(Collection((run,), ()), run)
+    rest = Unflagged(n=1151, left_out=122, accuracy=0.9, interval=(0.88, 0.92), about="<i>two</i> physicians")
+    result = run.results["medqa"].model_copy(update={"unflagged": rest})
+    changed = replace(run, results={"medqa": result})
+    text = " ".join(html.fromstring(run_page(Collection((changed,), ()), changed)).text_content().split())
+    assert "Accuracy without the 122 replies to flagged questions: 90.0 %" in text
+    assert "of 1,151. Flagged: <i>two</i> physicians." in text

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.harness.contracts import Completion, Data, MedbenchError, Question, Request, Sample, Task
+from medbench.harness.contracts import Completion, Data, Flags, MedbenchError, Question, Request, Sample, Task
 from medbench.harness.scoring.score import lm_eval_results, score_completion, score_reply
 from medbench.harness.scoring.summary import TaskResult, summarize
 from medbench.harness.stats.intervals import wilson_interval
@@ -52,6 +53,23 @@ def unread(number: int, outcome: str = "unparsed", **changes: Any) -> Sample:
 
 
 # summarize
+
+
+def test_flagged_questions_are_left_out_of_the_second_accuracy() -> None:
+    task = replace(TASK, flags=Flags(frozenset({"q0", "q1"}), "by whom"))
+    samples = [sample(0, 0.0), sample(1, 0.0), sample(2), sample(3), sample(4, 0.0), failed(5)]
+    result = summarize(task, "p", samples)
+    assert (result.n, result.accuracy) == (6, 0.4)
+    rest = result.unflagged
+    assert rest is not None
+    assert (rest.n, rest.left_out, rest.about) == (3, 2, "by whom")
+    assert rest.accuracy == pytest.approx(2 / 3)
+    assert rest.interval == wilson_interval(2, 3)
+    assert summarize(TASK, "p", samples).unflagged is None
+    assert summarize(task, "p", samples[:2]).unflagged is None, "nothing is left"
+    assert TaskResult.model_validate_json(result.model_dump_json()) == result
+    older = {key: value for key, value in json.loads(result.model_dump_json()).items() if key != "unflagged"}
+    assert TaskResult.model_validate(older).unflagged is None
 
 
 def test_a_failed_request_is_neither_right_nor_wrong() -> None:
