@@ -217,10 +217,10 @@ def adapt(config: Config, verdict: FailedAttempt) -> Config:
 
 def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
-    if protocol.method != "generate" or protocol.shots:
+    if protocol.method != "generate" or protocol.shots or protocol.is_open:
         raise MedbenchError(
-            f"protocol: {protocol.name} does not generate, or has few-shot examples: use {DEFAULT}, or another that "
-            f"generates and has no shots"
+            f"protocol: {protocol.name} does not generate, has few-shot examples, or asks for no option: use "
+            f"{DEFAULT}, or another that does none of these"
         )
     return protocol
 

@@ -150,8 +150,9 @@ def tokenized(rendered: Sequence[Rendered]) -> Any:
 
 def _protocol(config: Config) -> Protocol:
     protocol = load_protocol(config.protocol, thinking=config.thinking)
-    if protocol.method != "generate" or protocol.shots:
-        why = "has few-shot examples" if protocol.shots else "generates nothing"
+    if protocol.method != "generate" or protocol.shots or protocol.is_open:
+        why = "asks for no option" if protocol.is_open else "generates nothing"
+        why = "has few-shot examples" if protocol.shots else why
         raise MedbenchError(f"protocol {protocol.name}: it {why}, so there is no reply to train: use {DEFAULT}")
     return protocol
 

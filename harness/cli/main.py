@@ -215,14 +215,15 @@ def report_command(
 
 @cli.command("tasks")
 @click.argument("name", required=False)
-@click.option("--protocol", default="cot-v2", show_default=True, help="For the rendered prompt.")
+@click.option("--protocol", help="For the rendered prompt.  [default: cot-v2, or open-v1 for a task without options]")
 @click.option("--data", help="Folder of benchmark files, or `sample`.  [default: MEDBENCH_DATA, else the sample]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bool) -> None:
+def tasks_command(name: str | None, protocol: str | None, data: str | None, as_json: bool) -> None:
     """List tasks and protocols, or show one task with a rendered prompt."""
     from medbench.harness.benchmarks.catalog import TaskLoader
     from medbench.harness.benchmarks.rows import SAMPLE
     from medbench.harness.cli.tables import task_page, task_table
+    from medbench.harness.evaluation.plan import default_protocol
     from medbench.harness.protocols.protocol import built_in_names, load_protocol
     from medbench.harness.text import printable
 
@@ -237,7 +238,8 @@ def tasks_command(name: str | None, protocol: str, data: str | None, as_json: bo
         }
         click.echo(json.dumps(content) if as_json else task_table(list(loader.cards.values()), protocols), nl=as_json)
         return
-    task, asked = loader.load(name), load_protocol(protocol)
+    task = loader.load(name)
+    asked = load_protocol(protocol or default_protocol([task]))
     prompt = task.foreign.text(task.questions[0].id, None) if task.foreign else asked.text(task.questions[0])
     page = task_page(task, loader.cards.get(name), prompt)
     lines = "\n".join(f"{key}: {value}" for key, value in page.items())

@@ -26,7 +26,7 @@ from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.question_order import order_seed
 from medbench.harness.files import slug
-from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, OPEN, Protocol, load_protocol
 from medbench.harness.runs import provenance
 from medbench.harness.runs.records import ModelRecord, RunRecord, TaskRecord
 from medbench.harness.runs.run_folder import Run, create_run, is_run, refuse_existing, reopen_run
@@ -149,12 +149,13 @@ def _sha256(text: str) -> str:
 
 
 def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
-    """The run's one protocol: `lm-eval` for lm-eval's own tasks, any other for medbench's.
+    """The run's one protocol: `lm-eval` for lm-eval's own tasks, an open one for tasks without options, any other for
+    the rest of medbench's.
 
-    Raises MedbenchError for a mixture of the two, and for options that the protocol or the tasks cannot honour.
+    Raises MedbenchError for a mixture of these, and for options that the protocol or the tasks cannot honour.
     """
     foreign = [task.name for task in tasks if task.foreign is not None]
-    name = options.protocol or (FOREIGN if foreign else DEFAULT)
+    name = options.protocol or (FOREIGN if foreign else default_protocol(tasks))
     if foreign and len(foreign) < len(tasks):
         own = [task.name for task in tasks if task.foreign is None]
         raise MedbenchError(
@@ -174,8 +175,35 @@ def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
         temperature=options.temperature,
         shots=options.shots,
     )
+    if not foreign:
+        refuse_unfit(protocol, tasks)
     _refuse_pointless(protocol, tasks, options)
     return protocol
+
+
+def default_protocol(tasks: Sequence[Task]) -> str:
+    """The protocol of medbench's own `tasks` where none is named."""
+    return OPEN if any(map(_is_open, tasks)) else DEFAULT
+
+
+def refuse_unfit(protocol: Protocol, tasks: Sequence[Task]) -> None:
+    """Raises MedbenchError for a protocol that asks for an option where tasks have none, and the other way round."""
+    without = [task.name for task in tasks if _is_open(task)]
+    options = [task.name for task in tasks if not _is_open(task)]
+    if without and options:
+        raise MedbenchError(
+            f"{', '.join(without)} asks for a quantity, {', '.join(options)} for an option: evaluate them in two runs"
+        )
+    if without and not protocol.is_open:
+        raise MedbenchError(
+            f"{', '.join(without)}: no options, which protocol {protocol.name} asks for: use protocol {OPEN}"
+        )
+    if options and protocol.is_open:
+        raise MedbenchError(f"protocol {protocol.name} is for tasks without options: choose another for {options[0]}")
+
+
+def _is_open(task: Task) -> bool:
+    return task.foreign is None and not all(question.labels for question in task.questions)
 
 
 def example_notes(tasks: Sequence[Task], protocol: Protocol) -> list[str]:

@@ -82,6 +82,10 @@ def band_of(options: ScoreOptions, say: Say) -> Band:
     task = TaskLoader(options.data, say).load(options.task)
     if task.foreign is not None:
         raise MedbenchError(f"--protocol all: {task.name} is lm-eval's own and scored as its YAML says: leave it out")
+    if not all(question.labels for question in task.questions):
+        raise MedbenchError(
+            f"--protocol all: {task.name} has no options, which all but one protocol need: leave it out"
+        )
     return band_over(task, replies_to(task, options.file), incomplete=options.incomplete)
 
 
@@ -140,6 +144,8 @@ def _disagreeing(patterns: Counter[tuple[int, ...]], places: Sequence[int]) -> i
 
 
 def generating_protocols() -> list[Protocol]:
-    """The built-in protocols that score generated replies, the default first."""
+    """The built-in protocols that score generated replies to questions with options, the default first."""
     names = [DEFAULT, *(name for name in built_in_names() if name not in (DEFAULT, FOREIGN))]
-    return [protocol for protocol in map(load_protocol, names) if protocol.method == "generate"]
+    return [
+        protocol for protocol in map(load_protocol, names) if protocol.method == "generate" and not protocol.is_open
+    ]

@@ -18,15 +18,15 @@ from types import MappingProxyType
 from typing import NamedTuple
 from typing import Protocol as TypingProtocol
 
-from medbench.harness.contracts import OWN_EXTRACTION, Extraction
-from medbench.harness.extraction import answer, answer_v1
+from medbench.harness.contracts import OPEN_EXTRACTION, OWN_EXTRACTION, Extraction
+from medbench.harness.extraction import answer, answer_v1, open_answer
 
 HUATUO_LETTERS = 14
 """HuatuoGPT-o1's scorer knows the letters A to N."""
 GUESS_CHARACTERS = 50_000
 """A longer completion is not compared with the options for similarity, which takes quadratic time."""
-OWN = frozenset({"medbench", OWN_EXTRACTION})
-"""medbench's extractors, the first one and today's."""
+OWN = frozenset({"medbench", OWN_EXTRACTION, OPEN_EXTRACTION})
+"""medbench's extractors: the first one, today's, and that for questions without options."""
 CHINESE = "\u4e00-\u9fff"
 
 
@@ -263,6 +263,7 @@ EXTRACTORS: Mapping[str, Extractor] = MappingProxyType(
     {
         "medbench": answer_v1.extract,  # the first reader, of cot-v1
         OWN_EXTRACTION: answer.extract,
+        OPEN_EXTRACTION: open_answer.extract,
         "mmlu-pro": _published(_mmlu_pro),
         "huatuo-o1-first": _published(_huatuo_o1_first),
         "huatuo-o1-last": _published(_huatuo_o1_last),

@@ -8,12 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
+from medbench.harness.evaluation.plan import default_protocol
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference, by_question, read_baseline, refuse_other_answers, weights_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Judged, written
-from medbench.harness.protocols.protocol import DEFAULT, FOREIGN, Protocol, load_protocol
+from medbench.harness.protocols.protocol import FOREIGN, Protocol, load_protocol
 from medbench.harness.runs.comparability import describe_repeats, refuse_incomplete, refuse_shuffled
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.run_folder import read_run, read_samples
@@ -103,8 +104,8 @@ def _refuse_unmeasured(rules: GateFile, record: RunRecord, samples: Mapping[str,
             )
 
 
-def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
-    """The gate file's protocol, else the baseline's own, else the default."""
+def protocol_of(rules: GateFile, baseline: Path | None, tasks: Sequence[Task] = ()) -> Protocol:
+    """The gate file's protocol, else the baseline's own, else the default of `tasks`."""
     if not rules.names_protocol and baseline is not None:
         try:
             return Protocol.model_validate(read_run(baseline).protocol)
@@ -114,7 +115,8 @@ def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
                 f"{baseline}: its protocol cannot be used by this medbench ({'.'.join(map(str, fault['loc']))}: "
                 f"{fault['msg'].lower()}): name a protocol in the gate file, or upgrade medbench"
             ) from None
-    return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature)
+    name = rules.protocol or default_protocol(tasks)
+    return load_protocol(name, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature)
 
 
 def samples_of(rules: GateFile, baseline: Path | None) -> int:

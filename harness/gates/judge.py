@@ -26,6 +26,7 @@ from medbench.harness.evaluation.plan import (
     open_evaluation,
     plan_evaluation,
     refuse_equal_samples,
+    refuse_unfit,
 )
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
@@ -181,7 +182,8 @@ class Gatekeeper:
         refuse_unknown_tasks(rules, loader.names)
         self._rules, self._baseline, self._options, self._say, self._aa = rules, baseline, options, say, aa
         self._tasks = [keep_partition(loader.load(name), rules.partition) for name in rules.tasks]
-        self._protocol, self._samples = protocol_of(rules, baseline), samples_of(rules, baseline)
+        self._protocol, self._samples = protocol_of(rules, baseline, self._tasks), samples_of(rules, baseline)
+        refuse_unfit(self._protocol, self._tasks)
         refuse_equal_samples(self._samples, self._protocol, self._tasks, options.engine.name, where="samples")
         self._keeper = EngineKeeper(say)
         self._ledger = Ledger(options.runs, rules, baseline)

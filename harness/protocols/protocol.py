@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from jinja2 import Template
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medbench.harness.config import Record, read_yaml
-from medbench.harness.contracts import OWN_EXTRACTION, MedbenchError, Message, Question
+from medbench.harness.contracts import OPEN_EXTRACTION, OWN_EXTRACTION, MedbenchError, Message, Question
 from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.quantity import without_limits
 from medbench.harness.protocols.templates import ENVIRONMENT, render_bounded
 from medbench.harness.text import did_you_mean
 
 DEFAULT = "cot-v2"
+OPEN = "open-v1"
+"""The default for tasks without options."""
 FOREIGN = "lm-eval"
 """The protocol of lm-eval's own tasks: everything as the task's YAML says."""
 
@@ -82,6 +85,11 @@ class Protocol(Record):
         """Whether two replies to the same prompt differ."""
         return self.method == "generate" and self.decoding.temperature > 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is for questions without options."""
+        return self.extraction == OPEN_EXTRACTION
+
     @field_validator("system", "prompt", "example_reply")
     @classmethod
     def _renders(cls, template: str | None, info: ValidationInfo) -> str | None:
@@ -103,13 +111,28 @@ class Protocol(Record):
             raise ValueError(f"no such extraction; {did_you_mean(name, list(EXTRACTORS))}")
         return name
 
+    @model_validator(mode="after")
+    def _renders_without_options(self) -> Self:
+        question = Question("3", "3", "How much?", (), (), "24 (22.8 to 25.2)", context="Text.")
+        try:
+            for template in (self.system or "", self.prompt, self.example_reply) if self.is_open else ():
+                _render(template, question, gold="24")
+        except Exception as error:  # templates can raise anything
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"does not render for a question without options: {found}") from None
+        return self
+
     def text(self, question: Question) -> str:
-        """The user's turn for `question`."""
+        """The user's turn for `question`. Raises MedbenchError for one without options, unless `is_open`."""
+        if not question.labels and not self.is_open:
+            raise MedbenchError(
+                f"protocol {self.name} asks for an option, and question {question.id[:40]!r} has none: use {OPEN}"
+            )
         return _render(self.prompt, question)
 
     def reply(self, example: Question) -> str:
         """The assistant's turn of a few-shot example."""
-        return _render(self.example_reply, example, gold=example.gold)
+        return _render(self.example_reply, example, gold=without_limits(example.gold))
 
     def messages(self, question: Question, examples: Sequence[Question] = ()) -> tuple[Message, ...]:
         """System turn (if any), user and assistant turn of each few-shot example, user turn."""
@@ -166,19 +189,21 @@ def lm_eval_text(doc: Mapping[str, Any]) -> str:
     """`doc_to_text` of medbench's lm-eval YAML: the default protocol's user turn, so that both tools ask the same."""
     from medbench.harness.benchmarks.rows import question_of
 
-    return _default().text(question_of(doc))
+    question = question_of(doc)
+    return _default(bool(question.labels)).text(question)
 
 
 def lm_eval_target(doc: Mapping[str, Any]) -> str:
     """`doc_to_target` of medbench's lm-eval YAML: the reply in a few-shot example. Scoring does not use it."""
     from medbench.harness.benchmarks.rows import question_of
 
-    return _default().reply(question_of(doc))
+    question = question_of(doc)
+    return _default(bool(question.labels)).reply(question)
 
 
 @cache
-def _default() -> Protocol:
-    return load_protocol(DEFAULT)
+def _default(has_options: bool) -> Protocol:
+    return load_protocol(DEFAULT if has_options else OPEN)
 
 
 def _render(template: str, question: Question, **more: str) -> str:

@@ -10,6 +10,7 @@ from medbench.harness.contracts import LETTERS, MedbenchError, Sample, sample_ke
 from medbench.harness.protocols.protocol import FOREIGN
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.sample_line import Line, decode
+from medbench.harness.scoring.score import is_right
 
 
 class Asked(Protocol):
@@ -106,7 +107,7 @@ class SeenLines:
 def refuse_unearned(line: Line, record: RunRecord | None) -> None:
     """Raises ValueError for a full score on a wrong answer. lm-eval's own tasks score as they like."""
     foreign = record is None or str(record.protocol.get("name", "")).startswith(FOREIGN)
-    if not foreign and line.score == 1 and line.extracted != line.gold:
+    if not foreign and line.score == 1 and not is_right(line.extracted, line.gold):
         raise ValueError(
             f"question {line.id[:60]!r} scores 1 for {str(line.extracted)[:60]!r} where {line.gold[:60]!r} is right: "
             f"the file is damaged"

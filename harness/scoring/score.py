@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.harness.contracts import (
+    OPEN_EXTRACTION,
     OWN_EXTRACTION,
     Completion,
     Extraction,
@@ -16,6 +17,7 @@ from medbench.harness.contracts import (
     Task,
 )
 from medbench.harness.extraction.published import EXTRACTORS
+from medbench.harness.extraction.quantity import accepts
 from medbench.harness.extraction.thinking import cut_at_stop, opens_reasoning
 
 
@@ -91,17 +93,28 @@ def score_reply(
     stop: tuple[str, ...] = (),
     extraction: str = OWN_EXTRACTION,
 ) -> tuple[Extraction, float]:
-    """(the answer that the extractor `extraction` finds, 1.0 if it is `gold` else 0.0)."""
+    """(the answer that the extractor `extraction` finds, 1.0 if it is right else 0.0)."""
     read = cut_at_stop(reply, stop, opened=opened) if stop else reply
     if len(read) < len(reply):
         finish_reason = "stop"  # the text before the cut is complete
     answer = EXTRACTORS[extraction](read, labels=labels, options=options, finish_reason=finish_reason, opened=opened)
-    return answer, float(answer.answer == gold)
+    return answer, float(is_right(answer.answer, gold))
+
+
+def is_right(answer: str | None, gold: str) -> bool:
+    """Whether `answer` is `gold`, or within the limits that `gold` names (see extraction.quantity)."""
+    return answer == gold or (answer is not None and accepts(gold, answer))
 
 
 def lm_eval_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """`process_results` of medbench's task YAML: medbench's scorer under the lm_eval command."""
+    labels = tuple(doc["labels"])
     answer, score = score_reply(
-        results[0], tuple(doc["labels"]), tuple(doc["options"]), doc["gold"], stop=("\nQuestion:",)
+        results[0],
+        labels,
+        tuple(doc["options"]),
+        doc["gold"],
+        stop=("\nQuestion:",),
+        extraction=OWN_EXTRACTION if labels else OPEN_EXTRACTION,
     )
     return {"accuracy": score, "unparsed": float(answer.answer is None)}

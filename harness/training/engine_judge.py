@@ -77,4 +77,4 @@ class EngineJudge:
 
     def _asked(self, rules: GateFile) -> Asked:
         tasks = [keep_partition(self.prepared.tasks[name], rules.partition) for name in rules.tasks]
-        return Asked(rules, tasks, protocol_of(rules, None), samples_of(rules, None))
+        return Asked(rules, tasks, protocol_of(rules, None, tasks), samples_of(rules, None))

@@ -11,7 +11,7 @@ from pathlib import Path
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
-from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples
+from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples, refuse_unfit
 from medbench.harness.gates.finished_run import protocol_of, samples_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
@@ -66,7 +66,9 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     named = [name for stage in recipe.stages for name in stage.gates.tasks]
     tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
     for stage in recipe.stages:
-        gated, protocol = [tasks[name] for name in stage.gates.tasks], protocol_of(stage.gates, None)
+        gated = [tasks[name] for name in stage.gates.tasks]
+        protocol = protocol_of(stage.gates, None, gated)
+        refuse_unfit(protocol, gated)
         example_notes(gated, protocol)
         refuse_equal_samples(samples_of(stage.gates, None), protocol, gated, "vllm", where="gates: samples")
     return Prepared(recipe, tasks, Path(resolve(recipe.start, say).path), data)
