@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,10 +36,14 @@ class Row(Protocol):
         ...
 
 
-def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], bool] | None = None) -> Callable[..., Any]:
+def benchmark(
+    row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], bool] | None = None, repeats: bool = False
+) -> Callable[..., Any]:
     """The `custom_dataset` function of a task whose rows have the schema `row`.
 
-    `keep(split, raw_row)` selects a split's rows where the Hub data set has fewer splits than the benchmark.
+    `keep(split, raw_row)` selects a split's rows where the Hub data set has fewer splits than the benchmark. `repeats`
+    is for data sets without ids that have the same row more than once: the second gets the id of the first and "-2".
+    Without it, an id that occurs twice is a fault.
     Besides the splits it returns ROWS, one table of them all: lm-eval leaves a question out of its own few-shot
     examples only if both come from a split of the same name, and only this function knows which splits there are.
     """
@@ -51,7 +56,7 @@ def benchmark(row: type[BaseModel], keep: Callable[[str, Mapping[str, Any]], boo
             {**_as_doc(question), "split": split}
             for split in metadata["files"]
             if split == "test" or source != SAMPLE
-            for question in _questions(split, source, row, keep, metadata)
+            for question in _questions(split, source, row, keep, repeats, metadata)
         ]
         rows = datasets.Dataset.from_list(docs)
         splits = {split: _of_split(rows, split) for split in dict.fromkeys(doc["split"] for doc in docs)}
@@ -149,16 +154,19 @@ def _questions(
     source: str,
     row: type[BaseModel],
     keep: Callable[[str, Mapping[str, Any]], bool] | None,
+    repeats: bool,
     metadata: Mapping[str, Any],
 ) -> list[Question]:
     if source == HUB:
-        return _canonical(_hub_rows(split, keep, metadata), row)
+        return _canonical(_hub_rows(split, keep, metadata), row, repeats)
     if source == SAMPLE:
         folder = Path(metadata["config_source"]).parent / SAMPLE
         names = [Path(name).name for name in metadata["files"][split]]
         there = [name for name in names if (folder / name).exists()]
         if split == "test" and not there:
-            raise MedbenchError(f"{folder}: the task has no built-in sample: add {' or '.join(names)}")
+            raise MedbenchError(
+                f"{folder}: the task has no built-in sample: add {' or '.join(names)}, or name a folder with --data"
+            )
         names = there
     else:
         folder = expanded(source)
@@ -167,7 +175,7 @@ def _questions(
             raise MedbenchError(f"data folder {folder} does not exist: correct --data or MEDBENCH_DATA")
     if split != "test" and not all((folder / name).exists() for name in names):
         return []
-    return _canonical(_file_rows(folder, names), row)
+    return _canonical(_file_rows(folder, names), row, repeats)
 
 
 def _file_rows(folder: Path, names: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -203,8 +211,9 @@ def _hub_rows(
             yield f"{hub['path']} row {number}", raw
 
 
-def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseModel]) -> list[Question]:
+def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseModel], repeats: bool) -> list[Question]:
     questions: list[Question] = []
+    times: Counter[str] = Counter()
     seen: dict[str, str] = {}
     for where, raw in rows:
         try:
@@ -220,6 +229,10 @@ def _canonical(rows: Iterable[tuple[str, Mapping[str, Any]]], row: type[BaseMode
             raise MedbenchError(f"{where}: {key}: {fault['msg'].lower()}") from None
         except ValueError as error:
             raise MedbenchError(f"{where}: {error}") from None
+        if repeats:
+            times[question.id] += 1
+            if times[question.id] > 1:
+                question = replace(question, id=f"{question.id}-{times[question.id]}")
         if question.id in seen:
             raise MedbenchError(f"{where}: duplicate id {question.id}, first seen at {seen[question.id]}; remove one")
         seen[question.id] = where

@@ -147,9 +147,13 @@ def _data(source: str) -> dict[str, Any]:
 
 
 def _split_state(loader: TaskLoader, card: TaskCard, split: str, source: str) -> dict[str, Any]:
-    """`state`: pinned, other rows, unpinned, sample, absent (a split that evaluation does not need) or faulty."""
+    """`state`: pinned, other rows, unpinned, sample, absent (not needed by evaluations, or only by ones that name the
+    task) or faulty."""
     state: dict[str, Any] = {"task": card.name, "split": split, "rows": None, "sha256": None, "fault": None}
-    if split != "test" and not all((expanded(source) / name).exists() for name in card.files[split]):
+    folder = Path(card.path).parent if source == SAMPLE else expanded(source)
+    names = [f"{SAMPLE}/{Path(name).name}" if source == SAMPLE else name for name in card.files[split]]
+    there = [(folder / name).exists() for name in names]
+    if (split != "test" and not all(there)) or (not card.core and not any(there)):
         return {**state, "state": "absent"}
     try:
         task = loader.load(card.name, split)

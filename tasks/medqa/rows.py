@@ -3,7 +3,10 @@
 medbench tasks medqa
 """
 
-from pydantic import BaseModel
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, field_validator
 
 from medbench.harness.benchmarks.rows import benchmark, cluster_id, content_id
 from medbench.harness.contracts import LETTERS, Question
@@ -17,6 +20,15 @@ class Row(BaseModel):
     answer: str | None = None
     """The text of the right option, which some copies of the data set leave out."""
     meta_info: str = ""
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _by_letter(cls, given: Any) -> Any:
+        """The list of {"key": "A", "value": "Aspirin"} of some copies of the data set, as a dict."""
+        pairs = given if isinstance(given, list) else []
+        if pairs and all(isinstance(one, Mapping) and isinstance(one.get("key"), str) for one in pairs):
+            return {one["key"]: one.get("value") for one in pairs}
+        return given
 
     def canonical(self) -> Question:
         labels = tuple(sorted(self.options))
@@ -40,4 +52,14 @@ class Row(BaseModel):
         )
 
 
+class FiveOptions(Row):
+    """A row of the original data set; the well-known one with four options is made from it."""
+
+    def canonical(self) -> Question:
+        if len(self.options) != 5:
+            raise ValueError(f"options: {len(self.options)} where there must be 5; four are those of the task medqa")
+        return super().canonical()
+
+
 dataset = benchmark(Row)
+five_options_dataset = benchmark(FiveOptions)

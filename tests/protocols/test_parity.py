@@ -233,13 +233,14 @@ def first_questions(data: str) -> list[Task]:
 
 def with_other_splits(folder: Path) -> str:
     """A data folder with a training or validation split, cut out of the sample, for each task that can have one."""
-    rows = {path: [row for _, row in read_jsonl(path)] for path in tasks_folder().glob("*/sample/*.jsonl")}
     others = {
         "medqa/test": "train",
         "pubmedqa/test": "train",
         "mmlu_pro_medical/health": "health_validation",
         "mmlu_pro_medical/biology": "biology_validation",
     }
+    paths = [tasks_folder() / name.replace("/", "/sample/") for name in others]
+    rows = {path: [row for _, row in read_jsonl(path.with_suffix(".jsonl"))] for path in paths}
     for path, docs in rows.items():
         family = path.parent.parent.name
         target = folder / family
