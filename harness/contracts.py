@@ -182,11 +182,14 @@ class Completion:
     logprobs: Mapping[str, float] | None = None
     """choice -> natural log-likelihood, when the Request had choices."""
     error: str | None = None
+    cued: bool = False
+    """Whether its thought was cut off and the protocol's cue, which is part of `text`, made it answer."""
 
 
-Note = Literal["went_on", "unmarked_thought"]
+Note = Literal["went_on", "unmarked_thought", "cued"]
 """What is unusual about a completion: it answers and then asks itself another question (the first answer counts); it
-looks like a thought whose marks are missing (its last paragraph is read)."""
+looks like a thought whose marks are missing (its last paragraph is read); its thought was cut off, and it answers after
+the protocol's cue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,11 @@ class Checkpoint:
     merge_deviation: float | None = None
     """For an adapter: the largest change in a fixed probe's log-probabilities by merging and casting, in nats."""
     parameters: int | None = None
-    """Number of parameters in its weight files."""
+    """Number of parameters in its weight files, packed ones counted one by one."""
+    weight_bytes: int | None = None
+    """Of its weight files; for an adapter, of the merged ones."""
+    quantization: str | None = None
+    """Such as "gptq 4 bit"; None for weights in full precision."""
 
 
 @runtime_checkable

@@ -9,15 +9,16 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
 from medbench.harness.checkpoints.cached_models import cached_model
 from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_config, sha256_of_tokenizer, tokenizer_files
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
+from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter, refuse_quantized
 from medbench.harness.checkpoints.packages import needed
-from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
+from medbench.harness.checkpoints.quantization import size_of
+from medbench.harness.checkpoints.weights import check_safetensors, read_json_file, refuse_sharded, weight_files
 from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
 from medbench.harness.text import did_you_mean
@@ -31,29 +32,32 @@ VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
 """An adapter folder with one of these files has its own tokenizer; otherwise the base's is used."""
 
 
-def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
-    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id ("org/model").
+def resolve(name: str, say: Say = lambda _: None, *, base: str | None = None) -> Checkpoint:
+    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id ("org/model"); `base` is
+    the base model of an adapter, instead of the one that it names.
 
     Raises BrokenCheckpoint for everything that an engine would fail on later: no weights, truncated weight files or
     files of another format, a missing shard; MedbenchError for what is no fault of the files: an adapter without its
     base, no permission, a full disk.
     """
     try:
-        found = _resolve(name, say)
+        found = _resolve(name, say, base=base)
         folder = Path(found.path)
-        return replace(found, config_sha256=sha256_of_config(folder), parameters=count_parameters(folder))
+        return replace(found, config_sha256=sha256_of_config(folder), **asdict(size_of(folder)))
     except OSError as error:  # at any of many files: permissions, a failing disk, a folder removed meanwhile
         raise MedbenchError(f"model {name!r}: cannot be read ({error}): fix that and run again") from None
 
 
-def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = ()) -> Checkpoint:
+def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = (), base: str | None = None) -> Checkpoint:
     """`adapters`: those whose base this is, of which none may be its base in turn."""
+    path = None if name == SMOLLM2 else _existing(name)
+    if path is not None and (path / "adapter_config.json").exists():
+        return _adapter(name, path, say, adapters, base)
+    if base is not None:
+        raise MedbenchError(f"--base {base}: {name} is no adapter (it has no adapter_config.json): leave --base out")
     if name == SMOLLM2:
         return _full(name, _smollm2(say), say)
-    path = _existing(name)
     if path is not None:
-        if (path / "adapter_config.json").exists():
-            return _adapter(name, path, say, adapters)
         return _full(name, path, say)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
         hint = did_you_mean(name, [SMOLLM2])
@@ -83,24 +87,27 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     )
 
 
-def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...]) -> Checkpoint:
+def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], given_base: str | None) -> Checkpoint:
     """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
     if folder.resolve() in adapters:
         raise BrokenCheckpoint(f"{folder}: adapters that name each other as their base: name the base model")
     config = read_json_file(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
+    refuse_sharded(folder)
     if not weights.exists():
         raise BrokenCheckpoint(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
     check_safetensors(weights)
-    base_name = config.get("base_model_name_or_path")
+    base_name = given_base or config.get("base_model_name_or_path")
     if not isinstance(base_name, str) or not base_name:
-        raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+        raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name it by --base")
     if _existing(base_name) == folder:
         raise BrokenCheckpoint(f"{folder}/adapter_config.json: the adapter names itself as its base: name the model")
     try:
         base = _resolve(base_name, say, (*adapters, folder.resolve()))
     except MedbenchError as error:
-        raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
+        moved = "" if given_base else "; or name another copy of it by --base"
+        raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}{moved}") from None
+    refuse_quantized(Path(base.path), folder)
     own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location
     merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))

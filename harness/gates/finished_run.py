@@ -114,7 +114,12 @@ def protocol_of(rules: GateFile, baseline: Path | None) -> Protocol:
                 f"{baseline}: its protocol cannot be used by this medbench ({'.'.join(map(str, fault['loc']))}: "
                 f"{fault['msg'].lower()}): name a protocol in the gate file, or upgrade medbench"
             ) from None
-    return load_protocol(rules.protocol or DEFAULT, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature)
+    return load_protocol(
+        rules.protocol or DEFAULT,
+        max_new_tokens=rules.max_new_tokens,
+        thinking_tokens=rules.thinking_tokens,
+        temperature=rules.temperature,
+    )
 
 
 def samples_of(rules: GateFile, baseline: Path | None) -> int:

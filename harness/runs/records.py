@@ -38,6 +38,9 @@ class ModelRecord(_Record):
     merge_deviation: float | None = None
     """See contracts.Checkpoint."""
     parameters: Count | None = None
+    weight_bytes: Count | None = None
+    quantization: str | None = None
+    """See contracts.Checkpoint; None in runs of medbench 0.1.0."""
 
 
 class TaskRecord(_Record):
