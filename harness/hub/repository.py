@@ -130,7 +130,7 @@ def dataset_rows(repository: Repository, *, subset: str | None, split: str) -> A
 
 def wait_asked(error: Any) -> int | None:
     """Seconds to wait that came with the answer 429 to a request; None where it is another answer or names none."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
     if error.response.status_code != 429:
         return None

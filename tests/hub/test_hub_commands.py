@@ -160,7 +160,7 @@ def test_online_offline_and_without_a_hub(hub: HubServer, tiny_model: Path, tmp_
     hub.add("model", "org/gated", files_of(tiny_model), gated=True)
     hub.add("dataset", "org/gated-rows", {"train.jsonl": b"{}\n"}, gated=True)
     hub.add("model", "org/busy", files_of(tiny_model))
-    hub.too_many["org/busy"], hub.retry_after = 10**6, "900"
+    hub.too_many["org/busy"], hub.limit = 10**6, {"Retry-After": "900"}
     adapter = build_tiny_lora(tiny_model, tmp_path / "lora", use_dora=False, use_rslora=False)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/tiny"}))

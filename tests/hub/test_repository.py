@@ -233,7 +233,7 @@ def test_an_endpoint_that_is_not_a_hub(hub: HubServer, monkeypatch: pytest.Monke
 def test_a_rate_limit_is_waited_for(
     hub: HubServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.too_many["org/tiny"], hub.retry_after = 2, "7"
+    hub.too_many["org/tiny"], hub.limit = 2, {"Retry-After": "7"}
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     with caplog.at_level("INFO", "medbench"):
@@ -242,9 +242,17 @@ def test_a_rate_limit_is_waited_for(
     assert caplog.messages == ["the hub's rate limit is reached: going on in 8 s"] * 2
 
 
-@pytest.mark.parametrize(("retry_after", "when"), [("4000", "in 4001 s"), ("", "later"), ("tomorrow", "later")])
-def test_a_rate_limit_that_lasts_too_long(hub: HubServer, retry_after: str, when: str) -> None:
-    hub.too_many["org/tiny"], hub.retry_after = 9, retry_after
+@pytest.mark.parametrize(
+    ("headers", "when"),
+    [
+        ({"Retry-After": "4000"}, "in 4001 s"),
+        ({"RateLimit": '"api";r=0;t=900', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, "in 901 s"),
+        ({"Retry-After": "tomorrow"}, "later"),
+        ({}, "later"),
+    ],
+)
+def test_a_rate_limit_that_lasts_too_long(hub: HubServer, headers: dict[str, str], when: str) -> None:
+    hub.too_many["org/tiny"], hub.limit = 9, headers
     assert f"the hub's rate limit is reached: run again {when}; to have a limit of your own, log in" in outage(
         "org/tiny"
     )

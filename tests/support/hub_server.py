@@ -65,8 +65,8 @@ class HubServer:
         self.asked: list[Asked] = []
         self.too_many: dict[str, int] = {}
         """Repository -> how many of its next requests are answered with 429."""
-        self.retry_after = "0"
-        """Of these answers; empty sends none."""
+        self.limit: dict[str, str] = {"Retry-After": "0"}
+        """Headers of these answers."""
         self.broken: dict[str, int] = {}
         """sha256 of a file -> how many of its next downloads end after half of what was to be sent."""
         self.status: dict[str, int] = {}
@@ -181,8 +181,7 @@ class HubServer:
             return refusal(404, "Sorry, we can't find the page you are looking for.")
         if self.too_many.get(found.id, 0) > 0:
             self.too_many[found.id] -= 1
-            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
-            return refusal(429, "We had to rate limit your IP.", **headers)
+            return refusal(429, "We had to rate limit your IP.", **self.limit)
         if found.id in self.status:
             return refusal(self.status[found.id], "Internal Error - We're working hard to fix this.")
         if asked.token not in (None, TOKEN, STRANGER):
