@@ -12,7 +12,8 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -176,14 +177,32 @@ def _patiently(call: Callable[[], T]) -> T:
 
     for _ in range(WAITS):
         try:
-            return call()
+            with _warnings_as_messages():
+                return call()
         except HfHubHTTPError as error:
             seconds = wait_asked(error)
             if seconds is None or seconds > LONGEST_WAIT:
                 raise
             _say(f"the hub's rate limit is reached: going on in {seconds} s")
             time.sleep(seconds)
-    return call()
+    with _warnings_as_messages():
+        return call()
+
+
+@contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """The client's warnings as medbench's messages: its own have several lines, and addresses with passwords."""
+    logger = logging.getLogger("huggingface_hub")
+    handlers, logger.handlers = logger.handlers, [_Forwarding()]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+
+
+class _Forwarding(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(" ".join(record.getMessage().split()))
 
 
 def _say(line: str) -> None:

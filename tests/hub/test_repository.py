@@ -259,17 +259,22 @@ def test_a_rate_limit_that_lasts_too_long(hub: HubServer, headers: dict[str, str
 
 
 def test_a_download_that_breaks_off_is_resumed(
-    hub: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)  # it keeps whole chunks only
     monkeypatch.setattr("time.sleep", lambda _: None)
     weights = (tiny_model / WEIGHTS).read_bytes()
     hub.broken[sha256(weights)] = 1
+    caplog.set_level("INFO", "medbench")
     found = resolve("org/tiny")
     assert found.fingerprint == resolve(str(tiny_model)).fingerprint
     ranges = [asked.range for asked in hub.asked if asked.method == "GET" and asked.path.endswith(sha256(weights))]
     half = len(weights) // 2
     assert ranges == [None, f"bytes={half - half % (1 << 16)}-"]
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "medbench"]
+    assert said.startswith("Error while downloading from http://localhost:")
+    assert said.endswith(" Trying to resume download...")
+    assert "\n" not in said
 
 
 def test_a_download_that_cannot_be_finished(
@@ -288,6 +293,10 @@ def test_a_download_that_cannot_be_finished(
 def test_a_hub_that_is_out_of_order(hub: HubServer) -> None:
     hub.status["org/tiny"] = 503
     assert outage("org/tiny").endswith("the hub is out of order (status 503): run again later")
+    hub.status.clear()
+    before = resolve("org/tiny")
+    hub.status["org/tiny"] = 503
+    assert resolve("org/tiny") == before
 
 
 def test_a_hub_that_does_not_answer(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
