@@ -63,8 +63,9 @@ def evaluate(
 ) -> StoredRun:
     """Ask `model` every question and keep every answer in a run folder below `runs`.
 
-    `model` is a hub id, a checkpoint or adapter folder, "smollm2-135m", or, with an Engine object as `engine`, the name
-    that the run is stored under. With `resume`, questions that the run folder already answers are not asked again.
+    `model` is a hub id ("org/name" or "org/name@revision"), a checkpoint or adapter folder, "smollm2-135m", or, with an
+    Engine object as `engine`, the name that the run is stored under. With `resume`, questions that the run folder
+    already answers are not asked again.
     The other keywords are those of `medbench eval --help`.
     """
     from medbench.harness.benchmarks.task_folders import core_tasks

@@ -30,7 +30,8 @@ class BrokenCheckpoint(MedbenchError):
 
 
 class Interrupted(MedbenchError):
-    """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""
+    """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full, no answer from the Hub). Exit
+    status 4."""
 
     exit_code = 4
 
@@ -66,6 +67,8 @@ class Data:
     """Over the canonicalised rows, independent of their order."""
     official: bool
     """Whether `sha256` is the one that the task pins."""
+    commit: str | None = None
+    """Of the Hub's data set; None for rows of another source, and of lm-eval's own tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +262,13 @@ class Checkpoint:
     """Over the tokenizer and chat template files: they shape every prompt."""
     config_sha256: str | None = None
     """Over what config.json and generation_config.json say of the network and of where a reply ends."""
+    revision: str | None = None
+    """Of a Hub model: the branch, tag or commit that was asked for."""
+    commit: str | None = None
+    """Of a Hub model: the commit that was read."""
     base: str | None = None
+    base_commit: str | None = None
+    """Of an adapter's base on the Hub."""
     merge_deviation: float | None = None
     """For an adapter: the largest change in a fixed probe's log-probabilities by merging and casting, in nats."""
     parameters: int | None = None

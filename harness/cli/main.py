@@ -43,7 +43,7 @@ def cli() -> None:
     1  gate and watch: a gate failed; train: the budget is spent
     2  wrong input: one line says what, where and how to fix it
     3  no verdict: undecided or not gateable; eval: a task has no score
-    4  interrupted (Ctrl-C, full disk); what is finished is kept
+    4  interrupted (Ctrl-C, full disk, no answer from the hub); what is finished is kept
     70 a fault of medbench: one line names the file with the traceback
     """
 
@@ -92,7 +92,8 @@ for command in (gate_command, watch_command, compare_command):
 def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Evaluate MODEL and keep every answer.
 
-    MODEL: a hub id, a checkpoint folder, a PEFT adapter folder, or smollm2-135m, which needs no hub.
+    MODEL: a hub id (org/name or org/name@revision), a checkpoint folder, a PEFT adapter folder, or
+    smollm2-135m, which needs no hub.
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords

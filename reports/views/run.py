@@ -226,6 +226,8 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Kind", model.kind
     if model.base:
         yield "Base", model.base
+    if model.commit:
+        yield "Commit on the Hub", model.commit
     if model.path:
         yield "Path", model.path
     size = [parameters(model.parameters)] if model.parameters else []

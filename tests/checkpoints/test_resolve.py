@@ -177,13 +177,13 @@ def test_sharded_weights(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/none/at/all", "./none", "none", "smollm", "a/b/c", "x" * 300, "a\0b", "~nobody/x"])
 def test_a_name_that_is_neither_a_folder_nor_a_hub_id(name: str) -> None:
     said = fault(name)
-    assert said.startswith(f"model {name!r}: no such folder, and not a hub id (org/name); ")
+    assert said.startswith(f"model {name!r}: no such folder, and not a hub id (org/name, org/name@revision); ")
     assert SMOLLM2 in said
 
 
 def test_a_hub_id_that_cannot_be_downloaded() -> None:
     """conftest.py sets HF_HUB_OFFLINE."""
-    assert fault("org/none").startswith("model 'org/none': no such folder, and not downloaded from the hub (")
+    assert fault("org/none").startswith("model 'org/none': no such folder, and not in the hub's cache ")
 
 
 def test_a_near_miss_of_the_built_in_model() -> None:
