@@ -49,6 +49,7 @@ def evaluate(
     partition: Partition = "all",
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    thinking_tokens: int | None = None,
     thinking: bool | None = None,
     temperature: float | None = None,
     shots: int | None = None,
@@ -62,8 +63,9 @@ def evaluate(
 ) -> StoredRun:
     """Ask `model` every question and keep every answer in a run folder below `runs`.
 
-    `model` is a hub id, a checkpoint or adapter folder, "smollm2-135m", or, with an Engine object as `engine`, the name
-    that the run is stored under. With `resume`, questions that the run folder already answers are not asked again.
+    `model` is a hub id ("org/name" or "org/name@revision"), a checkpoint or adapter folder, "smollm2-135m", or, with an
+    Engine object as `engine`, the name that the run is stored under. With `resume`, questions that the run folder
+    already answers are not asked again.
     The other keywords are those of `medbench eval --help`.
     """
     from medbench.harness.benchmarks.task_folders import core_tasks
@@ -77,6 +79,7 @@ def evaluate(
         tasks=names,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
+        thinking_tokens=thinking_tokens,
         thinking=thinking,
         temperature=temperature,
         shots=shots,
@@ -97,6 +100,7 @@ def evaluate(
         partition=partition,
         limit=config.limit,
         max_new_tokens=config.max_new_tokens,
+        thinking_tokens=config.thinking_tokens,
         thinking=config.thinking,
         temperature=config.temperature,
         shots=config.shots,

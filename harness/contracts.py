@@ -30,7 +30,8 @@ class BrokenCheckpoint(MedbenchError):
 
 
 class Interrupted(MedbenchError):
-    """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full). Exit status 4."""
+    """Work stopped early, with everything finished so far on disk (Ctrl-C, disk full, no answer from the Hub). Exit
+    status 4."""
 
     exit_code = 4
 
@@ -69,6 +70,8 @@ class Data:
     """Over the canonicalised rows, independent of their order."""
     official: bool
     """Whether `sha256` is the one that the task pins."""
+    commit: str | None = None
+    """Of the Hub's data set; None for rows of another source, and of lm-eval's own tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +201,14 @@ class Completion:
     logprobs: Mapping[str, float] | None = None
     """choice -> natural log-likelihood, when the Request had choices."""
     error: str | None = None
+    cued: bool = False
+    """Whether its thought was cut off and the protocol's cue, which is part of `text`, made it answer."""
 
 
-Note = Literal["went_on", "unmarked_thought"]
+Note = Literal["went_on", "unmarked_thought", "cued"]
 """What is unusual about a completion: it answers and then asks itself another question (the first answer counts); it
-looks like a thought whose marks are missing (its last paragraph is read)."""
+looks like a thought whose marks are missing (its last paragraph is read); its thought was cut off, and it answers after
+the protocol's cue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +278,21 @@ class Checkpoint:
     """Over the tokenizer and chat template files: they shape every prompt."""
     config_sha256: str | None = None
     """Over what config.json and generation_config.json say of the network and of where a reply ends."""
+    revision: str | None = None
+    """Of a Hub model: the branch, tag or commit that was asked for."""
+    commit: str | None = None
+    """Of a Hub model: the commit that was read."""
     base: str | None = None
+    base_commit: str | None = None
+    """Of an adapter's base on the Hub."""
     merge_deviation: float | None = None
     """For an adapter: the largest change in a fixed probe's log-probabilities by merging and casting, in nats."""
     parameters: int | None = None
-    """Number of parameters in its weight files."""
+    """Number of parameters in its weight files, packed ones counted one by one."""
+    weight_bytes: int | None = None
+    """Of its weight files; for an adapter, of the merged ones."""
+    quantization: str | None = None
+    """Such as "gptq 4 bit"; None for weights in full precision."""
 
 
 @runtime_checkable

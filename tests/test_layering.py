@@ -18,6 +18,7 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 # A wing imports from itself and from lower floors (earlier in the list), never from a wing on its own floor.
 FLOORS = (
     ("harness/contracts", "harness/config", "harness/files", "harness/secrets", "harness/text"),
+    ("harness/hub",),
     ("harness/extraction", "harness/stats", "harness/benchmarks", "harness/checkpoints"),
     ("harness/protocols", "harness/scoring", "tasks"),
     ("harness/engines", "harness/runs"),

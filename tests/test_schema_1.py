@@ -104,9 +104,11 @@ def test_run_json_is_read_whole(folder: Path) -> None:
     content = json.loads((STORED / folder / "run.json").read_text())
     record = read_run(STORED / folder)
     assert record.run_id == folder.name
-    for key in content.keys() - {"schema_version", "model"}:
+    for key in content.keys() - {"schema_version", "model", "tasks"}:
         assert as_json(getattr(record, key)) == content[key], key
-    assert as_json(record.model) == content["model"] | {"config_sha256": None}  # added later
+    added = dict.fromkeys(("config_sha256", "weight_bytes", "quantization", "revision", "commit", "base_commit"))
+    assert as_json(record.model) == content["model"] | added
+    assert as_json(record.tasks) == {name: task | {"commit": None} for name, task in content["tasks"].items()}
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=str)

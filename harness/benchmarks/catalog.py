@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from medbench.harness.benchmarks.lm_eval_tasks import (
     draw_examples,
@@ -32,9 +30,9 @@ from medbench.harness.benchmarks.rows import (
 )
 from medbench.harness.benchmarks.task_folders import FoundTasks, TaskFile, core_tasks, find_tasks
 from medbench.harness.contracts import Data, Examples, Flags, MedbenchError, Question, Task
+from medbench.harness.hub.faults import explained, fault_of
+from medbench.harness.hub.repository import MAIN, Repository, dataset_commit
 from medbench.harness.text import did_you_mean, one_line
-
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +96,11 @@ class TaskLoader:
         card = self.cards[name]
         if split not in card.files:
             raise MedbenchError(f"task {name} has no split {split!r}; it has {', '.join(card.files)}")
-        loaded, source = self._loaded(card, split)
+        loaded, source, commit = self._loaded(card, split)
         docs = loaded.dataset[split]
         questions = tuple(_keep_categories(question_of(doc), card.categories) for doc in docs)
         sha256 = rows_sha256(questions)
-        data = Data(source=source, sha256=sha256, official=sha256 == card.sha256.get(split))
+        data = Data(source, sha256, official=sha256 == card.sha256.get(split), commit=commit)
         if source == SAMPLE:
             self._warn(f"{name}: the built-in sample, not the benchmark: its scores mean nothing")
         elif not data.official:
@@ -112,29 +110,30 @@ class TaskLoader:
         flags = _flags(card, questions)
         return Task(name, card.version, split, round(chance, 4), questions, data, examples=examples, flags=flags)
 
-    def _loaded(self, card: TaskCard, split: str) -> tuple[Any, str]:
-        """(lm-eval's task with rows of `split`, the source of the rows)."""
+    def _loaded(self, card: TaskCard, split: str) -> tuple[Any, str, str | None]:
+        """(lm-eval's task with rows of `split`, the source of the rows, the commit of a Hub data set)."""
         if self._data not in (None, HUB):
             source = SAMPLE if self._data == SAMPLE else "local"
-            return self._load_rows(card, split, str(self._data)), source
+            return self._load_rows(card, split, str(self._data), card.hub), source, None
+        repository = Repository("dataset", card.hub["path"], card.hub.get("revision", MAIN))
         try:
-            hub_answers()
-            revision = card.hub.get("revision", "main")
-            return self._load_rows(card, split, HUB), f"hub:{card.hub['path']}@{revision}"
+            commit = dataset_commit(repository)
+            rows = self._load_rows(card, split, HUB, {**card.hub, "revision": commit})
+            return rows, f"hub:{repository.id}@{repository.revision}", commit
         except MedbenchError:
             raise
         except Exception as error:  # the Hub client and the network can raise anything
-            reason = f"{card.hub['path']} could not be downloaded from the hub ({type(error).__name__})"
+            fault = explained(error, repository)
             if self._data == HUB:
-                raise MedbenchError(f"{card.name}: {reason}: name a folder with --data or MEDBENCH_DATA") from None
-            self._warn(f"{card.name}: no --data, no MEDBENCH_DATA, and {reason}")
-            return self._load_rows(card, split, SAMPLE), SAMPLE
+                raise type(fault)(f"{card.name}: {fault}; or name a folder with --data or MEDBENCH_DATA") from None
+            self._warn(f"{card.name}: no --data, no MEDBENCH_DATA, and {fault}")
+            return self._load_rows(card, split, SAMPLE, card.hub), SAMPLE, None
 
-    def _load_rows(self, card: TaskCard, split: str, data: str) -> Any:
+    def _load_rows(self, card: TaskCard, split: str, data: str, hub: Mapping[str, Any]) -> Any:
         _quiet()
         from lm_eval.tasks import TaskManager
 
-        metadata: Any = {"data": data}
+        metadata: Any = {"data": data, "hub": dict(hub)}
         manager = TaskManager(include_path=Path(card.path).parent, include_defaults=False, metadata=metadata)
         try:
             loaded = manager.load(card.name)["tasks"][card.name]
@@ -170,6 +169,9 @@ class TaskLoader:
         except MedbenchError:
             raise
         except Exception as error:  # lm-eval's task code and the Hub client can raise anything
+            of_hub = fault_of(error, Repository("dataset", _dataset_path(manager, name)))
+            if of_hub is not None:
+                raise type(of_hub)(f"lm-eval task {name}: {of_hub}") from None
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise MedbenchError(f"lm-eval task {name} cannot be loaded: {reason}") from None
 
@@ -231,15 +233,9 @@ def _lm_eval_tasks() -> Any:
     return TaskManager()
 
 
-def hub_answers() -> None:
-    """Raises OSError at once if the Hub cannot be reached; its own client takes half a minute to find out.
-
-    Does nothing behind a proxy, or if HF_HUB_OFFLINE tells the client to use its cache.
-    """
-    if os.environ.get("HF_HUB_OFFLINE") or any(os.environ.get(name) for name in PROXIES):
-        return
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
+def _dataset_path(manager: Any, name: str) -> str:
+    """What its YAML says, or "of the task"."""
+    return str((manager.task_index[name].cfg or {}).get("dataset_path") or "of the task")
 
 
 def _card(task: TaskFile) -> TaskCard:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.files import expanded, parse_json
+from medbench.harness.hub.repository import MAIN, Repository, dataset_rows
 
 SAMPLE = "sample"
 HUB = "hub"
@@ -194,18 +195,11 @@ def _file_rows(folder: Path, names: list[str]) -> Iterator[tuple[str, Mapping[st
 def _hub_rows(
     split: str, keep: Callable[[str, Mapping[str, Any]], bool] | None, metadata: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets
-
     hub = metadata["hub"]
     if split not in hub["splits"]:
         return
-    rows = datasets.load_dataset(
-        hub["path"],
-        hub.get("name"),
-        revision=hub.get("revision"),
-        split=hub["splits"][split],
-        trust_remote_code=False,
-    )
+    repository = Repository("dataset", hub["path"], hub.get("revision", MAIN))
+    rows = dataset_rows(repository, subset=hub.get("name"), split=hub["splits"][split])
     for number, raw in enumerate(rows):
         if keep is None or keep(split, raw):
             yield f"{hub['path']} row {number}", raw

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
 from medbench.harness.checkpoints.cached_models import cached_model
 from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_config, sha256_of_tokenizer, tokenizer_files
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter
+from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter, refuse_quantized
 from medbench.harness.checkpoints.packages import needed
-from medbench.harness.checkpoints.weights import check_safetensors, count_parameters, read_json_file, weight_files
+from medbench.harness.checkpoints.quantization import size_of
+from medbench.harness.checkpoints.weights import check_safetensors, read_json_file, refuse_sharded, weight_files
 from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
+from medbench.harness.hub.faults import explained
+from medbench.harness.hub.repository import Repository, model_folder
 from medbench.harness.text import did_you_mean
 
 SMOLLM2 = "smollm2-135m"
@@ -31,34 +33,52 @@ VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
 """An adapter folder with one of these files has its own tokenizer; otherwise the base's is used."""
 
 
-def resolve(name: str, say: Say = lambda _: None) -> Checkpoint:
-    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id ("org/model").
+def resolve(name: str, say: Say = lambda _: None, *, base: str | None = None) -> Checkpoint:
+    """`name` is `smollm2-135m`, a folder with a full checkpoint or a PEFT adapter, or a Hub id
+    ("org/model", "org/model@revision") of either; `base` is the base model of an adapter, instead of the one it names.
 
     Raises BrokenCheckpoint for everything that an engine would fail on later: no weights, truncated weight files or
     files of another format, a missing shard; MedbenchError for what is no fault of the files: an adapter without its
     base, no permission, a full disk.
     """
     try:
-        found = _resolve(name, say)
+        found = _resolve(name, say, base=base)
         folder = Path(found.path)
-        return replace(found, config_sha256=sha256_of_config(folder), parameters=count_parameters(folder))
+        return replace(found, config_sha256=sha256_of_config(folder), **asdict(size_of(folder)))
     except OSError as error:  # at any of many files: permissions, a failing disk, a folder removed meanwhile
         raise MedbenchError(f"model {name!r}: cannot be read ({error}): fix that and run again") from None
 
 
-def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = ()) -> Checkpoint:
+def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = (), base: str | None = None) -> Checkpoint:
     """`adapters`: those whose base this is, of which none may be its base in turn."""
     if name == SMOLLM2:
+        _refuse_base(base, name)
         return _full(name, _smollm2(say), say)
     path = _existing(name)
     if path is not None:
-        if (path / "adapter_config.json").exists():
-            return _adapter(name, path, say, adapters)
-        return _full(name, path, say)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
+        return _of_folder(name, path, say, adapters, base)
+    repository = Repository.parse(name)
+    if repository is None:
         hint = did_you_mean(name, [SMOLLM2])
-        raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name); {hint}")
-    return _full(name, _from_hub(name), say)
+        raise MedbenchError(f"model {name!r}: no such folder, and not a hub id (org/name, org/name@revision); {hint}")
+    say(f"reading {repository.id} at revision {repository.revision} from the hub or its cache")
+    try:
+        path, commit = model_folder(repository)
+    except Exception as error:
+        raise explained(error, repository) from None
+    return replace(_of_folder(name, path, say, adapters, base), revision=repository.revision, commit=commit)
+
+
+def _of_folder(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], base: str | None) -> Checkpoint:
+    if (folder / "adapter_config.json").exists():
+        return _adapter(name, folder, say, adapters, base)
+    _refuse_base(base, name)
+    return _full(name, folder, say)
+
+
+def _refuse_base(base: str | None, name: str) -> None:
+    if base is not None:
+        raise MedbenchError(f"--base {base}: {name} is no adapter (it has no adapter_config.json): leave --base out")
 
 
 def copy_weights(folder: Path, target: Path) -> str:
@@ -83,24 +103,30 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
     )
 
 
-def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...]) -> Checkpoint:
+def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], given_base: str | None) -> Checkpoint:
     """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
     if folder.resolve() in adapters:
         raise BrokenCheckpoint(f"{folder}: adapters that name each other as their base: name the base model")
     config = read_json_file(folder / "adapter_config.json")
     weights = folder / ADAPTER_WEIGHTS
+    refuse_sharded(folder)
     if not weights.exists():
         raise BrokenCheckpoint(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
     check_safetensors(weights)
-    base_name = config.get("base_model_name_or_path")
+    base_name = given_base or config.get("base_model_name_or_path")
     if not isinstance(base_name, str) or not base_name:
-        raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name the base model")
+        raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name it by --base")
+    pinned = config.get("revision") if given_base is None else None
+    if isinstance(pinned, str) and pinned and _existing(base_name) is None and Repository.parse(base_name) is not None:
+        base_name = f"{base_name.partition('@')[0]}@{pinned}"  # peft means the base's revision
     if _existing(base_name) == folder:
         raise BrokenCheckpoint(f"{folder}/adapter_config.json: the adapter names itself as its base: name the model")
     try:
         base = _resolve(base_name, say, (*adapters, folder.resolve()))
     except MedbenchError as error:
-        raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}") from None
+        moved = "" if given_base else "; or name another copy of it by --base"
+        raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}{moved}") from None
+    refuse_quantized(Path(base.path), folder)
     own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location
     merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
     has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))
@@ -122,6 +148,7 @@ def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...]) -> C
         fingerprint=merged_id,
         tokenizer_sha256=tokenizer_sha256,
         base=base_name,
+        base_commit=base.commit,
         merge_deviation=read_json_file(merged / MERGE_FILE)["deviation"],
     )
 
@@ -155,22 +182,6 @@ def _convert_smollm2(target: Path, folder: Path, say: Say) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF, trust_remote_code=False)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many kinds; the user can fix all of them the same way
-        reason = " ".join(str(error).split())[:160]
-        raise MedbenchError(
-            f"model {name!r}: no such folder, and not downloaded from the hub ({type(error).__name__}: {reason})"
-        ) from None
-    if (folder / "adapter_config.json").exists():
-        raise MedbenchError(f"model {name!r} is an adapter: download it and name its folder")
-    return folder
 
 
 def _existing(name: str) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import shlex
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,21 @@ from medbench.harness.contracts import BrokenCheckpoint, MedbenchError
 from medbench.harness.text import foreign
 
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5")
+SHARDED = (
+    ("*.distcp", "FSDP", "accelerate merge-weights {shards} OUT"),
+    ("*/*.distcp", "FSDP", "accelerate merge-weights {shards} OUT"),
+    ("zero_to_fp32.py", "DeepSpeed", "python {found} {folder} OUT --safe_serialization"),
+    ("*_optim_states.pt", "DeepSpeed", "python {above}/zero_to_fp32.py {above} OUT --safe_serialization"),
+    (
+        "model_world_size_*_rank_*.pt",
+        "verl",
+        "python -m verl.model_merger merge --backend fsdp --local_dir {folder} --target_dir OUT",
+    ),
+)
+"""(pattern of file names, who writes such shards, the command that joins them)"""
 GENERATION_SETTINGS = ("generation_config.json", "config.json")
 MOST_TOKENS = 2**31
 """Engines keep token ids in 32 bits; no vocabulary comes near."""
-
-
-def count_parameters(folder: Path) -> int:
-    """The number of values in all tensors of a full checkpoint."""
-    headers = [check_safetensors(file) for file in weight_files(folder)]
-    return sum(math.prod(one["shape"]) for header in headers for key, one in header.items() if key != "__metadata__")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -31,7 +37,10 @@ def weight_files(folder: Path) -> list[Path]:
         raise MedbenchError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
     if not any(folder.iterdir()):
         raise BrokenCheckpoint(f"{folder}: the folder is empty; a checkpoint has config.json and *.safetensors")
+    refuse_sharded(folder)
     if not (folder / "config.json").exists():
+        if inner := sorted(path.parent.name for path in folder.glob("checkpoint-*/config.json")):
+            raise MedbenchError(f"{folder}: a folder of checkpoints: name one of them, such as {folder / inner[-1]}")
         raise BrokenCheckpoint(f"{folder}: no config.json; save the model with save_pretrained()")
     read_json_file(folder / "config.json")
     end_tokens(folder)
@@ -53,6 +62,21 @@ def weight_files(folder: Path) -> list[Path]:
     for path in files:
         check_safetensors(path)
     return files
+
+
+def refuse_sharded(folder: Path) -> None:
+    """Raises BrokenCheckpoint for weights that a trainer on several GPUs saved in shards, with the command that joins
+    them; not where the whole weights lie beside them."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for pattern, by, command in SHARDED:
+        if found := min(folder.glob(pattern), default=None):
+            paths = {"folder": folder, "above": folder.parent, "found": found, "shards": found.parent}
+            quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+            raise BrokenCheckpoint(
+                f"{folder}: its weights are in shards of {by}: join them by `{command.format(**quoted)}`, and copy "
+                f"config and tokenizer there"
+            )
 
 
 def end_tokens(folder: Path) -> frozenset[int]:

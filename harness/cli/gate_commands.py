@@ -35,6 +35,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
+@click.option("--base", metavar="MODEL", help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--seed", type=click.IntRange(min=0), help="As for eval.")
@@ -129,6 +130,9 @@ def watch_command(
 ) -> int:
     """Judge every checkpoint that appears in FOLDER, in one engine. A broken checkpoint fails; the watch continues.
 
+    Whatever program writes it: a checkpoint that lacks a file is given 10 minutes without a change before it counts as
+    broken.
+
     Exit status with --idle: 1 if any failed, else 3 if any is undecided or none appeared, else 0. Without --idle the
     watch runs until Ctrl-C (exit status 4).
     """
@@ -141,7 +145,7 @@ def watch_command(
     judged = []
     rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
     with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say, fresh_ledger=fresh_ledger) as keeper:
-        for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled):
+        for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled, say=say):
             one = _judged_if_there(keeper, checkpoint)
             if one is None:
                 say(f"{checkpoint}: removed while it was judged: no verdict")

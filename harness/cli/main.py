@@ -43,7 +43,7 @@ def cli() -> None:
     1  gate and watch: a gate failed; train: the budget is spent
     2  wrong input: one line says what, where and how to fix it
     3  no verdict: undecided or not gateable; eval: a task has no score
-    4  interrupted (Ctrl-C, full disk); what is finished is kept
+    4  interrupted (Ctrl-C, full disk, no answer from the hub); what is finished is kept
     70 a fault of medbench: one line names the file with the traceback
     """
 
@@ -59,6 +59,7 @@ for command in (gate_command, watch_command, compare_command):
 @click.option("--engine", help="vllm, hf, openai, fake, or a plugin's.  [default: by the other options, else vllm]")
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
+@click.option("--base", metavar="MODEL", help="Base model of an adapter, instead of the one that it names.")
 @click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
 @click.option(
     "--partition",
@@ -69,6 +70,11 @@ for command in (gate_command, watch_command, compare_command):
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per task (a seeded draw).")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Override the protocol's limit; stored in the run.")
+@click.option(
+    "--thinking-tokens",
+    type=click.IntRange(min=1),
+    help="Cut reasoning off after N of these tokens and cue the answer; stored in the run.",
+)
 @click.option("--enable-thinking/--no-thinking", "thinking", default=None, help="Passed to the chat template.")
 @click.option("--temperature", type=click.FloatRange(0, 10), help="Override the protocol's; stored in the run.")
 @click.option(
@@ -86,8 +92,8 @@ for command in (gate_command, watch_command, compare_command):
 def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Evaluate MODEL and keep every answer.
 
-    MODEL: a hub id, a checkpoint folder, a PEFT adapter folder (LoRA, rsLoRA, DoRA), or smollm2-135m, which needs
-    no hub.
+    MODEL: a hub id (org/name or org/name@revision), a checkpoint folder, a PEFT adapter folder, or
+    smollm2-135m, which needs no hub.
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords

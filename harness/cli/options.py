@@ -14,14 +14,20 @@ GATE_OPTIONS = ("engine", "base_url", "seed", "engine_config")
 
 def eval_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of `api.evaluate`: the command line's options over the config file's. Values left out are defaults."""
-    options = {key: value for key, value in given.items() if value is not None and key != "config_file"}
-    return _from_config(given) | options
+    return _with_base(_from_config(given), given)
 
 
 def gate_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same for `api.gate_options` and `api.gate_all`."""
-    options = {key: value for key, value in given.items() if value is not None and key != "config_file"}
-    return {key: value for key, value in _from_config(given).items() if key in GATE_OPTIONS} | options
+    return _with_base({key: value for key, value in _from_config(given).items() if key in GATE_OPTIONS}, given)
+
+
+def _with_base(config: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` and, over it, the options given; `--base` is a setting of the engine."""
+    options = {key: value for key, value in given.items() if value is not None and key not in ("config_file", "base")}
+    if given.get("base") is not None:
+        options["engine_config"] = config.get("engine_config", {}) | {"base": given["base"]}
+    return config | options
 
 
 def _from_config(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.benchmarks.rows import SAMPLE
-from medbench.harness.contracts import Note, Task
+from medbench.harness.contracts import Task
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.records import RunRecord
-from medbench.harness.scoring.summary import TaskResult
+from medbench.harness.scoring.summary import NOTES, TaskResult
 from medbench.harness.text import percent, printable
 
 FILE_WIDTH = 140
@@ -26,10 +26,6 @@ FILE_WIDTH = 140
 
 MANY_TRUNCATED = 0.05
 """Share of replies cut off by the token limit above which the table warns."""
-NOTES: Mapping[Note, str] = {
-    "went_on": "answer and go on with a question of their own; the first answer counts",
-    "unmarked_thought": "look like thoughts whose marks are missing; their last paragraph is read",
-}
 
 HEADINGS = (
     "accuracy %",

@@ -34,6 +34,8 @@ class EngineConfig(Record):
     """Seconds for one request, for the openai engine."""
     delay: float = Field(0, ge=0, le=1)
     """Seconds per reply, for the fake engine: stored replies as if they came slowly."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that the adapter names."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Any other arguments of vLLM's EngineArgs, passed through unchanged."""
 

@@ -26,6 +26,7 @@ class EvalConfig(Record):
     engine: str | None = None
     base_url: str | None = None
     max_new_tokens: int | None = Field(None, ge=1)
+    thinking_tokens: int | None = Field(None, ge=1)
     thinking: bool | None = None
     temperature: float | None = Field(None, ge=0, le=10)
     shots: int | None = Field(None, ge=0)
@@ -55,6 +56,7 @@ class EvalOptions:
     partition: Literal["all", "gate", "report"] = "all"
     limit: int | None = None
     max_new_tokens: int | None = None
+    thinking_tokens: int | None = None
     thinking: bool | None = None
     temperature: float | None = None
     shots: int | None = None

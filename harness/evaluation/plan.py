@@ -133,8 +133,10 @@ def find_model(choice: EngineChoice, name: str, say: Say) -> Model:
         return Model(ModelRecord(name=name, kind="engine", fingerprint=fingerprint))
     check_choice(choice)
     if takes_checkpoint(choice):
-        checkpoint = resolve(name, say)
+        checkpoint = resolve(name, say, base=choice.config.base)
         return Model(ModelRecord(**asdict(checkpoint)), checkpoint)
+    if choice.config.base is not None:
+        raise MedbenchError(f"--base: engine {choice.name} loads no adapter: leave it out")
     if choice.replies is not None:
         return Model(ModelRecord(name=name, kind="replies", fingerprint=check_replies(choice.replies).sha256))
     # the weights cannot be seen: the server's address, or the engine's name, and the model's name stand for them
@@ -171,6 +173,7 @@ def protocol_for(tasks: Sequence[Task], options: EvalOptions) -> Protocol:
     protocol = load_protocol(
         name,
         max_new_tokens=options.max_new_tokens,
+        thinking_tokens=options.thinking_tokens,
         thinking=options.thinking,
         temperature=options.temperature,
         shots=options.shots,
@@ -229,8 +232,14 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
         fixed = [task.name for task in tasks if task.foreign is not None or not any(map(can_shuffle, task.questions))]
         if fixed:
             raise MedbenchError(f"--shuffle-options: {', '.join(fixed)}: no lettered options: leave it out")
-    templates = getattr(options.engine.instance, "chat_template", None)
-    if protocol.continuation is not None and (options.engine.name == "openai" or templates == "server"):
+    refuse_continuation(protocol, options.engine)
+
+
+def refuse_continuation(protocol: Protocol, engine: EngineChoice) -> None:
+    """Raises MedbenchError for a protocol that continues replies, where the engine cannot."""
+    continues = protocol.continuation is not None or protocol.thinking_tokens is not None
+    templates = getattr(engine.instance, "chat_template", None)
+    if continues and (engine.name == "openai" or templates == "server"):
         raise MedbenchError(
             f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
             f"use --engine vllm or hf"

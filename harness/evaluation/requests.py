@@ -91,7 +91,7 @@ def build_request(
         messages=messages,
         prompt=prompt,
         templated=templated,
-        max_new_tokens=protocol.decoding.max_new_tokens,
+        max_new_tokens=protocol.thinking_tokens or protocol.decoding.max_new_tokens,
         temperature=protocol.decoding.temperature,
         top_p=protocol.decoding.top_p,
         top_k=protocol.decoding.top_k,

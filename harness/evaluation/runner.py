@@ -12,7 +12,7 @@ from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Completion, Engine, MedbenchError, Passed, Request, Sample, Task
 from medbench.harness.evaluation.requests import Instance, build_request, instances_of
-from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
+from medbench.harness.extraction.thinking import ending_mark, opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
 from medbench.harness.runs.records import Totals
@@ -128,17 +128,19 @@ def ask(
 def completions(
     requests: Iterator[Request | None], protocol: Protocol, engine: Engine
 ) -> Generator[Completion | Passed, None, None]:
-    """The engine's completions. Truncated reasoning is continued after the protocol's cue, if the protocol has one.
+    """The engine's completions. Reasoning that its limit cuts off is continued after the protocol's cue, if it has one
+    for that; under a budget of thinking tokens, an answer that the budget cuts off is continued as it is.
 
     Tokens are counted over both parts; those of the cue are not.
     """
-    if protocol.continuation is None:
+    if protocol.continuation is None and protocol.thinking_tokens is None:
         with _closing(engine.generate(requests)) as stream:
             yield from stream
         return
-    cue, more = protocol.continuation.cue, protocol.continuation.max_new_tokens
+    more = protocol.most_tokens - (protocol.thinking_tokens or protocol.decoding.max_new_tokens)
     sent: dict[str, Request] = {}
     cut_off: dict[str, Completion] = {}
+    """What goes on, with what was put behind it."""
     waiting: deque[Request] = deque()
     """Continuations of `cut_off`, to be sent before any new request."""
 
@@ -160,12 +162,12 @@ def completions(
                     continue
                 request = sent.pop(completion.id)
                 if completion.id in cut_off:
-                    yield _joined(cut_off.pop(completion.id), cue, completion)
-                elif completion.finish_reason == "length" and not _reasoning_closed(request, completion):
-                    cut_off[completion.id] = completion
+                    yield _joined(cut_off.pop(completion.id), completion)
+                elif (begun := _begun(request, completion, protocol)) is not None:
+                    cut_off[completion.id] = begun
                     forced = replace(
                         request,
-                        prompt=request.prompt + completion.text + cue,
+                        prompt=request.prompt + begun.text,
                         max_new_tokens=more,
                         milestones=_beyond(completion.completion_tokens, request.milestones),
                     )
@@ -187,22 +189,31 @@ def _beyond(tokens: int, milestones: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(one - tokens for one in milestones if one >= tokens)
 
 
-def _joined(first: Completion, cue: str, second: Completion) -> Completion:
+def _joined(first: Completion, second: Completion) -> Completion:
     """A completion and its continuation as one."""
     if second.error is not None:
         return second
     return replace(
         second,
-        text=first.text + cue + second.text,
+        text=first.text + second.text,
         prompt_tokens=first.prompt_tokens,
         completion_tokens=first.completion_tokens + second.completion_tokens,
+        cued=first.cued,
     )
 
 
-def _reasoning_closed(request: Request, completion: Completion) -> bool:
-    """Whether the completion got past its reasoning; one without any tags counts as reasoning."""
+def _begun(request: Request, completion: Completion, protocol: Protocol) -> Completion | None:
+    """The completion as the model is to continue it; None where it is finished, or stays cut off."""
+    if completion.finish_reason != "length":
+        return None
     parts = split_reasoning(completion.text, opened=opens_reasoning(request.prompt))
-    return parts.closed and bool(parts.reasoning)
+    budget = protocol.thinking_tokens is not None
+    if parts.closed and parts.reasoning and not parts.guessed:
+        return completion if budget else None
+    text = completion.text
+    if budget:
+        text = text.rstrip("\ufffd") + ending_mark(text, request.prompt)  # a character may be cut in two
+    return replace(completion, text=text + (protocol.cue or ""), cued=True)
 
 
 @contextmanager

@@ -53,15 +53,15 @@ _TO_THE_QUESTION = r"(?:\s+(?:to|for|in|here)\b(?:\s+\w{1,20}){0,4}?(?:\s*[\"“
 _KEY = (  # of JSON
     r"(?:(?:final|correct|best|chosen|selected|predicted|your|my|model)[_ -]?)?"
     + any_of(
-        "answer choice option response prediction label letter decision verdict selection result output final "
-        "conclusion pred ans selected correct judge?ment"
+        "answers? choices? options? responses? predictions? labels? letters? decision verdict selections? results? "
+        "output final conclusion pred ans selected correct judge?ment"
     )
     + r"(?:[_ -]?(?:choice|option|letter|label|key|id|idx|index|text|value|code|answer|final))?"
 )
 HEADS = (
     # "The answer is", "Final answer:", "**Answer:** ", "the answer to this question would most likely be"
     rf"{WORD}answers?(?![^\W_])(?:\s+(?:choice|option|letter|key))?{_ASKED}{_TO_THE_QUESTION}"
-    rf"[\s*_`\"'’”)\]]{{0,8}}(?:(?:{ADVERB}\s+){{0,3}}{_STATED}|{CUE})",
+    rf"[\s*_`\"'’”)\],]{{0,8}}(?:(?:{ADVERB}\s+){{0,3}}{_STATED}|{CUE})",
     # "the correct option is", "best choice:"
     rf"\b{any_of('correct right best final chosen appropriate likely accurate preferred top first only remaining my')}"
     rf"\s+(?:remaining\s+)?{any_of('option choice response letter selection pick conclusion alternative one guess')}\b"
@@ -123,6 +123,7 @@ CHOICES = (
     )
     + rf"\b[\s,:—–-]{{1,6}}(?:{_IT_IS})?",
     rf"\b{_IT_IS}",
+    r"\b(?:i\.e\.|that\s+is|namely),?[\s*_(]{1,4}(?=(?:the\s+)?(?:option|choice|answer)\b)",
     r"\bnot\s+(?:entirely\s+|completely\s+|fully\s+|quite\s+)?(?:sure|certain)\b[,;.]?\s*but\s+"
     r"(?:probably\s+|i(?:['’]d|\s+would)\s+(?:say|guess|go\s+with)\s+)?",
     r"\bnot\s+\(?[A-Z]\)?,?\s+but\s+(?:rather\s+)?",
@@ -206,6 +207,7 @@ REVISION = (
     r"no,|sorry|rather|oops|my\s+mistake|i\s+take\s+that\s+back|however,\s+on\s+re\w+)"
 )
 TAKEN_BACK = (
+    r"\b(?:scratch|strike)\s+that\b|\bi\s+take\s+that\s+back\b|"
     r"\b(?:that|this|it|which|the\s+above|my\s+(?:first\s+)?answer)\s+(?:\w+\s+){0,3}"
     r"(?:is|was|would\s+be|can(?:not|['’]t)\s+be|isn['’]t|wasn['’]t)\s+(?:\w+ly\s+)?"
     r"(?:wrong|incorrect|not\s+(?:right|correct)|contraindicated|a\s+mistake)"

@@ -27,6 +27,8 @@ class _Marks(NamedTuple):
 
     opening: str
     closing: str
+    ending: str = ""
+    """What ends a thought; "" for the opening mark with a slash behind its first character."""
 
 
 _TAGS = (
@@ -35,15 +37,20 @@ _TAGS = (
     _Marks(r"<ifm\|think\w{0,10}>", r"</ifm\|think\w{0,10}>"),  # k2_horizon
     _Marks(r"\[think\]", r"\[/think\]"),  # mistral
     _Marks(r"◁think▷", r"◁/think▷"),  # Kimi-VL-Thinking's template
-    _Marks(r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>"),  # kimi_k3
-    _Marks(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # cohere_command
-    _Marks(r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1's and OpenThinker's system prompt
-    _Marks(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus' template
-    _Marks(r"<\|content_thinking\|>", r"<\|content_text\|>"),  # inkling
-    _Marks(r"<unused94>", r"<unused95>"),  # MedGemma 1.5's model card
-    _Marks(r"<\|channel>", r"<channel\|>"),  # gemma4
+    _Marks(r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>", "<|close|>think<|sep|>"),  # kimi_k3
+    _Marks(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "<|END_THINKING|>"),  # cohere_command
+    # Sky-T1's and OpenThinker's system prompt
+    _Marks(r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>", "<|end_of_thought|>"),
+    _Marks(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", "<|inner_suffix|>"),  # Apertus' template
+    _Marks(r"<\|content_thinking\|>", r"<\|content_text\|>", "<|content_text|>"),  # inkling
+    _Marks(r"<unused94>", r"<unused95>", "<unused95>"),  # MedGemma 1.5's model card
+    _Marks(r"<\|channel>", r"<channel\|>", "<channel|>"),  # gemma4
     # gptoss: Harmony's channels
-    _Marks(r"<\|channel\|>\s*(?:analysis|commentary)", r"<\|channel\|>\s*final\s*(?:<\|message\|>)?"),
+    _Marks(
+        r"<\|channel\|>\s*(?:analysis|commentary)",
+        r"<\|channel\|>\s*final\s*(?:<\|message\|>)?",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
     # sections that prompts ask for, and models write without being asked (EXAONE Deep and Marco-o1: thought)
     *(
         _Marks(f"<{name}>", f"</{name}>")
@@ -63,19 +70,25 @@ _TAGS = (
 )
 """A closing mark counts without an opening one too: the template may open the reasoning."""
 _SENTENCES = (
-    _Marks(r"\W{0,9}here(?:'s|’s| is) my thought process:", r"here(?:'s|’s| is) my response:"),  # granite
-    _Marks(r"\s*#{1,4} *thinking\b\W{0,9}$", r"^#{1,4} *final (?:response|answer)\b[:* ]*"),  # HuatuoGPT-o1
-    _Marks(r"\s*thinking\.\.\.\s*$", r"^\s*\.\.\.done thinking\."),  # ollama's terminal
+    # granite
+    _Marks(r"\W{0,9}here(?:'s|’s| is) my thought process:", r"here(?:'s|’s| is) my response:", "Here is my response:"),
+    # HuatuoGPT-o1
+    _Marks(r"\s*#{1,4} *thinking\b\W{0,9}$", r"^#{1,4} *final (?:response|answer)\b[:* ]*", "## Final Response"),
+    # ollama's terminal
+    _Marks(r"\s*thinking\.\.\.\s*$", r"^\s*\.\.\.done thinking\.", "...done thinking."),
 )
 """An opening mark counts at the start only, a closing one only after it."""
 
 _TAG = re.compile(
     "(?=[<\\[◁])(?:"
-    + "|".join(f"(?P<open{n}>{opening})|(?P<shut{n}>{closing})" for n, (opening, closing) in enumerate(_TAGS))
+    + "|".join(f"(?P<open{n}>{marks.opening})|(?P<shut{n}>{marks.closing})" for n, marks in enumerate(_TAGS))
     + ")",
     re.IGNORECASE,
 )
-_SENTENCE = tuple(tuple(re.compile(one, re.IGNORECASE | re.MULTILINE) for one in marks) for marks in _SENTENCES)
+_SENTENCE = tuple(
+    tuple(re.compile(one, re.IGNORECASE | re.MULTILINE) for one in (marks.opening, marks.closing))
+    for marks in _SENTENCES
+)
 # what is left of gptoss's channels where special tokens are dropped: "analysisWe need ...assistantfinalC"
 _ANALYSIS = re.compile(r"\s*analysis(?=[A-Z\"'“(*\d])")
 _BARE = re.compile(r"assistant ?(?:(?P<open>analysis|commentary)|(?P<shut>final))")
@@ -165,9 +178,30 @@ def cut_at_stop(text: str, stop: tuple[str, ...], *, opened: bool = False) -> st
 
 def opens_reasoning(prompt: str) -> bool:
     """Whether the chat template has opened the reasoning that the completion will close (R1, Qwen3-Thinking)."""
+    return _opened_by(prompt) is not None
+
+
+def _opened_by(prompt: str) -> str | None:
+    """The opening mark at the end of the prompt."""
     tail = prompt[-80:]
-    ends = [mark.end() for mark in _OPENING.finditer(tail)]
-    return bool(ends and _BEHIND_OPENING.match(tail, ends[-1]))
+    marks = list(_OPENING.finditer(tail))
+    return marks[-1].group() if marks and _BEHIND_OPENING.match(tail, marks[-1].end()) else None
+
+
+def ending_mark(text: str, prompt: str) -> str:
+    """What ends the thought that `text`, a reply to `prompt`, leaves open, with a line break; "" for one without
+    marks."""
+    opened = [at for opens, at, _ in _marks(text) if opens]
+    mark = text[opened[-1] :] if opened else _opened_by(prompt)
+    if mark is None:
+        return ""
+    if tag := _TAG.match(mark):
+        marks = _TAGS[int((tag.lastgroup or "").removeprefix("open"))]
+        return "\n" + (marks.ending or f"{mark[0]}/{tag.group()[1:]}")
+    for marks, (opening, _) in zip(_SENTENCES, _SENTENCE, strict=True):
+        if opening.match(mark):
+            return f"\n\n{marks.ending}"
+    return "assistantfinal"
 
 
 def marks_reasoning(tokens: Iterable[str]) -> frozenset[str]:

@@ -115,8 +115,12 @@ def protocol_of(rules: GateFile, baseline: Path | None, tasks: Sequence[Task] = 
                 f"{baseline}: its protocol cannot be used by this medbench ({'.'.join(map(str, fault['loc']))}: "
                 f"{fault['msg'].lower()}): name a protocol in the gate file, or upgrade medbench"
             ) from None
-    name = rules.protocol or default_protocol(tasks)
-    return load_protocol(name, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature)
+    return load_protocol(
+        rules.protocol or default_protocol(tasks),
+        max_new_tokens=rules.max_new_tokens,
+        thinking_tokens=rules.thinking_tokens,
+        temperature=rules.temperature,
+    )
 
 
 def samples_of(rules: GateFile, baseline: Path | None) -> int:

@@ -25,6 +25,7 @@ from medbench.harness.evaluation.plan import (
     find_model,
     open_evaluation,
     plan_evaluation,
+    refuse_continuation,
     refuse_equal_samples,
     refuse_unfit,
 )
@@ -36,7 +37,7 @@ from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
 from medbench.harness.gates.run_gate import run_gate
-from medbench.harness.gates.token_limits import NO_LIMITS, limits_for, most_tokens
+from medbench.harness.gates.token_limits import NO_LIMITS, limits_for
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.comparability import refuse_shuffled
@@ -109,7 +110,7 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
             run.record.order,
             reference,
             read_controls(options.runs, run.record, asked.baseline, rules.tasks, partial=partial),
-            unit=float(most_tokens(protocol)),
+            unit=float(protocol.most_tokens),
             alpha_fail=asked.alpha_fail or rules.alpha,
             samples=asked.samples,
             limits=limits_for(protocol) if _stops_early(rules, engine) else NO_LIMITS,
@@ -185,6 +186,7 @@ class Gatekeeper:
         self._protocol, self._samples = protocol_of(rules, baseline, self._tasks), samples_of(rules, baseline)
         refuse_unfit(self._protocol, self._tasks)
         refuse_equal_samples(self._samples, self._protocol, self._tasks, options.engine.name, where="samples")
+        refuse_continuation(self._protocol, options.engine)
         self._keeper = EngineKeeper(say)
         self._ledger = Ledger(options.runs, rules, baseline)
         if fresh_ledger is not None:

@@ -163,6 +163,8 @@ class GateFile(Record):
     """Protocol for the candidates; None is the baseline's, or cot-v2 without a baseline."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Instead of the protocol's own limit."""
+    thinking_tokens: int | None = Field(None, ge=1)
+    """Most tokens of a reply's reasoning, see protocols.protocol."""
     temperature: float | None = Field(None, ge=0, le=10)
     """Instead of the protocol's own."""
     samples: int | None = Field(None, ge=1)
@@ -194,7 +196,9 @@ class GateFile(Record):
     @property
     def names_protocol(self) -> bool:
         """Whether the file says how questions are asked; otherwise that is the baseline's affair."""
-        return any(one is not None for one in (self.protocol, self.max_new_tokens, self.temperature))
+        return any(
+            one is not None for one in (self.protocol, self.max_new_tokens, self.thinking_tokens, self.temperature)
+        )
 
     @property
     def tasks(self) -> list[str]:

@@ -12,7 +12,6 @@ from medbench.harness.evaluation.runner import Progress, RunsOn, ask, refuse_for
 from medbench.harness.gates.expected_time import ExpectedTime
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.schedule import Schedule
-from medbench.harness.gates.token_limits import most_tokens
 from medbench.harness.gates.verdict import GateResult
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.run_folder import Run
@@ -35,7 +34,7 @@ def run_gate(gate: LiveGate, run: Run, protocol: Protocol, engine: Engine, progr
     before, started = run.record.totals.seconds, time.monotonic()
     places = getattr(engine, "places", None)
     schedule = Schedule(gate, stored, places, before)
-    expected, told = ExpectedTime(places, most_tokens(protocol)), started
+    expected, told = ExpectedTime(places, protocol.most_tokens), started
 
     def instances() -> Iterator[Instance | None]:
         for item in schedule.to_send():

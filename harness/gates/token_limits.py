@@ -89,9 +89,3 @@ def limits_for(protocol: Protocol) -> Limits:
     if protocol.method != "generate" or most < FEWEST:
         return NO_LIMITS
     return Limits(tuple(int(share * most) for share in SHARES), WEIGHTS)
-
-
-def most_tokens(protocol: Protocol) -> int:
-    """Of a reply, with its continuation."""
-    more = protocol.continuation.max_new_tokens if protocol.continuation else 0
-    return protocol.decoding.max_new_tokens + more

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from jinja2 import Template
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from medbench.harness.config import Record, read_yaml
 from medbench.harness.contracts import OPEN_EXTRACTION, OWN_EXTRACTION, MedbenchError, Message, Question
@@ -73,12 +80,35 @@ class Protocol(Record):
     extraction: str = OWN_EXTRACTION
     """Which extractor reads the completion: a key of extraction.published.EXTRACTORS."""
     continuation: Continuation | None = None
+    answer_cue: str | None = None
+    """Begins the answer to a thought that `thinking_tokens` cut off; where there is a continuation, its cue does."""
+    thinking_tokens: int | None = Field(None, ge=1)
+    """Most tokens of a completion's reasoning: it is then closed by its own mark, and answered after the cue. A
+    completion without marks counts as reasoning. None: all of max_new_tokens."""
     denominator: str = "every question asked; a reply without an answer is wrong"
     """In words, which questions the accuracy is a share of."""
     sources: list[str] = Field(default_factory=list)
     """Papers and code that define the protocol."""
     quirks: list[str] = Field(default_factory=list)
     """What one would not expect, one line each."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_budgets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what no budget uses, so that runs made before there were budgets can be resumed and compared."""
+        content: dict[str, Any] = handler(self)
+        if self.thinking_tokens is None:
+            del content["thinking_tokens"], content["answer_cue"]
+        return content
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a completion with its continuation."""
+        return self.decoding.max_new_tokens + (self.continuation.max_new_tokens if self.continuation else 0)
+
+    @property
+    def cue(self) -> str | None:
+        """What begins the answer to a thought that is cut off."""
+        return self.continuation.cue if self.continuation else self.answer_cue
 
     @property
     def is_sampled(self) -> bool:
@@ -152,10 +182,11 @@ def load_protocol(
     thinking: bool | None = None,
     temperature: float | None = None,
     shots: int | None = None,
+    thinking_tokens: int | None = None,
 ) -> Protocol:
     """The built-in protocol `name`, or the YAML file at that path; overrides become part of its name.
 
-    Raises MedbenchError for an unknown name or a faulty file.
+    Raises MedbenchError for an unknown name, a faulty file or a budget that the protocol cannot have.
     """
     is_file = name.endswith((".yaml", ".yml"))
     if not is_file and name not in built_in_names():
@@ -178,7 +209,29 @@ def load_protocol(
     if shots is not None and shots != protocol.shots:
         overrides["shots"] = shots
         label += f"+shots={shots}"
-    return protocol.model_copy(update={**overrides, "name": label})
+    if thinking_tokens is not None and thinking_tokens != protocol.thinking_tokens:
+        overrides["thinking_tokens"] = thinking_tokens
+        label += f"+thinking_tokens={thinking_tokens}"
+    changed = protocol.model_copy(update={**overrides, "name": label})
+    _refuse_budget(changed)
+    return changed
+
+
+def _refuse_budget(protocol: Protocol) -> None:
+    """Raises MedbenchError for a budget of thinking tokens that the protocol cannot have."""
+    budget = protocol.thinking_tokens
+    if budget is None:
+        return
+    if protocol.cue is None:
+        raise MedbenchError(
+            f"protocol {protocol.name}: thinking_tokens needs an answer_cue, which begins the answer after a thought "
+            f"that is cut off: use another protocol, or a file of your own with one"
+        )
+    if budget >= protocol.most_tokens:
+        raise MedbenchError(
+            f"protocol {protocol.name}: thinking_tokens {budget} leaves no token of {protocol.most_tokens} for the "
+            f"answer: raise max_new_tokens or lower thinking_tokens"
+        )
 
 
 def built_in_names() -> list[str]:

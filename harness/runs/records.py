@@ -34,10 +34,17 @@ class ModelRecord(_Record):
     tokenizer_sha256: str | None = None
     config_sha256: str | None = None
     """See contracts.Checkpoint; None in runs of medbench 0.1.0."""
+    revision: str | None = None
+    commit: str | None = None
     base: str | None = None
+    base_commit: str | None = None
+    """Of models and bases from the Hub, see contracts.Checkpoint; None in runs of medbench 0.1.0."""
     merge_deviation: float | None = None
     """See contracts.Checkpoint."""
     parameters: Count | None = None
+    weight_bytes: Count | None = None
+    quantization: str | None = None
+    """See contracts.Checkpoint; None in runs of medbench 0.1.0."""
 
 
 class TaskRecord(_Record):
@@ -52,6 +59,8 @@ class TaskRecord(_Record):
     """Number of questions of the task."""
     examples: str | None = None
     """sha256 over the rows that few-shot examples are drawn from; None where none are shown."""
+    commit: str | None = None
+    """See contracts.Data; None in runs of medbench 0.1.0."""
 
 
 class Totals(_Record):

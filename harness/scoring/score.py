@@ -53,7 +53,7 @@ def score_completion(
         logprobs=completion.logprobs,
         repeat=request.repeat,
         order=order,
-        note=answer.note,
+        note="cued" if completion.cued else answer.note,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
@@ -15,6 +15,13 @@ from medbench.harness.scoring.option_order_bias import Shuffling
 from medbench.harness.scoring.published_accuracy import Published
 from medbench.harness.scoring.repeated_samples import Sampling
 from medbench.harness.stats.intervals import clustered_interval, wilson_interval
+
+NOTES: Mapping[Note, str] = {
+    "went_on": "answer and go on with a question of their own; the first answer counts",
+    "unmarked_thought": "look like thoughts whose marks are missing; their last paragraph is read",
+    "cued": "had their thought cut off and were made to answer by the protocol's cue",
+}
+"""Each of contracts.Note in words, behind "7 of 200 replies"."""
 
 
 class CategoryResult(BaseModel):

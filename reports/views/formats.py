@@ -128,6 +128,12 @@ def parameters(count: float | None) -> str:
     return f"{count / scale:.3g}{unit}"
 
 
+def file_size(count: int) -> str:
+    """269e6 -> "269 MB", 5.41e9 -> "5.41 GB"."""
+    scale, unit = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{count / scale:.3g} {unit}"
+
+
 def url(id: str) -> str:
     """A run's or task's id as one segment of a path or one value of a fragment."""
     return quote(id, safe="", errors="replace")  # half a surrogate pair is "?" in the viewer's data too

@@ -83,6 +83,8 @@ class Row:
     """Parameters."""
     size_is_named: bool
     """Whether `size` was read off the model's name."""
+    weight_bytes: int | None
+    """Of the weight files."""
     memory: float | None
     """GiB at the peak."""
     precision: str
@@ -193,6 +195,7 @@ def _row(
     size, named = size_of(run)
     settings = run.record.engine.get("settings")
     settings = settings if isinstance(settings, Mapping) else {}
+    quantization = run.record.model.quantization or settings.get("quantization")
     return Row(
         run=run,
         rank=rank,
@@ -208,8 +211,9 @@ def _row(
         speed=asked / seconds if seconds > 0 and asked and run.record.engine.get("name") != "fake" else None,
         size=size,
         size_is_named=named,
+        weight_bytes=run.record.model.weight_bytes,
         memory=run.record.totals.peak_memory_gib,
-        precision=", ".join(str(settings[key]) for key in ("dtype", "quantization") if settings.get(key)),
+        precision=", ".join(str(one) for one in (settings.get("dtype"), quantization) if one),
     )
 
 

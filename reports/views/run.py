@@ -18,7 +18,17 @@ from medbench.reports.read.collect import state_of
 from medbench.reports.read.pairs import page_name
 from medbench.reports.read.records import RunView
 from medbench.reports.views.axis import Axis, axis_around_zero, axis_over
-from medbench.reports.views.formats import duration, flat, interval, number, percent, points, points_interval
+from medbench.reports.views.formats import (
+    duration,
+    file_size,
+    flat,
+    interval,
+    number,
+    parameters,
+    percent,
+    points,
+    points_interval,
+)
 from medbench.reports.views.leaderboard import Score, label_of, score_of
 
 FAILURES = {
@@ -216,8 +226,14 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Kind", model.kind
     if model.base:
         yield "Base", model.base
+    if model.commit:
+        yield "Commit on the Hub", model.commit
     if model.path:
         yield "Path", model.path
+    size = [parameters(model.parameters)] if model.parameters else []
+    size += [file_size(model.weight_bytes)] if model.weight_bytes else []
+    if size or model.quantization:
+        yield "Size", ", ".join([*size, model.quantization or "not quantised"])
     yield "Weights (sha256)", model.fingerprint
     if model.tokenizer_sha256:
         yield "Tokenizer (sha256)", model.tokenizer_sha256

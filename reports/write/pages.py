@@ -30,6 +30,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
+from medbench.harness.scoring.summary import NOTES
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
@@ -143,6 +144,7 @@ def _environment() -> Environment:
         "significant",
         "p_value",
         "parameters",
+        "file_size",
         "url",
         "duration",
         "published",
@@ -150,6 +152,7 @@ def _environment() -> Environment:
     ):
         environment.filters[name] = getattr(formats, name)
     environment.filters["size_class"] = leaderboard.size_class
+    environment.globals["notes"] = NOTES
     environment.globals["winner"] = compare.winner
     environment.globals["multiplicity"] = MULTIPLICITY
     environment.globals["label"] = trajectory_page.label

@@ -177,13 +177,13 @@ def test_sharded_weights(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/none/at/all", "./none", "none", "smollm", "a/b/c", "x" * 300, "a\0b", "~nobody/x"])
 def test_a_name_that_is_neither_a_folder_nor_a_hub_id(name: str) -> None:
     said = fault(name)
-    assert said.startswith(f"model {name!r}: no such folder, and not a hub id (org/name); ")
+    assert said.startswith(f"model {name!r}: no such folder, and not a hub id (org/name, org/name@revision); ")
     assert SMOLLM2 in said
 
 
 def test_a_hub_id_that_cannot_be_downloaded() -> None:
     """conftest.py sets HF_HUB_OFFLINE."""
-    assert fault("org/none").startswith("model 'org/none': no such folder, and not downloaded from the hub (")
+    assert fault("org/none").startswith("model 'org/none': no such folder, and not in the hub's cache ")
 
 
 def test_a_near_miss_of_the_built_in_model() -> None:
@@ -221,6 +221,54 @@ def test_no_tokenizer(model: Path) -> None:
 def test_only_weights_that_are_not_loaded(model: Path, name: str) -> None:
     (model / "model.safetensors").rename(model / name)
     assert fault(model).startswith(f"{model}: no *.safetensors (found {name}, which is not loaded): save with ")
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights {}/pytorch_model_fsdp_0 OUT"),
+        ("__0_0.distcp", "accelerate merge-weights {} OUT"),
+        ("zero_to_fp32.py", "python {}/zero_to_fp32.py {} OUT --safe_serialization"),
+        (
+            "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+            "python {}/../zero_to_fp32.py {}/.. OUT --safe_serialization",
+        ),
+        (
+            "model_world_size_8_rank_0.pt",
+            "python -m verl.model_merger merge --backend fsdp --local_dir {} --target_dir OUT",
+        ),
+    ],
+)
+@pytest.mark.parametrize("beside", ["config.json", "adapter_config.json", "nothing"])
+def test_shards_of_a_trainer_on_several_gpus_are_named_with_the_command_that_joins_them(
+    tmp_path: Path, file: str, command: str, beside: str
+) -> None:
+    folder = tmp_path / "step-5"
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_bytes(b"x")
+    if beside != "nothing":
+        (folder / beside).write_text("{}")
+    command = command.replace("{}/..", str(tmp_path)).replace("{}", str(folder))
+    assert f"join them by `{command}`, and copy config and tokenizer there" in fault(folder)
+
+
+def test_the_command_for_a_folder_with_a_space_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "step 5").mkdir()
+    (tmp_path / "step 5" / "__0_0.distcp").write_bytes(b"x")
+    assert f"`accelerate merge-weights '{tmp_path}/step 5' OUT`" in fault(tmp_path / "step 5")
+
+
+def test_shards_beside_whole_weights_do_no_harm(model: Path) -> None:
+    (model / "zero_to_fp32.py").write_text("")
+    assert resolve(str(model)).kind == "full"
+
+
+def test_a_folder_of_checkpoints_names_one(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "out" / "checkpoint-500")
+    (tmp_path / "out" / "trainer_state.json").write_text("{}")
+    assert fault(tmp_path / "out").endswith(
+        f"a folder of checkpoints: name one of them, such as {tmp_path}/out/checkpoint-500"
+    )
 
 
 def test_no_weights_at_all(model: Path) -> None:
@@ -474,7 +522,7 @@ def test_truncated_adapter_weights(adapter: Path) -> None:
 @pytest.mark.parametrize("base", [None, "", 3])
 def test_an_adapter_that_names_no_base(adapter: Path, base: Any) -> None:
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=base)
-    assert fault(adapter) == f"{adapter}/adapter_config.json: base_model_name_or_path is missing: name the base model"
+    assert fault(adapter) == f"{adapter}/adapter_config.json: base_model_name_or_path is missing: name it by --base"
 
 
 def test_an_adapter_whose_base_is_missing(adapter: Path, tmp_path: Path) -> None:
@@ -494,7 +542,7 @@ def test_an_adapter_whose_base_is_damaged(adapter: Path, model: Path) -> None:
     (model / "config.json").unlink()
     assert fault(adapter) == (
         f"{adapter}: its base model {str(model)!r} cannot be used: {model}: no config.json; "
-        f"save the model with save_pretrained()"
+        f"save the model with save_pretrained(); or name another copy of it by --base"
     )
 
 

@@ -15,6 +15,8 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.judge import Gatekeeper
 from medbench.harness.gates.verdict import Judged
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+
 
 class Clock:
     """A clock that advances only in sleep, with events that happen meanwhile."""
@@ -35,8 +37,13 @@ class Clock:
 def make(path: Path, moment: float, mark: str = "config.json") -> None:
     path.mkdir(parents=True, exist_ok=True)
     (path / mark).write_text("{}")
-    os.utime(path / mark, (moment, moment))
-    os.utime(path, (moment, moment))
+    (path / ("adapter_model.safetensors" if "adapter" in mark else "model.safetensors")).write_bytes(NO_TENSORS)
+    touch(path, moment)
+
+
+def touch(folder: Path, moment: float) -> None:
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (moment, moment))
 
 
 def watched(folder: Path, clock: Clock, idle: float = 60.0) -> list[str]:
@@ -80,6 +87,30 @@ def test_a_checkpoint_that_is_rotated_away_is_no_error(tmp_path: Path) -> None:
     assert names == ["step-1", "step-3"]
 
 
+@pytest.mark.parametrize("missing", ["model.safetensors", "shard", "end"])
+def test_a_checkpoint_that_another_program_writes_file_by_file_is_left_alone_until_it_is_whole(
+    tmp_path: Path, missing: str
+) -> None:
+    """Some trainers write config.json first and gather the weights for minutes."""
+    clock, said = Clock({200: tmp_path / "step-1"}), list[str]()
+    make(tmp_path / "step-1", clock.now - 30)
+    weights = tmp_path / "step-1" / "model.safetensors"
+    if missing == "shard":
+        (weights.parent / f"{weights.name}.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    elif missing == "end":
+        weights.write_bytes(NO_TENSORS[:-1])
+    else:
+        weights.unlink()
+    touch(weights.parent, clock.now - 30)
+    found = checkpoints_in(tmp_path, idle_seconds=0, clock=clock, sleep=clock.sleep, say=said.append)
+    assert next(found).name == "step-1"
+    waited = clock.now - 1_000_000.0
+    assert (800 <= waited <= 805) if missing == "shard" else (210 <= waited <= 215)  # the shard never comes
+    (line,) = said
+    assert line.startswith(str(tmp_path / "step-1"))
+    assert line.endswith("; waiting, as it may still be written")
+
+
 def test_hidden_and_other_folders_are_not_checkpoints(tmp_path: Path) -> None:
     clock = Clock()
     make(tmp_path / ".step-1.tmp", clock.now - 500)
@@ -106,7 +137,7 @@ def test_a_broken_checkpoint_fails_and_the_watch_continues(
     shutil.copytree(tiny_model, folder / "step-2")
     os.truncate(folder / "step-2" / "model.safetensors", 50_000)
     build_tiny_model(folder / "step-3", seed=3)
-    for age, name in ((300, "step-1"), (200, "step-2"), (100, "step-3")):
+    for age, name in ((800, "step-1"), (700, "step-2"), (100, "step-3")):
         for path in [*(folder / name).iterdir(), folder / name]:
             os.utime(path, (path.stat().st_mtime - age,) * 2)
     # noise never gets anywhere near 90 %, so the two sound ones fail by their answers

@@ -168,7 +168,11 @@ def faults(tmp_path: Path, tiny_model: Path) -> dict[str, tuple[list[str], str]]
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "./gone"}')
     shutil.copy(tiny_model / "model.safetensors", adapter / "adapter_model.safetensors")
     (tmp_path / "typo.yaml").write_text("limt: 3\n")
+    rules = {"thinking_tokens": 9, "gates": [{"task": "medqa", "at_least": 0.5}]}
+    (tmp_path / "budget.yaml").write_text(json.dumps(rules))
+    budget, budgeted = ["--thinking-tokens", "9"], ["--gates", str(tmp_path / "budget.yaml")]
     model, sample = str(tiny_model), ["--data", "sample", "--tasks", "medqa"]
+    server = ["--base-url", "http://127.0.0.1:9/v1"]
     return {
         "unknown task": (["eval", model, "--data", "sample", "--tasks", "medqaa"], "did you mean medqa"),
         "no task": (["eval", model, "--tasks", ","], "--tasks"),
@@ -189,6 +193,11 @@ def faults(tmp_path: Path, tiny_model: Path) -> dict[str, tuple[list[str], str]]
         "data json": (["eval", model, "--data", str(data / "json"), "--tasks", "medqa"], "test.jsonl:1"),
         "data empty": (["eval", model, "--data", str(data / "empty"), "--tasks", "medqa"], "empty"),
         "server down": (["eval", "m", *sample, "--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
+        "budget of a server": (["eval", "m", *sample, *server, *budget], "which a chat server cannot do"),
+        "gate of a server's budget": (["gate", "m", *sample[:2], *server, *budgeted], "which a chat server cannot do"),
+        "budget of all": (["eval", model, *sample, *budget, "--max-new-tokens", "9"], "lower thinking_tokens"),
+        "base of a full model": (["eval", model, *sample, "--base", "smollm2-135m"], "is no adapter"),
+        "base of a served model": (["eval", "m", *sample, *server, "--base", "smollm2-135m"], "loads no adapter"),
         "engine without url": (["eval", "m", *sample, "--engine", "openai"], "--base-url"),
         "replies missing": (["eval", "m", *sample, "--replies", str(tmp_path / "none.jsonl")], "no such file"),
         "bad name": (["eval", "m", *sample, "--name", "../up"], "--name"),
@@ -216,6 +225,11 @@ data twice
 data json
 data empty
 server down
+budget of a server
+gate of a server's budget
+budget of all
+base of a full model
+base of a served model
 engine without url
 replies missing
 bad name

@@ -1,4 +1,5 @@
-"""Special tokens that mark a thought stay in a reply, all others are dropped: real engines, a model that says them."""
+"""Special tokens that mark a thought stay in a reply, all others are dropped, and a budget ends the thought by them:
+real engines, a model that says them."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 from support.chain import build_chain_model
 
-from medbench.harness.contracts import Request
+from medbench.harness.contracts import Completion, Request
 from medbench.harness.engines.hf import HFEngine
 from medbench.harness.engines.settings import EngineConfig
+from medbench.harness.evaluation.runner import completions
 from medbench.harness.extraction.answer import extract
+from medbench.harness.protocols.protocol import Decoding, Protocol
 
 MARKED = ("[THINK]", "[/THINK]", "<|im_sep|>")
 
@@ -31,6 +34,25 @@ def check(engine: Any) -> None:
     assert reply(engine).replace(" ", "") == "[THINK]A[/THINK]B"
     assert extract(reply(engine), labels=("A", "B")).answer == "B"
     assert extract(reply(engine, new=2), labels=("A", "B"), finish_reason="length").answer is None
+    assert budgeted(engine, 2) == ("[THINK]A\n[/THINK]<|im_sep|>B", 4)
+    assert budgeted(engine, 3) == ("[THINK]A[/THINK]B", 6)
+
+
+def budgeted(engine: Any, tokens: int) -> tuple[str, int]:
+    """(text, tokens) of a reply under a budget."""
+    protocol = Protocol(
+        name="mine",
+        about="mine",
+        method="generate",
+        prompt="{{ question }}",
+        decoding=Decoding(max_new_tokens=20),
+        answer_cue="<|im_sep|>",
+        thinking_tokens=tokens,
+    )
+    request = Request("1", (), "Which?", tokens, templated=True)
+    (completion,) = completions(iter([request]), protocol, engine)
+    assert isinstance(completion, Completion)
+    return completion.text.replace(" ", ""), completion.completion_tokens
 
 
 def test_transformers(thinker: Path) -> None:

@@ -226,6 +226,46 @@ def test_truncated_reasoning_is_continued_after_the_cue(tmp_path: Path) -> None:
     assert samples["q0"].output == "The answer is (A)."
 
 
+def cut_short(request: Request) -> Completion:
+    """Replies that a budget cuts off: a thought, an answer after its thought, and one without marks."""
+    if request.prompt.endswith("\n</think>\n\nThe answer is ("):
+        return Completion(request.id, "B).", "stop", 90, 3)
+    if request.prompt.endswith("Zinc is\n\nThe answer is ("):
+        return Completion(request.id, "A", "length", 90, 44)
+    if request.prompt.endswith("</think>The answer"):
+        return Completion(request.id, " is (A).", "stop", 90, 5)
+    for which, text in (("0", "<think>on and \ufffd"), ("1", "<think>Zinc</think>The answer"), ("2", "Zinc is")):
+        if f"Which is {which}?" in request.prompt:
+            return Completion(request.id, text, "length", 10, 20)
+    return Completion(request.id, "<think>Zinc</think>The answer is (A).", "stop", 10, 19)
+
+
+def test_a_budget_ends_thoughts_and_lets_answers_go_on(tmp_path: Path) -> None:
+    protocol = load_protocol("cot-v2", max_new_tokens=64, thinking_tokens=20)
+    engine = Scripted(cut_short)
+    with a_run(tmp_path, protocol=protocol.model_dump(mode="json")) as run:
+        result = evaluate(run, [a_task(4)], protocol, engine, limit=None, progress=Silent())["toy"]
+        samples = {sample.id: sample for sample in read_samples(run.folder, "toy")}
+    assert sorted(request.max_new_tokens for request in engine.asked) == [20, 20, 20, 20, 44, 44, 44]
+    assert samples["q0"].output == "<think>on and \n</think>\n\nThe answer is (B)."
+    assert samples["q1"].output == "<think>Zinc</think>The answer is (A)."
+    assert samples["q2"].output == "Zinc is\n\nThe answer is (A"
+    assert samples["q3"].output == "<think>Zinc</think>The answer is (A)."
+    assert [samples[f"q{n}"].extracted for n in range(4)] == ["B", "A", "A", "A"]
+    assert [samples[f"q{n}"].completion_tokens for n in range(4)] == [23, 25, 64, 19]
+    assert [samples[f"q{n}"].note for n in range(4)] == ["cued", None, "cued", None]
+    assert (result.notes, result.n_truncated) == ({"cued": 2}, 1)
+
+
+def test_without_a_budget_an_answer_that_is_cut_off_stays_so(tmp_path: Path) -> None:
+    protocol = load_protocol("m1", max_new_tokens=20)
+    engine = Scripted(lambda request: Completion(request.id, "<think>Zinc</think>The answer", "length", 10, 20))
+    with a_run(tmp_path) as run:
+        evaluate(run, [a_task(1)], protocol, engine, limit=None, progress=Silent())
+        (sample,) = read_samples(run.folder, "toy")
+    assert (len(engine.asked), sample.output, sample.note) == (1, "<think>Zinc</think>The answer", None)
+
+
 def test_milestones_count_over_both_parts_of_a_continued_reply(tmp_path: Path) -> None:
     class Reporting(Scripted):
         def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Passed]:  # type: ignore[override]

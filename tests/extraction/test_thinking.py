@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.harness.extraction.answer import extract
-from medbench.harness.extraction.thinking import cut_at_stop, marks_reasoning, opens_reasoning, split_reasoning
+from medbench.harness.extraction.thinking import (
+    cut_at_stop,
+    ending_mark,
+    marks_reasoning,
+    opens_reasoning,
+    split_reasoning,
+)
 
 FORMATS = {
     "DeepSeek-R1, Qwen3": ("<think>", "</think>"),
@@ -61,6 +67,32 @@ def test_nothing_is_read_inside_a_thought_that_does_not_end(marks: tuple[str, st
 def test_the_answer_before_a_thought_that_ends_the_text_counts(marks: tuple[str, str]) -> None:
     if marks[0][0] in "<[◁":  # the others only begin a text
         assert extract(f"Answer: C\n{marks[0]}Not (A).{marks[1]}", labels=tuple("ABCD")).answer == "C"
+
+
+@MARKS
+@pytest.mark.parametrize("by_prompt", [False, True])
+def test_a_thought_that_is_cut_off_is_ended_by_the_mark_of_its_format(marks: tuple[str, str], by_prompt: bool) -> None:
+    if by_prompt and marks[0][0] not in "<[◁":  # no template opens a thought by a sentence
+        return
+    opening, thought = marks[0], "The answer is (A), or is it"
+    prompt, text = (opening, thought) if by_prompt else ("Which?", opening + thought)
+    assert opens_reasoning(prompt) == by_prompt
+    ending = ending_mark(text, prompt)
+    assert ending.strip().lower() == marks[1].strip().lower()
+    ended = f"{text}{ending}\n\nThe answer is (B"
+    parts = split_reasoning(ended, opened=by_prompt)
+    assert (parts.answer.strip(), parts.closed) == ("The answer is (B", True)
+    assert extract(ended, labels=tuple("ABCD"), opened=by_prompt).answer == "B"
+
+
+def test_the_thought_opened_last_is_ended() -> None:
+    assert ending_mark("<think>a</think>b[THINK]c", "Which?") == "\n[/THINK]"
+    assert ending_mark("a</think>b<thought>c", "Which?<think>\n") == "\n</thought>"
+
+
+@pytest.mark.parametrize("prompt", ["Which?", "<think>\n\n</think>\n\n", "Here is my thought process:\n Which?"])
+def test_a_thought_without_marks_needs_no_ending(prompt: str) -> None:
+    assert ending_mark("I think it is (A), or", prompt) == ""
 
 
 def test_a_first_line_that_names_a_thought_is_noted_and_the_last_paragraph_read() -> None:

@@ -23,8 +23,11 @@ from medbench.harness.protocols.protocol import (
     lm_eval_text,
     load_protocol,
 )
+from medbench.harness.runs.run_folder import read_run
 
-PROMPTS = Path(__file__).parents[1] / "data" / "prompts"
+DATA = Path(__file__).parents[1] / "data"
+PROMPTS = DATA / "prompts"
+OLD_RUN = DATA / "schema_1" / "runs" / "weak-cot-v1-dd4c72"
 TEN_OPTIONS = Question(
     id="1",
     cluster="1",
@@ -200,6 +203,35 @@ def test_overrides_change_settings_and_name() -> None:
     assert load_protocol("cot-v2", thinking=True).name == "cot-v2+thinking=on"
     assert changed.prompt == plain.prompt
     assert plain.name == "cot-v2"
+
+
+@pytest.mark.parametrize("name", ["cot-v1", "cot-v2", "m1", "huatuo-o1", "mmlu-pro-official"])
+def test_a_budget_of_thinking_tokens_is_part_of_name_and_record(name: str) -> None:
+    protocol = load_protocol(name, thinking_tokens=512)
+    assert protocol.name == f"{name}+thinking_tokens=512"
+    assert protocol.most_tokens == load_protocol(name).most_tokens
+    content = protocol.model_dump(mode="json")
+    assert content["thinking_tokens"] == 512
+    assert Protocol.model_validate(content) == protocol
+
+
+def test_without_a_budget_the_record_is_that_of_older_versions() -> None:
+    """Runs made before there were budgets are resumed and compared by it."""
+    assert load_protocol("cot-v1").model_dump(mode="json") == read_run(OLD_RUN).protocol
+
+
+@pytest.mark.parametrize("name", ["direct-v1", "lm-eval", "medhelm-letter", "lm-eval-logprob"])
+def test_a_protocol_without_a_cue_has_no_budget(name: str) -> None:
+    with pytest.raises(MedbenchError, match=r"thinking_tokens=512: thinking_tokens needs an answer_cue"):
+        load_protocol(name, thinking_tokens=512)
+
+
+def test_a_budget_leaves_tokens_for_the_answer(tmp_path: Path) -> None:
+    with pytest.raises(MedbenchError, match="thinking_tokens 2048 leaves no token of 2048 for the answer: raise"):
+        load_protocol("cot-v2", thinking_tokens=2048)
+    assert load_protocol("cot-v2", thinking_tokens=2048, max_new_tokens=4096).thinking_tokens == 2048
+    with pytest.raises(MedbenchError, match="protocol mine: thinking_tokens 4000 leaves no token"):
+        load_protocol(protocol_file(tmp_path, thinking_tokens=4000, answer_cue="Answer:"))
 
 
 def test_an_override_that_changes_nothing_keeps_the_name() -> None:

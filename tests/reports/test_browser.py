@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -379,6 +378,10 @@ def test_charts_are_drawn_beside_their_tables(watch: Any, home: str) -> None:
 
 CENTRE = "canvas => { const box = canvas.getBoundingClientRect(); return [box.x + box.width / 2, box.y + 100]; }"
 TRAINING = "trainings/train-smollm2/index.html"
+NARROW = """count => {
+  const drawn = [...document.querySelectorAll("figure.trace canvas")];
+  return drawn.length === count && drawn.every(canvas => canvas.getBoundingClientRect().width <= 390);
+}"""
 
 
 def test_the_charts_of_a_training_are_drawn_and_drawn_again(watch: Any, home: str) -> None:
@@ -394,11 +397,8 @@ def test_the_charts_of_a_training_are_drawn_and_drawn_again(watch: Any, home: st
     dark = page.query_selector("figure.trace canvas").evaluate("canvas => canvas.toDataURL()")
     assert dark != shot
     page.set_viewport_size(PHONE)
-    deadline = time.monotonic() + 10
-    while page.query_selector("figure.trace canvas").bounding_box()["width"] > 390 and time.monotonic() < deadline:
-        page.wait_for_timeout(50)  # it is drawn again a moment after the window stops changing
-    assert page.query_selector("figure.trace canvas").bounding_box()["width"] <= 390
-    assert len(page.query_selector_all("figure.trace canvas")) == len(figures)
+    # they are drawn again a moment after the window stops changing, on new canvases
+    page.wait_for_function(NARROW, arg=len(figures), timeout=10_000)
 
 
 def test_pointing_at_a_chart_says_its_value(watch: Any, home: str) -> None:

@@ -26,6 +26,7 @@ from medbench.reports.read.records import RunView
 from medbench.reports.read.scores import Scores
 from medbench.reports.views.leaderboard import Table, mean_score, size_class, size_of, tables_of
 from medbench.reports.views.ranking import ranks
+from medbench.reports.write.pages import index_page, run_page
 
 
 def samples(pattern: Sequence[float | None], clusters: Sequence[str] | None = None) -> list[Sample]:
@@ -288,6 +289,18 @@ def test_sizes_are_read_off_names(tmp_path: Path, name: str, size: float | None)
     stored_run(tmp_path, "a", {"medqa": samples([1.0])}, model=model(name))
     (run,) = collect([tmp_path]).runs
     assert size_of(run) == (size, size is not None)
+
+
+def test_a_quantised_model_has_its_precision_and_its_bytes(tmp_path: Path) -> None:
+    packed = model("qwen3-8b-awq").model_copy(
+        update={"parameters": 8_190_000_000, "weight_bytes": 6_120_000_000, "quantization": "awq 4 bit"}
+    )
+    stored_run(tmp_path, "a", {"medqa": samples([1.0])}, model=packed, engine={"settings": {"dtype": "bfloat16"}})
+    ((row,),) = [table.rows for table in board(tmp_path)]
+    assert (row.size_text, row.precision) == ("8.19B", "bfloat16, awq 4 bit")
+    found = collect([tmp_path])
+    assert "8.19B<small>6.12 GB</small>" in index_page(found)
+    assert "8.19B, 6.12 GB, awq 4 bit" in run_page(found, row.run)
 
 
 def test_size_classes() -> None:

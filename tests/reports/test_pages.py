@@ -131,7 +131,9 @@ def test_foreign_text_stays_text_in_every_field_of_every_page(tmp_path: Path, ev
     changed = replace(
         run,
         record=record.model_copy(update={
-            "model": ModelRecord(name=evil, kind=evil, path=evil, fingerprint=evil, base=evil, tokenizer_sha256=evil),
+            "model": ModelRecord(
+                name=evil, kind=evil, path=evil, fingerprint=evil, base=evil, tokenizer_sha256=evil, quantization=evil
+            ),
             "tasks": {evil: task.model_copy(update={"version": evil, "split": evil, "sha256": evil, "source": evil})},
             "protocol": {"name": evil, "about": evil, evil: {evil: [evil]}},
             "engine": {"name": evil, "settings": {evil: evil, "dtype": evil}},
@@ -351,6 +353,14 @@ def test_the_run_page_repeats_the_command_and_settings(tmp_path: Path) -> None:
     settings = text_of(page, "//div[@class='settings']")
     assert run.record.model.fingerprint in settings
     assert "max_new_tokens 2048" in settings
+
+
+def test_the_run_page_counts_replies_of_unusual_form(tmp_path: Path) -> None:
+    run = one_run(tmp_path)
+    noted = run.results["medqa"].model_copy(update={"notes": {"cued": 4, "went_on": 1}})
+    page = spaced_text(run_page(Collection((run,)), replace(run, results={"medqa": noted})))
+    assert "4 of 6 replies had their thought cut off and were made to answer by the protocol's cue." in page
+    assert "1 of 6 replies answer and go on with a question of their own" in page
 
 
 def test_the_run_page_draws_a_gate_with_its_threshold(tmp_path: Path) -> None:

@@ -349,7 +349,9 @@ def _run(root: Path, name: str, text: str, samples: Mapping[str, Sequence[Sample
     text = utf8(text)
     changes: dict[str, Any] = {
         "command": ["medbench", text],
-        "model": ModelRecord(name=text, kind=text, path=text, fingerprint=text, tokenizer_sha256=text, base=text),
+        "model": ModelRecord(
+            name=text, kind=text, path=text, fingerprint=text, tokenizer_sha256=text, base=text, quantization=text
+        ),
         "protocol": {"name": text, "about": text, "prompt": text, "system": text, text: text, "stop": [text]},
         "engine": {"name": text, "chat_template": text, "settings": {text: text, "deep": {text: [text]}}},
         "packages": {text: text},

@@ -14,7 +14,7 @@ import pytest
 
 from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
 from medbench.harness.benchmarks.lm_eval_tasks import lm_eval_names
-from medbench.harness.benchmarks.rows import HUB, SAMPLE, question_of, rows_sha256
+from medbench.harness.benchmarks.rows import SAMPLE, question_of
 from medbench.harness.benchmarks.task_folders import tasks_folder
 from medbench.harness.contracts import OPEN_EXTRACTION, OWN_EXTRACTION, Extraction, MedbenchError, Question, Task
 from medbench.harness.evaluation.plan import default_protocol
@@ -219,28 +219,6 @@ def test_known_counts_of_gold_answers(data_dir: Path) -> None:
 
     assert counts("medqa") == {"A": 353, "B": 309, "C": 346, "D": 265}
     assert counts("pubmedqa") == {"yes": 276, "no": 169, "maybe": 55}
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("name", PINNED)
-def test_a_hub_data_set_of_the_same_rows_is_official_too(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """The hub's data sets have fewer splits than the benchmarks; `datasets` takes a folder in place of a hub name."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = [path.read_text() for path in sorted(data_dir.glob(f"{name[:5]}*/*.jsonl"))]
-    if name.startswith("mmlu_pro"):
-        stranger = json.loads(rows[0].splitlines()[0]) | {"category": "law", "question_id": 999_999}
-        rows.insert(0, json.dumps(stranger) + "\n")
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "train.jsonl").write_text("".join(rows))
-    splits = dict.fromkeys(cards()[name].hub["splits"], "train")
-    hub = {"path": str(tmp_path / "hub"), "splits": splits}
-    found = DATASETS[name](data=HUB, files=dict.fromkeys(splits, ()), hub=hub)
-    pinned = cards()[name].sha256
-    assert {split: rows_sha256(map(question_of, found[split])) for split in pinned} == pinned
 
 
 @pytest.mark.slow

@@ -178,7 +178,8 @@ def test_a_source_is_either_a_path_or_a_hub_name(given: dict[str, Any]) -> None:
 def test_a_hub_data_set_that_could_not_be_downloaded_is_one_line() -> None:
     with pytest.raises(MedbenchError) as caught:  # conftest: HF_HUB_OFFLINE
         load_rows([Source(hub="nobody/nothing", revision="abc")])
-    assert "data set nobody/nothing: could not be downloaded" in str(caught.value)
+    assert "data set nobody/nothing@abc: not in the hub's cache" in str(caught.value)
+    assert "correct hub, subset, revision or split" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

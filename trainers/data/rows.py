@@ -23,6 +23,8 @@ from medbench.harness.benchmarks.rows import cluster_id, content_id, read_jsonl
 from medbench.harness.config import Record
 from medbench.harness.contracts import LETTERS, MedbenchError, Question
 from medbench.harness.files import expanded
+from medbench.harness.hub.faults import explained
+from medbench.harness.hub.repository import MAIN, Repository, dataset_rows
 from medbench.harness.training.trainer_plugins import DATA_FOLDER
 from medbench.trainers.data.overlap import TrainingText
 
@@ -108,18 +110,13 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, raw in read_jsonl(path):
             yield f"{path}:{number}", raw
         return
-    import datasets
-
+    repository = Repository("dataset", str(source.hub), source.revision or MAIN)
     try:
-        rows = datasets.load_dataset(
-            source.hub, source.subset, revision=source.revision, split=source.split, trust_remote_code=False
-        )
-    except Exception as error:  # the Hub client raises many kinds; the fix is the same for all
-        reason = " ".join(str(error).split())[:200]
-        raise MedbenchError(
-            f"data set {source.hub}: could not be downloaded ({type(error).__name__}: {reason}): correct hub, subset, "
-            f"revision and split, or download it and give its path"
-        ) from None
+        rows = dataset_rows(repository, subset=source.subset, split=source.split)
+    except Exception as error:  # the Hub client and the network can raise anything
+        fault = explained(error, repository)
+        fix = "correct hub, subset, revision or split, or download it and give its path"
+        raise type(fault)(f"{fault}; or {fix}") from None
     for number, raw in enumerate(rows):
         yield f"{source.hub} row {number}", raw
 
