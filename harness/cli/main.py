@@ -42,7 +42,7 @@ def cli() -> None:
     0  done; gate and watch: all pass; train: the gates passed
     1  gate and watch: a gate failed; train: the budget is spent
     2  wrong input: one line says what, where and how to fix it
-    3  no verdict: undecided or not gateable; eval: a task has no score
+    3  no verdict: undecided or not gateable; eval: a task has no score, or more than 2 % of its questions are errors
     4  interrupted (Ctrl-C, full disk, no answer from the hub); what is finished is kept
     70 a fault of medbench: one line names the file with the traceback
     """
@@ -97,6 +97,7 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords
+    from medbench.harness.scoring.summary import MOST_ERRORS
 
     with clean_stdout() as stdout:
         run = api.evaluate(model, **eval_keywords(options))
@@ -104,6 +105,13 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
     unscored = [name for name, result in run.results.items() if result.accuracy is None]
     if unscored:
         say(f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {run.folder}/samples")
+        return EXIT_NOT_SCORED
+    lacking = [name for name, result in run.results.items() if result.lacks_answers]
+    if lacking:
+        say(
+            f"more than {100 * MOST_ERRORS:g} % of the questions of {', '.join(lacking)} are errors; see "
+            f"{run.folder}/samples, and rerun the same command with --resume, which asks them again"
+        )
         return EXIT_NOT_SCORED
     return 0
 
