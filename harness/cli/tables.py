@@ -119,6 +119,11 @@ def _details(result: TaskResult) -> Iterator[str]:
     """One line for each measurement that only some runs have."""
     if result.published is not None:
         yield f"{result.task}: as published {percent(result.published.accuracy)} %: {result.published.how}"
+    if result.lacks_answers:
+        yield (
+            f"warning: {result.task}: {percent(result.n_error / result.n)} % of the questions are errors, so this is "
+            f"not the task's score: rerun the same command with --resume, which asks them again"
+        )
     if result.n_truncated > MANY_TRUNCATED * result.n:
         yield (
             f"warning: {result.task}: {percent(result.n_truncated / result.n)} % of the replies are cut off by the "
