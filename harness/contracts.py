@@ -50,7 +50,7 @@ class Question:
     labels: tuple[str, ...]
     """The possible answers: ("A", "B", ...) or ("yes", "no", "maybe"); empty for free generation."""
     gold: str
-    """The right one of `labels`; for lm-eval's own tasks, their target."""
+    """The right one of `labels`; for lm-eval's own tasks, their target; of training rows in free text, the answer."""
     context: str = ""
     """Text to read before the question (PubMedQA's abstract), or empty."""
     category: Mapping[str, str] = field(default_factory=dict)

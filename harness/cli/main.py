@@ -168,7 +168,11 @@ def score_command(file: Path, task: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
 @click.option("--resume", is_flag=True, help="Continue where the training stopped; its budget may have grown.")
-@click.option("--dry-run", is_flag=True, help="Check everything; print plan, memory and contamination; train nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything; print plan, memory, contamination and the first example; train nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> int:
