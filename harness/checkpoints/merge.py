@@ -12,6 +12,7 @@ from typing import Any
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.packages import needed
+from medbench.harness.checkpoints.quantization import is_quantized
 from medbench.harness.checkpoints.weights import check_safetensors, own_dtype, read_json_file
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
@@ -34,7 +35,7 @@ def forget_merge(checkpoint: Checkpoint) -> None:
 
 def refuse_quantized(base: Path, adapter: Path) -> None:
     """Raises MedbenchError for a base whose weights are packed, such as the 4-bit twins that QLoRA trains on."""
-    if read_json_file(base / "config.json").get("quantization_config"):
+    if is_quantized(base):
         raise MedbenchError(
             f"adapter {adapter}: its base {base} is quantised, and adapters are merged in full precision: name the "
             f"model that it was quantised from by --base"
