@@ -50,9 +50,10 @@ class Question:
     labels: tuple[str, ...]
     """The possible answers: ("A", "B", ...) or ("yes", "no", "maybe"); empty for free generation."""
     gold: str
-    """The right one of `labels`; for lm-eval's own tasks, their target.
+    """The right one of `labels`; for lm-eval's own tasks, their target; of training rows in free text, the answer.
 
-    Without labels, a quantity, and the limits within which an answer is right too: see extraction.quantity.
+    Of other questions without labels, a quantity, and the limits within which an answer is right too: see
+    extraction.quantity.
     """
     context: str = ""
     """Text to read before the question (PubMedQA's abstract), or empty."""
@@ -299,10 +300,12 @@ class Checkpoint:
 class Engine(Protocol):
     """Something that answers requests. Long-lived; not thread-safe.
 
-    engines.plugins says how to add one. Three attributes are optional. `fingerprint` (str) identifies the weights of an
+    engines.plugins says how to add one. Four attributes are optional. `fingerprint` (str) identifies the weights of an
     engine that a caller passes in, for run.json. `places` (int) is how many requests it can work on at once before
     they slow each other down; an engine without it gets its requests in blocks where a gate may stop early.
-    `reports_milestones` (bool) says that it yields Passed; without it a gate waits for whole replies.
+    `reports_milestones` (bool) says that it yields Passed; without it a gate waits for whole replies. `not_applied`
+    (mapping) names the settings of requests that it could not apply, such as "temperature", each with a line for
+    readers of the run.
     """
 
     name: str
@@ -323,6 +326,7 @@ class Engine(Protocol):
         Requests are taken from the iterable only as needed. Closing the iterator early aborts those under way.
         An engine with `places` may be given None for "no request for now": it goes on with those under way and takes
         the next item after it has yielded a completion. With none under way it ends.
+        Raises Interrupted where no request can be answered any more for now, such as a server that is gone.
         """
         ...
 

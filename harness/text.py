@@ -74,6 +74,14 @@ def duration(seconds: float, *, rounded: Callable[[float], int] = round) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def seconds_of(text: str) -> float:
+    """ "90", "90s", "10m" or "1.5h" in seconds. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(s|m|min|h)?", text.strip())
+    if found is None:
+        raise ValueError(f"{foreign(text, 40)!r} is no time: write seconds, or 90s, 10m, 2h")
+    return float(found[1]) * {"m": 60, "min": 60, "h": 3600}.get(found[2], 1)
+
+
 def markdown_cell(text: str) -> str:
     """`text` as one line that stays inside its table cell and is no Markdown, HTML, link or mention."""
     quoted = re.sub(r"([\\`*_{}\[\]#|~$!:@])", r"\\\1", " ".join(printable(text).split()))

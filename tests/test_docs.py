@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from support.gate_runs import write_gates, write_medqa, write_replies
 
 import medbench
 from medbench.harness.cli.main import cli, run
+from medbench.harness.training.recipe import read_config
+from medbench.trainers import sft
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +57,12 @@ def test_the_yaml_shown_is_valid(
     (tmp_path / "shown.yaml").write_text(shown[0])
     assert run(["validate", str(tmp_path / "shown.yaml")]) == 0, capsys.readouterr().out
     assert capsys.readouterr().out == f"{tmp_path / 'shown.yaml'}: valid {kind}\n"
+
+
+def test_the_training_data_shown_is_valid() -> None:
+    (shown,) = [block for block in blocks("yaml", ROOT / "docs" / "training.md") if block.startswith("config:")]
+    config = {**yaml.safe_load(shown)["config"], "training": {"steps": 1}}
+    assert len(read_config(sft.Config, config, "shown").data) == 4
 
 
 def test_the_plugins_shown_are_the_tested_ones() -> None:

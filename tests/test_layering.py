@@ -45,7 +45,7 @@ HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", 
 ONLY_IN = {
     "vllm": ("harness/engines/vllm.py",),
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
-    "openai": ("harness/engines/openai.py", "harness/engines/server_replies.py"),
+    "openai": tuple(f"harness/engines/{name}.py" for name in ("openai", "server_patience", "server_replies")),
     "trl": ("trainers/",),
     "peft": ("harness/checkpoints/merge.py", "trainers/"),
 }

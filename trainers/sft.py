@@ -1,14 +1,16 @@
-"""Supervised fine-tuning by TRL: LoRA (DoRA, rsLoRA) or all weights, loss on the reply only.
+"""Supervised fine-tuning by TRL: LoRA (DoRA, rsLoRA) or all weights, loss on the replies only.
 
     medbench train trainers/recipes/smollm2_cpu.yaml
 
-The prompts are byte for byte those of `medbench eval` under the same protocol (see data/rendering.py).
+The prompts are byte for byte those of `medbench eval` under the same protocol, and those of chats what a server would
+send for each of the assistant's turns (see data/rendering.py).
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +23,10 @@ from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
 from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
-from medbench.trainers.data.rendering import Rendered, Renderer
-from medbench.trainers.data.rows import Row, Source, load_rows
+from medbench.trainers.data.conversations import Conversation
+from medbench.trainers.data.questions import Row
+from medbench.trainers.data.rendering import LOSS, Rendered, Renderer
+from medbench.trainers.data.rows import Source, load_rows
 from medbench.trainers.trl import run
 from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
 from medbench.trainers.trl.memory import training_memory
@@ -41,11 +45,11 @@ class Config(Record):
     lora: LoraSettings | None = LoraSettings()
     """null trains all weights."""
     protocol: str = DEFAULT
-    """How the rows are asked: use that of the gates, or training and evaluation differ."""
+    """How rows with options are asked: use that of the gates, or training and evaluation differ."""
     thinking: bool | None = None
     """`enable_thinking` of the chat template; None leaves it to the protocol."""
     max_length: int = Field(2048, ge=16)
-    """Tokens of prompt and reply; longer rows are left out, never truncated."""
+    """Tokens of a sequence: prompt and reply, or a chat; longer ones are left out, never truncated."""
     packing: bool = False
     """Several rows per sequence: needs a GPU and flash-attn, without which rows would attend to each other."""
     contamination: ContaminationConfig = ContaminationConfig()
@@ -65,13 +69,27 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     screened = (row.screened(number) for number, row in enumerate(rows, 1))
     found = screen(screened, benchmarks, config.contamination, folder / CONTAMINATION, source)
     kept, too_long = _fitting(config, Renderer(start, protocol), _without(rows, found.dropped), source)
-    tokens = sum(len(one.reply_ids) for one in kept)
+    tokens = sum(one.taught for one in kept)
     longest = max(one.length for one in kept)
     return [
         f"{source}: {len(rows)} rows; {len(found.dropped)} overlap a benchmark, {too_long} longer than "
         f"{config.max_length} tokens, {len(kept)} trained on ({tokens:,} reply tokens, longest row {longest})",
         _length_line(config, len(kept)),
         *training_memory(start, config.training, config.lora, tokens=longest),
+        *_split_chats(kept),
+    ]
+
+
+def example(config: Config, *, start: Path, folder: Path) -> list[str]:
+    """See trainer_plugins: the first row that is trained on."""
+    rows = load_rows(config.data)
+    renderer = Renderer(start, _protocol(config))
+    clean = _without(rows, dropped_rows(folder / CONTAMINATION, len(rows)))
+    first = next(one for row in clean for one in renderer.sequences(row) if one.length <= config.max_length)
+    return [
+        f"first example, {first.row.where}: {first.length} tokens, {first.taught} with a loss (between {LOSS[0]} and "
+        f"{LOSS[1]})",
+        *renderer.shown(first),
     ]
 
 
@@ -137,13 +155,13 @@ def _steps(settings: TrainingSettings, rows: int, rows_a_step: int) -> int:
 
 
 def tokenized(rendered: Sequence[Rendered]) -> Any:
-    """A dataset of token ids and labels, -100 where no loss is computed. TRL leaves tokenized rows unchanged."""
+    """A dataset of token ids and labels, NO_LOSS where none is computed. TRL leaves tokenized rows unchanged."""
     import datasets
 
     return datasets.Dataset.from_dict(
         {
-            "input_ids": [one.prompt_ids + one.reply_ids for one in rendered],
-            "labels": [[-100] * len(one.prompt_ids) + one.reply_ids for one in rendered],
+            "input_ids": [one.input_ids for one in rendered],
+            "labels": [one.labels for one in rendered],
         }
     )
 
@@ -167,7 +185,9 @@ def _packing_fault(config: Config) -> str | None:
     return "packing: needs a GPU and the package flash-attn, else packed rows attend to each other: set packing: false"
 
 
-def _fitting(config: Config, renderer: Renderer, rows: Sequence[Row], source: str) -> tuple[list[Rendered], int]:
+def _fitting(
+    config: Config, renderer: Renderer, rows: Sequence[Row | Conversation], source: str
+) -> tuple[list[Rendered], int]:
     kept, too_long = renderer.fitting(rows, config.max_length)
     if not kept:
         raise MedbenchError(
@@ -176,8 +196,19 @@ def _fitting(config: Config, renderer: Renderer, rows: Sequence[Row], source: st
     return kept, too_long
 
 
-def _without(rows: Sequence[Row], dropped: frozenset[int]) -> list[Row]:
+def _without(rows: Sequence[Row | Conversation], dropped: frozenset[int]) -> list[Row | Conversation]:
     return [row for number, row in enumerate(rows, 1) if number not in dropped]
+
+
+def _split_chats(kept: Sequence[Rendered]) -> list[str]:
+    sequences = Counter(id(one.row) for one in kept)
+    split = [n for n in sequences.values() if n > 1]
+    if not split:
+        return []
+    return [
+        f"{len(split)} of {len(sequences)} rows are chats that are trained as {sum(split)} sequences, each with a loss "
+        f"on other turns: the model's chat template renders earlier turns differently (some drop their reasoning)"
+    ]
 
 
 def _length_line(config: Config, rows: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.packages import needed
+from medbench.harness.checkpoints.quantization import is_quantized
 from medbench.harness.checkpoints.weights import check_safetensors, own_dtype, read_json_file
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
@@ -34,7 +35,7 @@ def forget_merge(checkpoint: Checkpoint) -> None:
 
 def refuse_quantized(base: Path, adapter: Path) -> None:
     """Raises MedbenchError for a base whose weights are packed, such as the 4-bit twins that QLoRA trains on."""
-    if read_json_file(base / "config.json").get("quantization_config"):
+    if is_quantized(base):
         raise MedbenchError(
             f"adapter {adapter}: its base {base} is quantised, and adapters are merged in full precision: name the "
             f"model that it was quantised from by --base"
@@ -57,19 +58,21 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
-        _fit_vocabulary(model, saved)
+        embeddings = _embedding_rows(model, saved)
+        _fit_vocabulary(model, embeddings)
         adapted: Any = peft.PeftModel.from_pretrained(model, str(adapter))
         kind = adapted.peft_config["default"]
         if kind.is_prompt_learning or kind.is_adaption_prompt:
             raise ValueError(f"{kind.peft_type.value} changes the prompt and cannot be merged into weights")
         # peft only warns about layers without weights, and says nothing about weights without a layer
-        loaded = adapted.load_adapter(str(adapter), "default", torch_device="cpu")
-        missing = [key for key in loaded.missing_keys if not _SHARED.search(key)]
-        # beside resized embeddings peft saves a second copy of those that were trained
-        extra = [key for key in loaded.unexpected_keys if key.replace(".modules_to_save.", ".") not in saved]
-        if missing or extra:
-            odd = min([*missing, *extra])
-            raise ValueError(f"{len(missing)} tensors missing, {len(extra)} too many, such as {odd}")
+        # of an embedding that was resized, peft saves all that it has
+        whole = tuple(f"base_model.model.{name}." for name, _ in embeddings.values())
+        own = {key for key in saved if not key.startswith(whole)} - {"__metadata__"}
+        taken = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        missing = {key for key in taken - saved.keys() if not _SHARED.search(key)}
+        if missing or own - taken:
+            odd = min(missing | own - taken)
+            raise ValueError(f"{len(missing)} tensors missing, {len(own - taken)} too many, such as {odd}")
         unmerged = _log_probabilities(adapted)
         model = adapted.merge_and_unload(safe_merge=True)
         _untie(model)
@@ -84,27 +87,27 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
         shutil.copy(path, folder)  # copied: saved again, they would count as another tokenizer
 
 
-def _fit_vocabulary(model: Any, saved: Mapping[str, Any]) -> None:
+def _embedding_rows(model: Any, saved: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """The tensors of an adapter's file that are whole embeddings of the base: name -> (embedding, number of tokens)."""
+    embeddings = _embeddings(model)
+    names = {name for name, module in model.named_modules() if any(module is one for one in embeddings)}
+    found = {key: match["name"] for key in saved if (match := _EMBEDDING.fullmatch(key)) and match["name"] in names}
+    return {key: (name, saved[key]["shape"][0]) for key, name in found.items()}
+
+
+def _fit_vocabulary(model: Any, rows: Mapping[str, tuple[str, int]]) -> None:
     """Resize the base's embeddings to those in the adapter, as peft asks for where tokens were added in training.
 
     Raises ValueError where only one of two embeddings was saved: the rows of the other are lost.
     """
-    embeddings = _embeddings(model)
-    names = {name: module for name, module in model.named_modules() if any(module is one for one in embeddings)}
-    rows: dict[str, int] = {}
-    for key, tensor in saved.items():
-        found = _EMBEDDING.fullmatch(key)
-        if found and found["name"] in names:
-            rows[found["name"]] = tensor["shape"][0]
-    resized = {count for name, count in rows.items() if count != names[name].weight.shape[0]}
+    size = model.get_input_embeddings().weight.shape[0]
+    resized = {count for _, count in rows.values()} - {size}
     if not resized:
         return
-    tied = len({id(module.weight) for module in names.values()}) == 1
-    if len(rows) < len(names) and not tied:
-        lacking = min(set(names) - set(rows))
-        raise ValueError(
-            f"it has {max(resized)} tokens and its base {model.config.vocab_size}, and of {lacking} it has no weights"
-        )
+    saved = {name for name, _ in rows.values()}
+    matrices = {id(module.weight) for module in _embeddings(model)}
+    if len(saved) < len(matrices):
+        raise ValueError(f"it has {max(resized)} tokens and its base {size}, and only {min(saved)} was saved with them")
     model.resize_token_embeddings(max(resized), mean_resizing=False)
 
 

@@ -41,11 +41,14 @@ class Size:
     """Such as "gptq 4 bit"; None for weights in full precision."""
 
 
+def is_quantized(folder: Path) -> bool:
+    return bool(_settings(folder))
+
+
 def size_of(folder: Path) -> Size:
     """Raises BrokenCheckpoint for files that are missing or damaged."""
     files = weight_files(folder)
-    named = read_json_file(folder / "config.json").get("quantization_config")
-    config: dict[str, Any] = named if isinstance(named, dict) else {}
+    config = _settings(folder)
     method = str(config.get("quant_method") or "unknown")[:40] if config else None
     bits = _bits(config, method)
     tensors = (one for file in files for one in check_safetensors(file).items() if one[0] != "__metadata__")
@@ -55,6 +58,11 @@ def size_of(folder: Path) -> Size:
         parameters = sum(_weights(name, tensor, bits, method) for name, tensor in tensors)
     label = None if method is None else f"{method} {bits} bit" if bits else method
     return Size(parameters, sum(file.stat().st_size for file in files), label)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    found = read_json_file(folder / "config.json").get("quantization_config")
+    return found if isinstance(found, dict) else {}
 
 
 def _weights(name: str, tensor: Mapping[str, Any], bits: int | None, method: str) -> int:

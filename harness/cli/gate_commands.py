@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.own_faults import describe
 from medbench.harness.cli.streams import clean_stdout, say
 from medbench.harness.contracts import MedbenchError
@@ -34,6 +35,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--fresh-ledger", metavar="REASON", help="Count this gate file's checkpoints from 1 again.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
+@click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--base", metavar="MODEL", help="As for eval.")
 @click.option("--data", help="As for eval.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness.cli import own_faults
+from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
@@ -42,8 +43,8 @@ def cli() -> None:
     0  done; gate and watch: all pass; train: the gates passed
     1  gate and watch: a gate failed; train: the budget is spent
     2  wrong input: one line says what, where and how to fix it
-    3  no verdict: undecided or not gateable; eval: a task has no score
-    4  interrupted (Ctrl-C, full disk, no answer from the hub); what is finished is kept
+    3  no verdict: undecided or not gateable; eval: a task has no score, or more than 2 % of its questions are errors
+    4  interrupted (Ctrl-C, full disk, no answer from the hub or a server); what is finished is kept
     70 a fault of medbench: one line names the file with the traceback
     """
 
@@ -58,6 +59,12 @@ for command in (gate_command, watch_command, compare_command):
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
 @click.option("--engine", help="vllm, hf, openai, fake, or a plugin's.  [default: by the other options, else vllm]")
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
+@click.option(
+    "--patience",
+    metavar="TIME",
+    callback=as_seconds,
+    help="How long to wait for a server that is busy or away: seconds, or 90s, 10m, 2h.  [default: 10m]",
+)
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
 @click.option("--base", metavar="MODEL", help="Base model of an adapter, instead of the one that it names.")
 @click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
@@ -97,6 +104,7 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords
+    from medbench.harness.scoring.summary import MOST_ERRORS
 
     with clean_stdout() as stdout:
         run = api.evaluate(model, **eval_keywords(options))
@@ -104,6 +112,13 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
     unscored = [name for name, result in run.results.items() if result.accuracy is None]
     if unscored:
         say(f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {run.folder}/samples")
+        return EXIT_NOT_SCORED
+    lacking = [name for name, result in run.results.items() if result.lacks_answers]
+    if lacking:
+        say(
+            f"more than {100 * MOST_ERRORS:g} % of the questions of {', '.join(lacking)} are errors; see "
+            f"{run.folder}/samples, and rerun the same command with --resume, which asks them again"
+        )
         return EXIT_NOT_SCORED
     return 0
 
@@ -153,7 +168,11 @@ def score_command(file: Path, task: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
 @click.option("--resume", is_flag=True, help="Continue where the training stopped; its budget may have grown.")
-@click.option("--dry-run", is_flag=True, help="Check everything; print plan, memory and contamination; train nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything; print plan, memory, contamination and the first example; train nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> int:

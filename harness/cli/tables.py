@@ -127,6 +127,11 @@ def _details(result: TaskResult) -> Iterator[str]:
             f"{result.task}: {percent(rest.accuracy)} % ({_interval(rest.interval)}) of {rest.n} without the "
             f"{rest.left_out} that reviewers flagged: {rest.about}"
         )
+    if result.lacks_answers:
+        yield (
+            f"warning: {result.task}: {percent(result.n_error / result.n)} % of the questions are errors, so this is "
+            f"not the task's score: rerun the same command with --resume, which asks them again"
+        )
     if result.n_truncated > MANY_TRUNCATED * result.n:
         yield (
             f"warning: {result.task}: {percent(result.n_truncated / result.n)} % of the replies are cut off by the "

@@ -138,6 +138,8 @@ class WarmEngine:
     def _why_not_in_place(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.tokenizer_sha256 != self._checkpoint.tokenizer_sha256:
             return f"{checkpoint.name} has a different tokenizer or chat template"
+        if checkpoint.quantization is not None:
+            return f"{checkpoint.name} is quantised, and vLLM repacks such weights once, when it starts"
         shape = self._shape_of(Path(checkpoint.path))
         if shape[0] != self._shape[0]:
             changed = sorted(

@@ -10,11 +10,24 @@ import logging
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from medbench.harness.contracts import Checkpoint, Completion, Engine, FinishReason, MedbenchError, Message, Request
+from medbench.harness.contracts import (
+    Checkpoint,
+    Completion,
+    Engine,
+    FinishReason,
+    Interrupted,
+    MedbenchError,
+    Message,
+    Request,
+)
+from medbench.harness.engines.other_apis import is_azure, other_api
+from medbench.harness.engines.server_patience import Patience
+from medbench.harness.engines.server_refusals import NEWER_LIMIT, Refusals, refused_field
 from medbench.harness.engines.server_replies import (
     ChatChoice,
     ChatMessage,
@@ -28,7 +41,7 @@ from medbench.harness.engines.server_replies import (
     read_reply,
 )
 from medbench.harness.engines.settings import EngineChoice
-from medbench.harness.secrets import redact
+from medbench.harness.secrets import HIDDEN, redact
 from medbench.harness.text import escaped, foreign, joined
 
 if TYPE_CHECKING:
@@ -44,6 +57,10 @@ NEUTRAL_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 PREFLIGHT_S = 10
 """Seconds for the list of models."""
+PROBE, PROBE_TOKENS = "Hello", 16
+"""What is sent to find out whether a server answers at all, and tokens of its reply."""
+LEAST_KEY = 16
+"""Characters of a key that is looked for in replies."""
 
 log = logging.getLogger("medbench")
 
@@ -53,7 +70,10 @@ NO_LOGPROBS = "log-likelihoods need a server whose /completions supports echo wi
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
     """See engines.plugins."""
     assert choice.base_url is not None
-    return OpenAIEngine(choice.base_url, name, concurrency=choice.config.concurrency, timeout=choice.config.timeout)
+    config = choice.config
+    return OpenAIEngine(
+        choice.base_url, name, concurrency=config.concurrency, timeout=config.timeout, patience=config.patience
+    )
 
 
 class OpenAIEngine:
@@ -63,9 +83,21 @@ class OpenAIEngine:
     chat_template: Literal["model", "server", "none"] = "server"
 
     def __init__(
-        self, base_url: str, model: str, *, concurrency: int = 16, max_retries: int = 5, timeout: float = 600
+        self,
+        base_url: str,
+        model: str,
+        *,
+        concurrency: int = 16,
+        max_retries: int = 5,
+        timeout: float = 600,
+        patience: float = 600,
     ) -> None:
-        """Raises MedbenchError unless the server answers, accepts the key and serves `model`."""
+        """Raises MedbenchError unless the server answers, accepts the key and serves `model`.
+
+        `timeout` is the time for one request and `patience` that for a server that is busy or away, in seconds.
+        """
+        if other := other_api(base_url, None):
+            raise MedbenchError(other)
         self._url, userinfo = _split_userinfo(base_url)
         self._key = _key()
         # In the URL they would appear in every line that the HTTP client logs.
@@ -76,8 +108,8 @@ class OpenAIEngine:
         self._concurrency = concurrency
         self._max_retries = max_retries
         self._timeout = timeout
-        # Set while the server cannot be reached, so that the rest of a run fails in seconds and without retries.
-        self._unreachable = False
+        self._patience = patience
+        self._refusals = Refusals()
         self._other_model_noted = False
         card = self._find_model()
         self._is_vllm = card.owned_by == "vllm"
@@ -86,6 +118,10 @@ class OpenAIEngine:
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
         # Only for the record: the server gets the messages and applies its own template.
         return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
+
+    @property
+    def not_applied(self) -> Mapping[str, str]:
+        return self._refusals.said
 
     @property
     def places(self) -> int:
@@ -97,7 +133,7 @@ class OpenAIEngine:
         source = iter(requests)
         finished: SimpleQueue[Future[Completion]] = SimpleQueue()
         under_way = 0
-        client = self._client(self._timeout, self._max_retries)
+        client, patience = self._client(self._timeout), self._new_patience()
         # The portal is an event loop in a thread: requests proceed while the caller stores completions. Leaving the
         # block early, as closing the iterator does, cancels those under way; vLLM sees the connection drop and stops.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
@@ -105,7 +141,7 @@ class OpenAIEngine:
             def send() -> None:
                 nonlocal under_way
                 while under_way < self._concurrency and (request := next(source, None)) is not None:
-                    portal.start_task_soon(self._answer, client, request).add_done_callback(finished.put)
+                    portal.start_task_soon(self._answer, client, patience, request).add_done_callback(finished.put)
                     under_way += 1
 
             send()
@@ -125,106 +161,146 @@ class OpenAIEngine:
             "concurrency": self._concurrency,
             "max_retries": self._max_retries,
             "timeout": self._timeout,
+            "patience": self._patience,
         }
 
     def close(self) -> None:
         pass
 
-    def _client(self, seconds: float, max_retries: int) -> AsyncOpenAI:
+    def _client(self, seconds: float) -> AsyncOpenAI:
         import openai
 
         return openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self._url,
             default_headers=self._headers,
-            max_retries=max_retries,
+            max_retries=0,  # see server_patience
             timeout=openai.Timeout(None, connect=min(seconds, 10)),
             http_client=bounded_client(seconds),
         )
 
-    async def _answer(self, client: AsyncOpenAI, request: Request) -> Completion:
+    def _new_patience(self) -> Patience:
+        return Patience(self._patience, tries=self._max_retries, where=self._url, describe=self._in_words, say=log.info)
+
+    async def _answer(self, client: AsyncOpenAI, patience: Patience, request: Request) -> Completion:
         import openai
 
-        if self._unreachable:
-            client = client.with_options(max_retries=0)
-        unreachable = False
+        async def send() -> bytes:
+            return await self._reply_to(client, request)
+
+        async def probe() -> bytes:
+            short = replace(request, messages=(Message("user", PROBE),), prompt=PROBE, max_new_tokens=PROBE_TOKENS)
+            return await self._reply_to(client, short)
+
         try:
+            body = await patience.answered(send, probe)
             if request.choices is not None:
-                completion = await self._score(client, request, request.choices)
-            elif request.templated:
-                completion = await self._chat(client, request)
-            else:
-                completion = await self._continue(client, request)
-            self._unreachable = False
-            return completion
-        except openai.APITimeoutError:
-            unreachable, reason = True, f"no reply within {self._timeout:g} s"
-        except openai.APIConnectionError as fault:
-            unreachable, reason = True, f"the connection to {self._url} failed: {fault.__cause__ or fault}"
+                return self._scored(request, request.choices, body)
+            return self._chatted(request, body) if request.templated else self._continued(request, body)
+        except Interrupted:
+            raise
+        except openai.AuthenticationError as fault:
+            raise MedbenchError(f"{self._refused_key()} ({self._in_words(fault)}), then go on with --resume") from None
         except openai.APIStatusError as fault:
-            reason = f"HTTP {fault.status_code}: {_server_text(fault)}"
+            reason = self._in_words(fault)
             if request.choices is not None and fault.status_code in (404, 405, 501):
                 reason = f"{NO_LOGPROBS} ({reason})"
         except Exception as fault:  # a server may send anything; whatever that breaks is the error of this sample only
-            reason = f"the server's reply cannot be used: {fault or type(fault).__name__}"
-        self._unreachable = unreachable
+            reason = self._in_words(fault)
         return Completion(request.id, "", "error", error=self._one_line(reason))
 
-    async def _chat(self, client: AsyncOpenAI, request: Request) -> Completion:
-        # Stop strings are not sent: on a server they would fire inside reasoning. The scorer cuts afterwards.
-        extra = self._extra_body(request)
-        if request.thinking is not None:
-            extra["chat_template_kwargs"] = {"enable_thinking": request.thinking}
-        turns: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
-        sent = await client.chat.completions.with_raw_response.create(
-            model=self._model,
-            messages=turns,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            max_tokens=request.max_new_tokens,
-            extra_body=extra or None,
-        )
-        reply = read_reply(sent.http_response.content, ChatReply)
-        self._note_other_model(reply.model)
-        choice = reply.choices[0]
-        return _completion(request, reply.usage, _whole_text(choice.message, choice.finish_reason), choice)
+    def _in_words(self, fault: Exception) -> str:
+        """A fault of the client's or of a reply, on one line without secrets."""
+        import openai
 
-    async def _continue(self, client: AsyncOpenAI, request: Request) -> Completion:
+        if isinstance(fault, openai.APITimeoutError) and fault.__cause__ is None:
+            said = f"no reply within {self._timeout:g} s"
+        elif isinstance(fault, openai.APIConnectionError):
+            said = f"the connection to {self._url} failed: {fault.__cause__ or fault}"
+        elif isinstance(fault, openai.APIStatusError):
+            said = f"HTTP {fault.status_code}: {_server_text(fault)}"
+        else:
+            said = f"the server's reply cannot be used: {fault or type(fault).__name__}"
+        return self._one_line(said)
+
+    async def _reply_to(self, client: AsyncOpenAI, request: Request) -> bytes:
+        """The body of the reply. Fields that the server says it does not take are left out: of this request at once,
+        and of all later ones where the request then works. Without a limit of tokens none is sent."""
+        import openai
+
+        fields, refused = self._fields(request), list[str]()
+        if request.choices is not None:
+            return await self._post(client, request, fields)
+        while True:
+            taken = self._refusals.taken(fields, refused)
+            try:
+                body = await self._post(client, request, taken)
+            except openai.APIStatusError as fault:
+                name = refused_field(fault.status_code, fault.response.content, taken)
+                if name in (None, NEWER_LIMIT) or (not request.templated and name == "max_tokens"):
+                    raise
+                refused.append(str(name))
+                continue
+            for name in refused:
+                if (caveat := self._refusals.learn(name, fields[name])) is not None:
+                    log.info("note: %s", caveat)
+            return body
+
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """What a request asks for besides the prompt.
+
+        Stop strings are not sent: on a server they would fire inside reasoning. The scorer cuts afterwards.
+        """
+        if request.choices is not None:
+            return {"max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1}
+        fields: dict[str, Any] = {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "max_tokens": request.max_new_tokens,
+        }
+        fields |= NEUTRAL_VLLM if self._is_vllm else {}
+        if request.top_k:
+            fields["top_k"] = request.top_k
+        if request.templated and request.thinking is not None:
+            fields["chat_template_kwargs"] = {"enable_thinking": request.thinking}
+        return fields
+
+    async def _post(self, client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]) -> bytes:
         """Without a chat template (base models, protocols with `chat: never`) the server continues the plain prompt."""
+        if request.choices is None and request.templated:
+            turns: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
+            chat = await client.chat.completions.with_raw_response.create(
+                model=self._model, messages=turns, extra_body=fields
+            )
+            return bytes(chat.http_response.content)
         sent = await client.completions.with_raw_response.create(
             model=self._model,
-            prompt=request.prompt,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            max_tokens=request.max_new_tokens,
-            extra_body=self._extra_body(request) or None,
+            prompt=request.prompt if request.choices is None else _texts_to_score(request),
+            extra_body=fields,
         )
-        reply = read_reply(sent.http_response.content, TextReply)
-        self._note_other_model(reply.model)
-        return _completion(request, reply.usage, reply.choices[0].text, reply.choices[0])
+        return bytes(sent.http_response.content)
 
-    async def _score(self, client: AsyncOpenAI, request: Request, choices: tuple[str, ...]) -> Completion:
+    def _chatted(self, request: Request, body: bytes) -> Completion:
+        reply = read_reply(body, ChatReply)
+        self._note_other_model(reply.model)
+        choice = reply.choices[0]
+        return self._completion(request, reply.usage, _whole_text(choice.message, choice.finish_reason), choice)
+
+    def _continued(self, request: Request, body: bytes) -> Completion:
+        reply = read_reply(body, TextReply)
+        self._note_other_model(reply.model)
+        return self._completion(request, reply.usage, reply.choices[0].text, reply.choices[0])
+
+    def _scored(self, request: Request, choices: tuple[str, ...], body: bytes) -> Completion:
         """Log-likelihoods by lm-eval's rule (see chat.split_choice), in one call.
 
         The server also echoes the context alone, whose number of tokens says where a choice begins. The text offsets
         that it sends would be off by the text of a BOS token and by every character that spans several tokens.
         """
-        context = request.prompt.rstrip()
-        if not context:
-            raise ValueError("there is no prompt that the choices could continue")
-        texts = [context, *(request.prompt + choice for choice in choices)]
-        sent = await client.completions.with_raw_response.create(
-            model=self._model,
-            prompt=texts,
-            echo=True,
-            logprobs=1,
-            max_tokens=0,
-            temperature=0,
-        )
-        reply = read_reply(sent.http_response.content, TextReply)
+        reply = read_reply(body, TextReply)
         self._note_other_model(reply.model)
+        texts = _texts_to_score(request)
         # A server that ignores echo or max_tokens sends other texts, with other numbers.
         rows = [row.logprobs.token_logprobs for row in reply.choices if row.logprobs]
         if [row.text for row in reply.choices] != texts or len(rows) < len(texts):
@@ -240,11 +316,19 @@ class OpenAIEngine:
             logprobs[choice] = sum(own)
         return Completion(request.id, "", "stop", prompt_tokens=seam, logprobs=logprobs)
 
-    def _extra_body(self, request: Request) -> dict[str, Any]:
-        extra: dict[str, Any] = dict(NEUTRAL_VLLM) if self._is_vllm else {}
-        if request.top_k:
-            extra["top_k"] = request.top_k
-        return extra
+    def _completion(
+        self, request: Request, usage: Usage | None, text: str, choice: ChatChoice | TextChoice
+    ) -> Completion:
+        if choice.finish_reason not in ("stop", "length"):
+            raise ValueError(f"generation ended with finish_reason {foreign(choice.finish_reason, 60)!r}")
+        usage = usage or Usage()
+        finish: FinishReason = "length" if choice.finish_reason == "length" else "stop"
+        # half of a surrogate pair is valid JSON, but no text
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        for secret in self._secrets:
+            if len(secret) >= LEAST_KEY:  # a server may send back what it was sent; shorter ones may be words
+                whole = whole.replace(secret, HIDDEN)
+        return Completion(request.id, whole, finish, usage.prompt_tokens, usage.completion_tokens)
 
     def _note_other_model(self, name: str | None) -> None:
         if name in (None, self._model) or self._other_model_noted:
@@ -260,6 +344,8 @@ class OpenAIEngine:
         try:
             with start_blocking_portal() as portal:
                 served = {card.id: card for card in portal.call(self._served)}
+        except Interrupted:
+            raise
         except openai.APITimeoutError:
             raise MedbenchError(
                 f"{self._url} sends no list of models within {PREFLIGHT_S} s: start it or {usual}"
@@ -268,11 +354,11 @@ class OpenAIEngine:
             raise MedbenchError(
                 f"no server answers at {self._url}: start it (vllm serve {self._model}) or correct --base-url"
             ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError):
-            raise MedbenchError(
-                f"{self._url} refuses the key (HTTP 401 or 403): set OPENAI_API_KEY to one that it accepts"
-            ) from None
         except openai.APIStatusError as fault:
+            if other := other_api(self._url, fault.response.content):
+                raise MedbenchError(other) from None
+            if isinstance(fault, openai.AuthenticationError | openai.PermissionDeniedError):
+                raise MedbenchError(self._refused_key()) from None
             raise MedbenchError(
                 self._one_line(f"{self._url}/models answers HTTP {fault.status_code} ({_server_text(fault)}): {usual}")
             ) from None
@@ -283,6 +369,8 @@ class OpenAIEngine:
             ) from None
         if self._model in served:
             return served[self._model]
+        if is_azure(self._url):
+            return ServedModel(id=self._model)
         near = difflib.get_close_matches(self._model, list(served)[:1000], n=3, cutoff=0.4)
         listed = [foreign(name, 80) for name in near + [name for name in served if name not in near][:5]]
         more = f" and {len(served) - 5} more" if len(served) > 5 else ""
@@ -292,9 +380,15 @@ class OpenAIEngine:
         )
 
     async def _served(self) -> list[ServedModel]:
-        async with self._client(PREFLIGHT_S, 1) as client:
-            sent = await client.models.with_raw_response.list()
-            return read_reply(sent.http_response.content, ModelList).data
+        async with self._client(PREFLIGHT_S) as client:
+
+            async def send() -> bytes:
+                return bytes((await client.models.with_raw_response.list()).http_response.content)
+
+            return read_reply(await self._new_patience().answered(send, None), ModelList).data
+
+    def _refused_key(self) -> str:
+        return f"{self._url} refuses the key: set OPENAI_API_KEY to one that it accepts"
 
     def _one_line(self, text: str) -> str:
         text = redact(text)
@@ -330,21 +424,18 @@ def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
     return url, (unquote(parts.username or ""), unquote(parts.password or ""))
 
 
-def _completion(request: Request, usage: Usage | None, text: str, choice: ChatChoice | TextChoice) -> Completion:
-    if choice.finish_reason not in ("stop", "length"):
-        raise ValueError(f"generation ended with finish_reason {foreign(choice.finish_reason, 60)!r}")
-    usage = usage or Usage()
-    finish: FinishReason = "length" if choice.finish_reason == "length" else "stop"
-    # half of a surrogate pair is valid JSON, but no text
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Completion(request.id, whole, finish, usage.prompt_tokens, usage.completion_tokens)
+def _texts_to_score(request: Request) -> list[str]:
+    """The context alone, and the prompt with each choice."""
+    context = request.prompt.rstrip()
+    if not context:
+        raise ValueError("there is no prompt that the choices could continue")
+    return [context, *(request.prompt + choice for choice in request.choices or ())]
 
 
 def _whole_text(message: ChatMessage, finish_reason: str | None) -> str:
     """The completion as the model wrote it: reasoning that the server split off is put back, for medbench to split."""
-    content = message.content or message.refusal or ""
-    # vLLM's current name, and the older one that DeepSeek and SGLang still use
-    thought = message.reasoning or message.reasoning_content
+    content = message.text or message.refusal or ""
+    thought = message.thought
     if not thought:
         return content
     if finish_reason == "length" and not content:

@@ -31,13 +31,54 @@ class Usage(_Sent):
     completion_tokens: Count = 0
 
 
+class Text(_Sent):
+    """A part that may have a text."""
+
+    text: str | None = None
+
+
+class Part(Text):
+    """A part of a message. One of a kind that is neither text nor thought nor refusal is left out."""
+
+    type: str = "text"
+    thinking: str | list[Text] | None = None
+    """Mistral's; other servers have the text of a thought in `text`."""
+    refusal: str | None = None
+
+    @property
+    def thought(self) -> str:
+        if self.type not in ("thinking", "reasoning"):
+            return ""
+        parts = [Text(text=self.thinking)] if isinstance(self.thinking, str) else self.thinking
+        return "".join(part.text or "" for part in parts or [self])
+
+    @property
+    def said(self) -> str:
+        if self.type in ("text", "output_text"):
+            return self.text or ""
+        return self.refusal or "" if self.type == "refusal" else ""
+
+
 class ChatMessage(_Sent):
     """`choices[].message`"""
 
-    content: str | None = None
+    content: str | list[Part] | None = None
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, its parts joined."""
+        return "".join(part.said for part in self.content) if isinstance(self.content, list) else self.content or ""
+
+    @property
+    def thought(self) -> str:
+        """Reasoning that the server split off."""
+        # vLLM's current name, and the older one that DeepSeek and SGLang still use
+        found = self.reasoning or self.reasoning_content
+        parts = self.content if isinstance(self.content, list) else []
+        return found or "".join(part.thought for part in parts)
 
 
 class ChatChoice(_Sent):

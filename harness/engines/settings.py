@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from medbench.harness.config import Record
 from medbench.harness.contracts import Engine
+from medbench.harness.text import seconds_of
+
+
+def _duration(given: object) -> object:
+    try:
+        return seconds_of(given) if isinstance(given, str) else given
+    except ValueError as fault:
+        raise PydanticCustomError("duration", "{said}", {"said": str(fault)}) from None
 
 
 class EngineConfig(Record):
@@ -32,6 +41,8 @@ class EngineConfig(Record):
     """Requests under way at once, for the openai engine."""
     timeout: float = Field(600, gt=0)
     """Seconds for one request, for the openai engine."""
+    patience: Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)] = 600
+    """Seconds to wait for a server that is busy or away, for the openai engine; "10m" and "2h" are read too."""
     delay: float = Field(0, ge=0, le=1)
     """Seconds per reply, for the fake engine: stored replies as if they came slowly."""
     base: str | None = None

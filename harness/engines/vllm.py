@@ -16,6 +16,7 @@ from typing import Any, Literal
 from medbench.harness.checkpoints.architecture import refuse_other_shapes, refuse_unbuildable
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.packages import needed
+from medbench.harness.checkpoints.quantization import is_quantized
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Passed, Request
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
@@ -142,7 +143,7 @@ class VLLMEngine:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
         self._decoder = ReplyDecoder(self._tokenizer)
-        self._arguments = self._engine_arguments(config)
+        self._arguments = self._engine_arguments(config, quantized=is_quantized(Path(path)))
         refuse_other_shapes(Path(path))
         with blame_checkpoint(f"vLLM cannot load {path}"):
             try:
@@ -262,7 +263,7 @@ class VLLMEngine:
         del self.llm
         gc.collect()
 
-    def _engine_arguments(self, config: EngineConfig) -> dict[str, Any]:
+    def _engine_arguments(self, config: EngineConfig, *, quantized: bool) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "dtype": config.dtype,
             "enable_prefix_caching": True,
@@ -281,7 +282,8 @@ class VLLMEngine:
             arguments["enforce_eager"] = True
             # start-up runs one batch of this size to see what fits: 5 s faster than with 4,096, at the same tokens/s
             arguments["max_num_batched_tokens"] = 1024
-            arguments["dtype"] = "float32" if config.dtype == "auto" else config.dtype
+            # kernels for packed weights have no float32
+            arguments["dtype"] = "float32" if config.dtype == "auto" and not quantized else config.dtype
         for name in set(config.vllm_args) & OURS:
             raise MedbenchError(f"engine_config.vllm_args.{name}: medbench sets this itself, for safety: leave it out")
         arguments.update(config.vllm_args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from medbench.harness.evaluation.requests import Instance, build_request, instan
 from medbench.harness.extraction.thinking import ending_mark, opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
 from medbench.harness.runs.provenance import peak_memory_gib
-from medbench.harness.runs.records import Totals
+from medbench.harness.runs.records import RunRecord, Totals
 from medbench.harness.runs.run_folder import Run, read_samples
 from medbench.harness.runs.sample_check import refuse_other_answer
 from medbench.harness.scoring.calibration import summarize_calibration
@@ -117,12 +117,25 @@ def ask(
             completion_tokens += sample.completion_tokens
             if time.monotonic() - kept > KEEP_SECONDS:
                 kept = time.monotonic()
-                run.update(totals=totals())
+                run.update(totals=totals(), **_not_applied(run.record, engine))
             yield task, sample
     finally:
         stream.close()  # aborts what is under way
         if stored:
-            run.update(totals=totals())
+            run.update(totals=totals(), **_not_applied(run.record, engine))
+
+
+def _not_applied(record: RunRecord, engine: Engine) -> dict[str, Any]:
+    """Changes of run.json that say what of the requests the engine could not apply, in this session or before."""
+    found: Mapping[str, str] = getattr(engine, "not_applied", {})
+    if not found:
+        return {}
+    settings = record.engine.get("settings", {})
+    fields = sorted({*record.not_applied, *found})
+    return {
+        "notes": list(dict.fromkeys([*record.notes, *found.values()])),
+        "engine": {**record.engine, "settings": {**settings, "not_applied": fields}},
+    }
 
 
 def completions(

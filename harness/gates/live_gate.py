@@ -29,7 +29,7 @@ from medbench.harness.gates.verdict import (
     warnings_of,
     within_sampling_noise,
 )
-from medbench.harness.runs.comparability import setup_warnings
+from medbench.harness.runs.comparability import protocol_warnings, setup_warnings
 from medbench.harness.runs.records import RunRecord
 
 FIRST_LOOK = 32
@@ -239,7 +239,7 @@ def verdict_of(
     """The verdict on the run `record`; `noise`: measured, per task; `number`: the checkpoint's in the ledger."""
     overall, why = overall_of(results)
     reference = gate.baseline.record if gate.baseline else None
-    baseline_warnings = setup_warnings(reference, record) if reference is not None else []
+    setup = setup_warnings(reference, record) if reference is not None else protocol_warnings(record)
     return Verdict(
         overall=overall,
         why=why,
@@ -261,6 +261,6 @@ def verdict_of(
             *beyond_the_census(results),
             *within_sampling_noise(results),
             *_unmeasured_noise(record, noise or {}),
-            *baseline_warnings,
+            *setup,
         ],
     )

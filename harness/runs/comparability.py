@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.runs.records import RunRecord
 
+PROTOCOL_SETTINGS = ("temperature", "chat_template_kwargs")
+"""Of a request; without them a protocol is another one."""
+
 
 def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
     """Why `a` and `b` are not the same run: model, protocol, engine, seed, tasks, data. Empty where they are."""
@@ -41,7 +44,8 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
 
 
 def setup_warnings(a: RunRecord, b: RunRecord) -> list[str]:
-    """One line on what differs in how the two runs' replies were computed, if anything does.
+    """A line for each run that is not of its protocol (see `protocol_warnings`), and one on what differs in how the two
+    runs' replies were computed, if anything does.
 
     Such runs may be compared, but the same model gives other replies: floating-point sums in another order, or kernels
     of another version, change near ties. What only one of the runs recorded is not compared.
@@ -52,11 +56,13 @@ def setup_warnings(a: RunRecord, b: RunRecord) -> list[str]:
         for name in ours
         if name in theirs and str(ours[name]) != str(theirs[name])
     ]
+    found = [*protocol_warnings(a), *protocol_warnings(b)]
     if not different:
-        return []
+        return found
     return [
+        *found,
         f"{a.run_id} and {b.run_id} were computed differently ({', '.join(different)}), which alone can change answers "
-        f"and scores: evaluate both in the same way before trusting a small difference"
+        f"and scores: evaluate both in the same way before trusting a small difference",
     ]
 
 
@@ -67,10 +73,22 @@ def _setup(record: RunRecord) -> dict[str, object]:
     for key, words in (("vllm", "vLLM"), ("device", "device"), ("dtype", "dtype")):
         if key in settings:
             found[words] = str(settings[key]).removeprefix("torch.")
+    found["settings not applied"] = ", ".join(record.not_applied) or "none"
     if "vllm" in settings:
         found["batch-invariant mode"] = "on" if settings.get("batch_invariant") else "off"
         found["tensor parallel size"] = settings.get("tensor_parallel_size", 1)
     return found
+
+
+def protocol_warnings(record: RunRecord) -> list[str]:
+    """One line where what makes the protocol was not applied, so that the scores are those of another."""
+    missing = [name for name in record.not_applied if name in PROTOCOL_SETTINGS]
+    if not missing:
+        return []
+    return [
+        f"{record.run_id}: the engine did not apply {', '.join(missing)}: its scores are those of another protocol "
+        f"than {record.protocol['name']}"
+    ]
 
 
 def describe_repeats(record: RunRecord) -> str:

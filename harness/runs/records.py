@@ -143,6 +143,12 @@ class RunRecord(_Record):
         return self.seed if self.order_seed is None else self.order_seed
 
     @property
+    def not_applied(self) -> tuple[str, ...]:
+        """Names of settings of the requests that the engine could not apply; `notes` say what was done instead."""
+        found = self.engine.get("settings", {}).get("not_applied")
+        return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+
+    @property
     def repeats(self) -> int:
         """How often each question is asked."""
         return max(self.samples, self.shuffle_options)

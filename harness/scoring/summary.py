@@ -22,6 +22,8 @@ NOTES: Mapping[Note, str] = {
     "cued": "had their thought cut off and were made to answer by the protocol's cue",
 }
 """Each of contracts.Note in words, behind "7 of 200 replies"."""
+MOST_ERRORS = 0.02
+"""Share of failed requests above which a task counts as not evaluated."""
 
 
 class CategoryResult(BaseModel):
@@ -92,6 +94,11 @@ class TaskResult(BaseModel):
     """The accuracy by the arithmetic of the protocol's source, where that differs from `accuracy` by construction."""
     unflagged: Unflagged | None = None
     """For tasks with flagged questions."""
+
+    @property
+    def lacks_answers(self) -> bool:
+        """Whether so many requests failed that the accuracy is not that of the task."""
+        return self.n_error > MOST_ERRORS * self.n
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

@@ -15,7 +15,7 @@ from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples
 from medbench.harness.gates.finished_run import protocol_of, samples_of
 from medbench.harness.gates.rules import refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
-from medbench.harness.training.trainer_plugins import DATA_FOLDER, find_trainer, prepare
+from medbench.harness.training.trainer_plugins import DATA_FOLDER, example, find_trainer, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,12 @@ class Prepared:
             return prepare(
                 find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=benchmarks
             )
+
+    def example_of(self, index: int, folder: Path) -> list[str]:
+        """The stage's first row as the model sees it, after check_stage with the same folder."""
+        stage = self.recipe.stages[index]
+        with _data_folder_set(self.data_folder):
+            return example(find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder)
 
 
 def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepared:

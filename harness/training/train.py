@@ -121,7 +121,8 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
 
 
 def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
-    """`--dry-run`: lines about what would be done, memory and contamination. Raises MedbenchError as `train` does."""
+    """`--dry-run`: lines about what would be done, memory, contamination and the first row of each stage. Raises
+    MedbenchError as `train` does."""
     prepared = prepare_training(recipe, options, say)
     budget = recipe.budget
     limits = [
@@ -137,6 +138,7 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     for index, stage in enumerate(recipe.stages):
         with tempfile.TemporaryDirectory() as scratch:
             said = prepared.check_stage(index, Path(scratch) / stage.name)
+            shown = prepared.example_of(index, Path(scratch) / stage.name)
         lines.append(f"stage {index + 1}, {stage.name}: trainer {stage.trainer}, {_launched(stage)}")
         lines += [f"  {line}" for line in said]
         asked = {
@@ -150,6 +152,7 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
                 f"  {name}: {asked['gate'][name]} questions while training, {asked['report'][name]} to confirm"
             )
         lines += [f"  gate: {gate.rule}" for gate in stage.gates.gates]
+        lines += [f"  {line}" for line in shown[:1]] + [f"    {line}" for line in shown[1:]]
     return lines
 
 

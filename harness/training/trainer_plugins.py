@@ -11,6 +11,9 @@ A trainer is a module, or any other object, behind an entry point of the group `
                                                     (rows, memory, contamination). `folder` is the stage's: the parent
                                                     of the one that `train` gets. `benchmarks`: task -> questions that
                                                     must not be trained on
+    example(config, *, start, folder)               optional, for --dry-run only, after `prepare`: lines that show the
+                                                    first row as the model sees it. Unlike what `prepare` returns they
+                                                    are not kept or published: rows may be confidential
     adapt(config, verdict)                          optional: the config of the next attempt, from a FailedAttempt
 
 tests/plugins/medbench_noop_trainer is a complete package with one.
@@ -64,6 +67,7 @@ class Trainer(Protocol):
 SIGNATURES = {
     "train": ("config", "*start", "*folder", "*seed"),
     "prepare": ("config", "*start", "*folder", "*benchmarks"),
+    "example": ("config", "*start", "*folder"),
     "adapt": ("config", "verdict"),
 }
 """Names of the parameters; * marks those passed by keyword."""
@@ -97,9 +101,19 @@ def prepare(
 ) -> list[str]:
     """What the trainer reports about its stage before any training; [] if it has no `prepare`."""
     offered: Callable[..., list[str]] | None = getattr(trainer, "prepare", None)
-    lines: Any = offered(config, start=start, folder=folder, benchmarks=benchmarks) if offered else []
+    lines = offered(config, start=start, folder=folder, benchmarks=benchmarks) if offered else []
+    return _checked_lines(lines, "prepare")
+
+
+def example(trainer: Trainer, config: BaseModel, *, start: Path, folder: Path) -> list[str]:
+    """The trainer's first row as the model sees it; [] if it has no `example`."""
+    offered: Callable[..., list[str]] | None = getattr(trainer, "example", None)
+    return _checked_lines(offered(config, start=start, folder=folder) if offered else [], "example")
+
+
+def _checked_lines(lines: Any, function: str) -> list[str]:
     if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines)):
-        raise MedbenchError(f"prepare() returned {type(lines).__name__}, not a list of lines: fix the plugin")
+        raise MedbenchError(f"{function}() returned {type(lines).__name__}, not a list of lines: fix the plugin")
     return lines
 
 

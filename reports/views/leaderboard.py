@@ -16,7 +16,7 @@ from typing import Literal
 
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.benchmarks.task_folders import core_tasks, task_labels
-from medbench.harness.runs.records import TaskRecord
+from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.records import RunView
@@ -202,7 +202,7 @@ def _row(
         opens_group=rank != above,
         scores=tuple(score_of(run, name) for name in names),
         mean=mean,
-        marks=tuple(filter(None, [state_of(run), *_stale(run, newest)])),
+        marks=tuple(filter(None, [state_of(run), *_not_as_asked(run.record), *_stale(run, newest)])),
         asked=asked,
         unparsed=sum(one.n_unparsed for one in results),
         truncated=sum(one.n_truncated for one in results),
@@ -278,6 +278,10 @@ def _newest_weights(runs: Sequence[RunView]) -> dict[str, str]:
         run.record.model.name: run.record.model.fingerprint
         for run in sorted(runs, key=lambda run: (run.record.created, run.id))
     }
+
+
+def _not_as_asked(record: RunRecord) -> list[str]:
+    return [f"not applied: {', '.join(record.not_applied)}"] if record.not_applied else []
 
 
 def _stale(run: RunView, newest: Mapping[str, str]) -> list[str]:

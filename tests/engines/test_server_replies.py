@@ -325,7 +325,7 @@ def test_a_run_with_faulty_replies_is_sealed_and_keeps_the_sound_ones(
     monkeypatch.chdir(tmp_path)
     fixed = ["--quiet", "--name", "r", "--tasks", "medqa", "--data", "sample"]
     arguments = ["eval", "m", "--base-url", server.url, *fixed]
-    assert run(arguments) == 0
+    assert run(arguments) == 3
     samples = [json.loads(line) for line in Path("runs/r/samples/medqa.jsonl").read_text().splitlines()]
     assert len(samples) == 30
     assert sum(sample["error"] is None for sample in samples) == 6

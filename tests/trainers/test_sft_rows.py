@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medbench.harness.contracts import LETTERS, MedbenchError
-from medbench.trainers.data.rows import COLUMNS, Source, expand, load_rows
+from medbench.trainers.data.files import expand
+from medbench.trainers.data.forms import COLUMNS
+from medbench.trainers.data.rows import Source, load_rows
 
 MCQ = {"question": "Which metal?", "options": {"A": "Iron", "B": "Zinc"}, "answer_idx": "B"}
 FREE = {"case": "A man coughs.", "reasoning": "Coughing, so the lung.", "answer": "Pneumonia."}

@@ -307,6 +307,8 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(
         "memory about",
         f"gate: {TASK}: accuracy at least 0.75",
         "questions while training",
+        "    >>><think>",
+        "right answer: ",
     ):
         assert said in out
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, find_trainer, prepare
+from medbench.harness.training.trainer_plugins import GROUP, FailedAttempt, adapt, example, find_trainer, prepare
 
 SOUND = """
 from pydantic import BaseModel
@@ -92,6 +92,7 @@ mine = Mine()
         (SOUND + "train = type", "train must take train(config, *, start, folder, seed), found <class 'type'>"),
         (SOUND + "def adapt(config): ...", "adapt must take adapt(config, verdict), found adapt(config)"),
         (SOUND + "def prepare(config): ...", "prepare must take prepare(config, *, start, folder, benchmarks), found"),
+        (SOUND + "def example(config): ...", "example must take example(config, *, start, folder), found"),
         (SOUND.replace("class Config", "class Confg"), "Config must be a pydantic model"),
         (SOUND.replace("(BaseModel)", ""), "Config must be a pydantic model"),
         (SOUND + "Config = Config()", "Config must be a pydantic model"),
@@ -169,3 +170,12 @@ def test_prepare_returns_lines_or_none(tmp_path: Path) -> None:
     assert prepare(trainer(), offered.Config(), **where) == []
     with pytest.raises(MedbenchError, match=r"prepare\(\) returned NoneType, not a list of lines"):
         prepare(trainer(prepare=lambda config, **_: None), offered.Config(), **where)
+
+
+def test_example_returns_lines_or_none(tmp_path: Path) -> None:
+    offered = trainer(example=lambda config, *, start, folder: [f"{folder.name}: first"])
+    where = {"start": tmp_path, "folder": tmp_path / "1-sft"}
+    assert example(offered, offered.Config(), **where) == ["1-sft: first"]
+    assert example(trainer(), offered.Config(), **where) == []
+    with pytest.raises(MedbenchError, match=r"example\(\) returned str, not a list of lines"):
+        example(trainer(example=lambda config, **_: "first"), offered.Config(), **where)

@@ -77,6 +77,8 @@ class TrainingText:
     text: str
     stem: str = ""
     """The row's question without options, if it has one: very short stems are compared with this only."""
+    later_stems: tuple[str, ...] = ()
+    """Further questions of the same row, such as those of a chat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,8 @@ class _Index:
     def overlaps(self, row: TrainingText) -> Iterator[Overlap]:
         words = _words(row.text)
         text = _join(words)
-        for at in self._short.get(_words(row.stem), ()) if row.stem else ():
+        stems = dict.fromkeys(_words(stem) for stem in (row.stem, *row.later_stems) if stem)
+        for at in (at for stem in stems for at in self._short.get(stem, ())):
             question = self._passages[at].question
             if question.options == question.labels or _has_options(text, question):
                 yield self._overlap(row, self._passages[at], "stem", 1.0, words)

@@ -1,6 +1,7 @@
 """Prompts for reinforcement learning: rows with options and a gold answer, asked exactly as the evaluation asks them.
 
 The model sees only the protocol's turns in its own chat template, so that rewards and gates measure the same thing.
+Rows with a ground truth in free text, which no evaluation asks, are asked with FINISH.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from typing import Any
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, encode
 from medbench.harness.protocols.protocol import Protocol
-from medbench.trainers.data.rendering import is_templated, prompt_text
-from medbench.trainers.data.rows import Row, Source, load_rows
+from medbench.trainers.data.questions import Row
+from medbench.trainers.data.rendering import free_turns, is_templated, prompt_text
+from medbench.trainers.data.rows import Source, load_rows
+from medbench.trainers.rewards.free_answer import LONGEST
+
+FINISH = (
+    'Think step by step, then finish your reply with "The answer is X", where X is the answer alone, in as few words '
+    "as possible; give a number with its unit."
+)
+"""Behind a question whose answer is free text, on a line of its own: the form that free_answer.py reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +48,26 @@ class Prompt:
 
 
 def load_questions(sources: Sequence[Source]) -> list[Row]:
-    """The rows of all sources. Raises MedbenchError naming file and line of a row with a fault or without options."""
-    rows = load_rows(sources)
-    free = next((row for row in rows if not row.question.labels), None)
-    if free is not None:
-        raise MedbenchError(
-            f"{free.where}: a free-text row has no options, so no reward can judge a reply to it: use "
-            f"rows with options and an answer, or PubMedQA's"
-        )
+    """The rows of all sources. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
+    no reward can judge."""
+    rows: list[Row] = []
+    for row in load_rows(sources):
+        if not isinstance(row, Row):
+            raise MedbenchError(f"{row.where}: a chat has no ground truth, so no reward can judge a reply: {_USABLE}")
+        if not row.question.labels and not row.verifiable:
+            raise MedbenchError(
+                f"{row.where}: a free-text row has no options, so no reward can judge a reply to it: {_USABLE}"
+            )
+        if not row.question.labels and len(row.question.gold) > LONGEST:
+            raise MedbenchError(
+                f"{row.where}: the answer has {len(row.question.gold)} characters, and replies are compared with at "
+                f"most {LONGEST}: shorten it to the ground truth, or train on it by sft"
+            )
+        rows.append(row)
     return rows
+
+
+_USABLE = "use rows with options and an answer, PubMedQA's, or question and answer with a short ground truth"
 
 
 class Asker:
@@ -58,8 +78,10 @@ class Asker:
         self._protocol = protocol
         self._tokenizer = tokenizer
 
-    def prompt(self, question: Question) -> Prompt:
-        text = prompt_text(self._protocol, self._tokenizer, self._protocol.messages(question))
+    def prompt(self, question: Question, system: str = "") -> Prompt:
+        """`system` is the system prompt of a question without labels; else the protocol has it."""
+        turns = self._protocol.messages(question) if question.labels else free_turns(question, system, FINISH)
+        text = prompt_text(self._protocol, self._tokenizer, turns)
         return Prompt(question, text, len(self.ids(text)))
 
     def ids(self, text: str) -> list[int]:
@@ -68,7 +90,7 @@ class Asker:
 
     def fitting(self, rows: Iterable[Row], most: int) -> list[Prompt]:
         """The prompts of `rows` with at most `most` tokens."""
-        return [prompt for prompt in (self.prompt(row.question) for row in rows) if prompt.tokens <= most]
+        return [prompt for prompt in (self.prompt(row.question, row.system) for row in rows) if prompt.tokens <= most]
 
 
 def prompt_order(n: int, draws: int, seed: int) -> list[int]:

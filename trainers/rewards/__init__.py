@@ -1,1 +1,1 @@
-"""Rewards for completions to multiple-choice questions."""
+"""Rewards for completions to questions with options, or with a ground truth in free text."""

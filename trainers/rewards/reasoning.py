@@ -48,7 +48,7 @@ class Reasoning:
     ordered: float
     """1 if steps are numbered from 1 and each says something, 0.5 for prose without numbers."""
     considered: float | None
-    """Share of the options that some step discusses; None if options have no text of their own (yes, no, maybe)."""
+    """Share of the options that some step discusses; None without options that have a text of their own."""
     concludes: float
     """1 if the end of the reasoning names the answer given after it."""
     contradicts: bool
@@ -87,7 +87,7 @@ class _Asked:
 def reasoning_of(
     thought: str, question: Question, answer: str, *, least_steps: int = 2, least_words: int = 4
 ) -> Reasoning:
-    """`answer` is the label that the reply gives after its reasoning.
+    """`answer` is the label or the free text that the reply gives after its reasoning.
 
     Fewer steps than `least_steps`, or fewer new words in total than `least_words`, do not count as reasoning.
     """
@@ -197,6 +197,8 @@ def _considered(sentences: list[_Sentence], asked: _Asked, labels: tuple[str, ..
 def _conclusion(thought: str, question: Question, answer: str) -> tuple[float, bool]:
     """(1 if the last sentences name `answer` else 0, whether they name another label and not `answer`)."""
     tail = thought[-TAIL_CHARACTERS:].strip()
+    if not question.labels:
+        return float(_names(tail, answer)), False
     pieces = [piece.strip() for piece in _SENTENCE.split(tail) if piece and piece.strip()][-2:]
     texts = {label: text for label, text in zip(question.labels, question.options, strict=True) if text != label}
     for piece in reversed(pieces):

@@ -14,8 +14,9 @@ from typing import Literal, get_args
 
 from medbench.harness.contracts import Extraction, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
-from medbench.harness.extraction.thinking import REASONING_TAGS
+from medbench.harness.extraction.thinking import REASONING_TAGS, split_reasoning
 from medbench.harness.scoring.score import score_reply
+from medbench.trainers.rewards.free_answer import matches, read_free_answer
 from medbench.trainers.rewards.single_answer import names_another
 
 Fault = Literal[
@@ -85,19 +86,20 @@ class Reply:
     thought: str
     answer: Extraction
     correct: bool
-    """By the harness's scorer, regardless of faults."""
+    """Regardless of faults; by the harness's scorer, or for free text by free_answer.matches."""
     faults: tuple[Fault, ...]
     """Of the format only, in the order of FAULTS; empty if the format is right."""
 
 
-def read_reply(text: str, question: Question, *, finish_reason: str = "stop", opened: bool = False) -> Reply:
-    """`opened`: the prompt has opened the think block already, so the reply only closes it."""
-    answer, score = score_reply(
-        text, question.labels, question.options, question.gold, finish_reason=finish_reason, opened=opened
-    )
+def read_reply(
+    text: str, question: Question, *, finish_reason: str = "stop", opened: bool = False, tolerance: float = 0.0
+) -> Reply:
+    """`opened`: the prompt has opened the think block already, so the reply only closes it. `tolerance` is that of
+    free_answer.matches, for a question without labels."""
+    answer, correct = _judged(text, question, finish_reason, opened, tolerance)
     faults: list[Fault] = []
     if len(text) > READ_CHARACTERS:
-        return Reply("", answer, bool(score), ("gigantic",))
+        return Reply("", answer, correct, ("gigantic",))
     if finish_reason != "stop":
         faults.append("truncated")
     if _is_hidden(text):
@@ -107,7 +109,22 @@ def read_reply(text: str, question: Question, *, finish_reason: str = "stop", op
         _check_answer(behind, answer, text, question, faults)
     if _addresses_the_scorer(text):
         faults.append("scorer_addressed")
-    return Reply(thought, answer, bool(score), tuple(fault for fault in FAULTS if fault in faults))
+    return Reply(thought, answer, correct, tuple(fault for fault in FAULTS if fault in faults))
+
+
+def _judged(
+    text: str, question: Question, finish_reason: str, opened: bool, tolerance: float
+) -> tuple[Extraction, bool]:
+    if question.labels:
+        answer, score = score_reply(
+            text, question.labels, question.options, question.gold, finish_reason=finish_reason, opened=opened
+        )
+        return answer, bool(score)
+    parts = split_reasoning(text, opened=opened)
+    if len(text) > READ_CHARACTERS or not parts.closed:
+        return Extraction(None, "truncated" if finish_reason == "length" else "unparsed"), False
+    answer = read_free_answer(text, parts.offset)
+    return answer, answer.answer is not None and matches(answer.answer, question.gold, tolerance)
 
 
 def _addresses_the_scorer(text: str) -> bool:
@@ -175,10 +192,12 @@ def _check_answer(behind: str, answer: Extraction, text: str, question: Question
     if answer.answer is None or answer.span is None:
         faults.append("several_answers" if answer.outcome == "ambiguous" else "no_answer")
         return
+    if len(behind.strip()) > ANSWER_CHARACTERS:
+        faults.append("long_answer")
+    if not question.labels:
+        return
     named = unicodedata.normalize("NFKC", text[slice(*answer.span)])
     if named.strip().casefold() != answer.answer.casefold():
         faults.append("no_answer")  # the option's text without its label
     if names_another(unicodedata.normalize("NFKC", behind), answer.answer, question):
         faults.append("several_answers")
-    if len(behind.strip()) > ANSWER_CHARACTERS:
-        faults.append("long_answer")

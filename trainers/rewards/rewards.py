@@ -1,4 +1,5 @@
-"""Rewards for a multiple-choice reply: small pure functions, each in a stated range, summed with the recipe's weights.
+"""Rewards for a reply to a question with options, or with a ground truth in free text: small pure functions, each in a
+stated range, summed with the recipe's weights.
 
 With the default weights, and tested: a reply with a format fault or without reasoning earns at most 0; an honest reply
 earns more than that even if it is wrong; an honest right reply earns more than any wrong one. So no trick that the
@@ -62,6 +63,8 @@ class RewardConfig(Record):
     """New words in total below which there is no reasoning. Long worked reasoning has dozens.
 
     Reasoning of one sentence, such as PubMedQA's conclusions, needs `least_steps: 1`."""
+    tolerance: float = Field(0.01, ge=0, lt=1)
+    """By how much a number in free text may differ from the ground truth, as a share of it."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -102,10 +105,10 @@ def rewards_of(
     finish_reason: str = "stop",
     opened: bool = False,
 ) -> Rewards:
-    """All components of one reply of `tokens` tokens. Raises MedbenchError for a question without a labelled gold."""
+    """All components of one reply of `tokens` tokens. Raises MedbenchError for a question without a gold answer."""
     _check_question(question)
     reply = reply.rstrip()  # blanks at the end say nothing, and must not push an answer out of a pattern's reach
-    read = read_reply(reply, question, finish_reason=finish_reason, opened=opened)
+    read = read_reply(reply, question, finish_reason=finish_reason, opened=opened, tolerance=config.tolerance)
     thought = None
     if not read.faults and read.answer.answer is not None:
         thought = reasoning_of(
@@ -128,7 +131,8 @@ def rewards_of(
 
 
 def accuracy_reward(read: Reply, faults: tuple[Fault, ...]) -> float:
-    """1 for the gold answer in the right format, by the harness's own extraction and scorer; else 0."""
+    """1 for the gold answer in the right format, by the harness's own extraction and scorer, or for free text by
+    free_answer.py; else 0."""
     return float(read.correct and not faults)
 
 
@@ -189,6 +193,8 @@ def _faults_of_thought(thought: Reasoning | None) -> tuple[Fault, ...]:
 
 
 def _check_question(question: Question) -> None:
+    if not question.labels and question.gold.strip():
+        return
     if question.gold not in question.labels or len(question.options) != len(question.labels):
         raise MedbenchError(
             f"question {question.id or question.question[:40]!r}: rewards need labels, one option for each and a gold "
