@@ -299,7 +299,7 @@ def test_a_quantised_model_has_its_precision_and_its_bytes(tmp_path: Path) -> No
     ((row,),) = [table.rows for table in board(tmp_path)]
     assert (row.size_text, row.precision) == ("8.19B", "bfloat16, awq 4 bit")
     found = collect([tmp_path])
-    assert "8.19B<small>6.12 GB</small>" in index_page(found)
+    assert '8.19B<small class="below">6.12 GB</small>' in index_page(found)
     assert "8.19B, 6.12 GB, awq 4 bit" in run_page(found, row.run)
 
 
