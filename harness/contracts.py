@@ -8,6 +8,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+MOST_NEW_TOKENS = 2**31
+"""Of a reply: no context is longer, and engines count in 32 bits."""
+
 Say = Callable[[str], None]
 
 FinishReason = Literal["stop", "length", "error"]

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.config import Record
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError
 from medbench.harness.engines.plugins import BUILT_IN, known_engines
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.files import slug
@@ -25,8 +25,8 @@ class EvalConfig(Record):
     protocol: str | None = None
     engine: str | None = None
     base_url: str | None = None
-    max_new_tokens: int | None = Field(None, ge=1)
-    thinking_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
+    thinking_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     thinking: bool | None = None
     temperature: float | None = Field(None, ge=0, le=10)
     shots: int | None = Field(None, ge=0)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from medbench.harness.config import Record, check_mapping, read_yaml
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError
 from medbench.harness.files import as_text
 from medbench.harness.text import did_you_mean
 
@@ -161,9 +161,9 @@ class GateFile(Record):
     """Most questions asked, over all tasks; gates that are still open then are undecided."""
     protocol: str | None = None
     """Protocol for the candidates; None is the baseline's, or cot-v2 without a baseline."""
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     """Instead of the protocol's own limit."""
-    thinking_tokens: int | None = Field(None, ge=1)
+    thinking_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     """Most tokens of a reply's reasoning, see protocols.protocol."""
     temperature: float | None = Field(None, ge=0, le=10)
     """Instead of the protocol's own."""

@@ -22,7 +22,14 @@ from pydantic import (
 )
 
 from medbench.harness.config import Record, read_yaml
-from medbench.harness.contracts import OPEN_EXTRACTION, OWN_EXTRACTION, MedbenchError, Message, Question
+from medbench.harness.contracts import (
+    MOST_NEW_TOKENS,
+    OPEN_EXTRACTION,
+    OWN_EXTRACTION,
+    MedbenchError,
+    Message,
+    Question,
+)
 from medbench.harness.extraction.published import EXTRACTORS
 from medbench.harness.extraction.quantity import without_limits
 from medbench.harness.protocols.templates import ENVIRONMENT, render_bounded
@@ -43,7 +50,7 @@ class Decoding(Record):
     temperature: float = Field(0.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
-    max_new_tokens: int = Field(2048, ge=1)
+    max_new_tokens: int = Field(2048, ge=1, le=MOST_NEW_TOKENS)
 
 
 class Continuation(Record):
@@ -51,7 +58,7 @@ class Continuation(Record):
 
     cue: str
     """Appended to the truncated completion; the model continues after it."""
-    max_new_tokens: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1, le=MOST_NEW_TOKENS)
     """Of the text after the cue."""
 
 
@@ -82,7 +89,7 @@ class Protocol(Record):
     continuation: Continuation | None = None
     answer_cue: str | None = None
     """Begins the answer to a thought that `thinking_tokens` cut off; where there is a continuation, its cue does."""
-    thinking_tokens: int | None = Field(None, ge=1)
+    thinking_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     """Most tokens of a completion's reasoning: it is then closed by its own mark, and answered after the cue. A
     completion without marks counts as reasoning. None: all of max_new_tokens."""
     denominator: str = "every question asked; a reply without an answer is wrong"

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medbench.harness.contracts import MOST_NEW_TOKENS
+
 SCHEMA_VERSION = 1
 MOST_QUESTIONS = 1_000_000
 """Of a task. A gate holds an order of all of them; a larger number was not written by medbench."""
@@ -76,7 +78,7 @@ class Totals(_Record):
 class _Decoding(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 1
+    max_new_tokens: Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] = 1
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 

@@ -6,6 +6,7 @@ with pydantic takes ten. Lines that are no strict JSON (NaN, half a surrogate pa
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -72,7 +73,11 @@ class NewerSample(ValueError):
 
 
 DECIDING = tuple(f'"{name}":'.encode() for name in ("id", "extracted", "gold", "score", "outcome", "repeat", "order"))
+LONG = 100_000
+"""Bytes beside the texts of a line, beyond which looking for keys takes longer than parsing."""
 _decode = msgspec.json.Decoder(Line).decode
+_HALF = re.compile(rb"\\u[dD]")
+"""Half a surrogate pair can only be written as an escape."""
 
 
 def decode(raw: bytes) -> Line:
@@ -91,13 +96,17 @@ def decode(raw: bytes) -> Line:
 
 def _may_repeat(raw: bytes) -> bool:
     """Whether a key that decides may be given twice, of which msgspec takes the last; the texts are not searched."""
-    around = raw[: max(raw.find(b'"prompt":'), 0)] + raw[max(raw.find(b'"finish_reason":'), 0) :]
+    before, behind = max(raw.find(b'"prompt":'), 0), max(raw.find(b'"finish_reason":'), 0)
+    if before + len(raw) - behind > LONG:
+        return True
+    around = raw[:before] + raw[behind:]
     return any(around.count(key) > 1 for key in DECIDING)
 
 
 def _slowly(raw: bytes) -> Line:
     try:
-        return msgspec.convert(without_halves(parse_json(raw)), Line)
+        content = parse_json(raw)
+        return msgspec.convert(without_halves(content) if _HALF.search(raw) else content, Line)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a sample written by medbench, or damaged ({error})") from None
     except (ValueError, RecursionError):

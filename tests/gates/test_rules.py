@@ -95,6 +95,8 @@ def test_a_faulty_gate_is_told_by_its_key_path(tmp_path: Path, gate: str, key: s
         ("budget: 0", "budget"),
         ("budget: 1.5", "budget"),
         ("max_new_tokens: 0", "max_new_tokens"),
+        ("max_new_tokens: 99999999999", "max_new_tokens"),
+        ("thinking_tokens: 99999999999", "thinking_tokens"),
         ("alhpa: 0.1", "alhpa"),
     ],
 )

@@ -263,6 +263,7 @@ def test_an_unknown_key_is_one_line_with_near_names(tmp_path: Path) -> None:
         ({"decoding": {"temperature": -1}}, "decoding.temperature"),
         ({"decoding": {"top_p": 0}}, "decoding.top_p"),
         ({"decoding": {"max_new_tokens": 0}}, "decoding.max_new_tokens"),
+        ({"decoding": {"max_new_tokens": 10**30}}, "decoding.max_new_tokens"),
         ({"prompt": "{% if letters %}"}, "prompt"),
     ],
 )

@@ -204,6 +204,7 @@ def test_another_right_answer_than_in_the_other_run_is_refused(
         (("protocol",), {"name": "x", "shots": [1]}),
         (("protocol",), {"name": "x", "decoding": None}),
         (("protocol",), {"name": "x", "decoding": {"max_new_tokens": "many"}}),
+        (("protocol",), {"name": "x", "decoding": {"max_new_tokens": 10**400}}),
         (("engine",), {"name": "x", "settings": [1]}),
         (("engine",), {"name": 7}),
     ],
