@@ -30,9 +30,8 @@ from pydantic import Field, model_validator
 
 from medbench.harness.checkpoints.cache import link_or_copy
 from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS
-from medbench.harness.checkpoints.watch_folder import SETTLED_SECONDS
-from medbench.harness.checkpoints.weights import FOREIGN_WEIGHTS, check_safetensors, weight_files
+from medbench.harness.checkpoints.watch_folder import SETTLED_SECONDS, fault_in
+from medbench.harness.checkpoints.weights import FOREIGN_WEIGHTS
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.text import did_you_mean
@@ -104,11 +103,11 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     settling = _Settling(config.settled_seconds)
     while program.poll() is None:
         for path in _candidates(config, folder):
-            if settling.is_settled(path) and not _fault(path):
+            if settling.is_settled(path) and not fault_in(path):
                 _publish(path, start, folder)
         time.sleep(min(POLL_SECONDS, config.settled_seconds))
     for path in _candidates(config, folder):
-        if fault := _fault(path):
+        if fault := fault_in(path):
             print(f"not published: {fault}", flush=True)
         else:
             _publish(path, start, folder)
@@ -196,18 +195,6 @@ def _signature(folder: Path) -> _Signature:
             continue
         found.append((str(path), stat.st_size, stat.st_mtime_ns))
     return tuple(found)
-
-
-def _fault(path: Path) -> str | None:
-    """Why it cannot be loaded (yet), or None."""
-    try:
-        if (path / "adapter_config.json").exists():
-            check_safetensors(path / ADAPTER_WEIGHTS)
-        else:
-            weight_files(path)
-    except MedbenchError as error:
-        return str(error)
-    return None
 
 
 def _publish(path: Path, start: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.files import expanded, parse_json
 from medbench.harness.hub.repository import MAIN, Repository, dataset_rows
+from medbench.harness.text import foreign
 
 SAMPLE = "sample"
 HUB = "hub"
@@ -111,6 +112,19 @@ def rows_sha256(questions: Iterable[Question]) -> str:
     """Content hash over ids, questions, contexts, options and gold answers, independent of order."""
     lines = sorted(json.dumps([q.id, q.question, q.context, q.options, q.gold]) for q in questions)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def options_by_label(
+    options: Mapping[str, str], labels: tuple[str, ...], answer: str, *, column: str
+) -> tuple[str, ...]:
+    """The options in the order of `labels`. Raises ValueError for others than these, and for an `answer`, which stands
+    in `column`, that is none of them."""
+    if tuple(sorted(options)) != labels:
+        found = foreign(", ".join(options), 80)
+        raise ValueError(f"options: keys must be {labels[0]} to {labels[-1]}, found {found or 'none'}")
+    if answer not in labels:
+        raise ValueError(f"{column}: {foreign(answer, 40)!r} is not one of {labels[0]} to {labels[-1]}")
+    return tuple(options[label] for label in labels)
 
 
 def content_id(*parts: str) -> str:

@@ -56,7 +56,7 @@ def checkpoints_in(
                 continue
             if _changed(path) is None:  # rotated away while another checkpoint was judged
                 continue
-            if still < INCOMPLETE_SECONDS and (fault := _fault(path)) is not None:
+            if still < INCOMPLETE_SECONDS and (fault := fault_in(path)) is not None:
                 waiting = True
                 if path not in told:
                     told.add(path)
@@ -75,8 +75,8 @@ def _candidates(folder: Path) -> set[Path]:
     return {path for path in marked if not path.name.startswith((".", "tmp"))}
 
 
-def _fault(folder: Path) -> str | None:
-    """What is missing in the folder, in words."""
+def fault_in(folder: Path) -> str | None:
+    """Why the checkpoint cannot be loaded (yet), or None."""
     try:
         if (folder / "adapter_config.json").exists():
             check_safetensors(folder / ADAPTER_WEIGHTS)

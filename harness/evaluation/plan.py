@@ -237,9 +237,8 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
 
 def refuse_continuation(protocol: Protocol, engine: EngineChoice) -> None:
     """Raises MedbenchError for a protocol that continues replies, where the engine cannot."""
-    continues = protocol.continuation is not None or protocol.thinking_tokens is not None
     templates = getattr(engine.instance, "chat_template", None)
-    if continues and (engine.name == "openai" or templates == "server"):
+    if protocol.continues and (engine.name == "openai" or templates == "server"):
         raise MedbenchError(
             f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
             f"use --engine vllm or hf"

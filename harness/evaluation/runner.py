@@ -146,11 +146,10 @@ def completions(
 
     Tokens are counted over both parts; those of the cue are not.
     """
-    if protocol.continuation is None and protocol.thinking_tokens is None:
+    if not protocol.continues:
         with _closing(engine.generate(requests)) as stream:
             yield from stream
         return
-    more = protocol.most_tokens - (protocol.thinking_tokens or protocol.decoding.max_new_tokens)
     sent: dict[str, Request] = {}
     cut_off: dict[str, Completion] = {}
     """What goes on, with what was put behind it."""
@@ -181,7 +180,7 @@ def completions(
                     forced = replace(
                         request,
                         prompt=request.prompt + begun.text,
-                        max_new_tokens=more,
+                        max_new_tokens=protocol.most_tokens - request.max_new_tokens,
                         milestones=_beyond(completion.completion_tokens, request.milestones),
                     )
                     sent[forced.id] = forced

@@ -12,6 +12,8 @@ no statement, unless the option of that letter says the same.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 from medbench.harness.contracts import Extraction, Note
 from medbench.harness.extraction.choices import Choices
@@ -40,6 +42,23 @@ def extract(
     `options` are the labels' texts, so that "The answer is aspirin" is understood. `opened` says that the prompt has
     opened the reasoning. Takes time linear in the length of `text`.
     """
+    choices = Choices(labels, options)
+
+    def read(cleaned: Cleaned, cut_off: bool) -> Extraction | None:
+        found = _decisive(cleaned.text, choices)
+        return _extraction(found, cleaned) if found is not None else None
+
+    return outside_reasoning(text, read, finish_reason=finish_reason, opened=opened)
+
+
+def outside_reasoning(
+    text: str, read: Callable[[Cleaned, bool], Extraction | None], *, finish_reason: str, opened: bool
+) -> Extraction:
+    """What `read` finds in the text after the reasoning, up to a question of the completion's own if it finds something
+    there; or why there is no answer.
+
+    `read` is given the text and whether the token limit cut it off.
+    """
     parts = split_reasoning(text, opened=opened)
     cut_off = finish_reason == "length"
     note: Note | None = "unmarked_thought" if parts.guessed else None
@@ -47,19 +66,17 @@ def extract(
         return Extraction(None, "truncated" if cut_off else "unparsed", note=note)
     end = parts.offset + len(parts.answer)
     start = max(parts.offset, end - READ_CHARACTERS)
-    choices = Choices(labels, options)
     later = next((turn for turn in NEXT_TURN.finditer(text, start, end) if text[start : turn.start()].strip()), None)
     if later is not None:
-        first = clean(text[: later.start()], start)
-        found = _decisive(first.text, choices)
-        if found is not None:
-            return _extraction(found, first, "went_on")
+        first = read(clean(text[: later.start()], start), False)
+        if first is not None:
+            return replace(first, note="went_on")
     whole = clean(text[:end], start)
     if not whole.text.strip():
         return Extraction(None, "truncated" if cut_off and parts.reasoning else "empty")
-    found = _decisive(whole.text, choices)
+    found = read(whole, cut_off)
     if found is not None:
-        return _extraction(found, whole, note)
+        return replace(found, note=note)
     if REFUSAL.search(whole.text):
         return Extraction(None, "refused", note=note)
     return Extraction(None, "truncated" if cut_off else "unparsed", note=note)
@@ -79,9 +96,9 @@ def _decisive(text: str, choices: Choices) -> Statement | None:
     return None if _TAKEN_BACK.search(behind) else found
 
 
-def _extraction(found: Statement, cleaned: Cleaned, note: Note | None) -> Extraction:
+def _extraction(found: Statement, cleaned: Cleaned) -> Extraction:
     last = min(found.end, len(cleaned.origin)) - 1
     span = cleaned.origin[min(found.start, last)], cleaned.origin[last] + 1
     if len(found.labels) == 1:
-        return Extraction(found.labels[0], "answered", span, note)
-    return Extraction(None, "ambiguous" if found.labels else "unparsed", span, note)
+        return Extraction(found.labels[0], "answered", span)
+    return Extraction(None, "ambiguous" if found.labels else "unparsed", span)

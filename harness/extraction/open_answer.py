@@ -13,13 +13,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from medbench.harness.contracts import Extraction, Note
-from medbench.harness.extraction.answer import READ_CHARACTERS
-from medbench.harness.extraction.cleaning import Cleaned, clean
+from medbench.harness.contracts import Extraction
+from medbench.harness.extraction.answer import outside_reasoning
+from medbench.harness.extraction.cleaning import Cleaned
 from medbench.harness.extraction.doubt import is_not_meant
-from medbench.harness.extraction.patterns import NEXT_TURN, REFUSAL
 from medbench.harness.extraction.quantity import Quantity, first_quantity
-from medbench.harness.extraction.thinking import split_reasoning
 
 STATEMENT_CHARACTERS = 160
 """So much is read of a statement, at most its line and sentence."""
@@ -82,26 +80,12 @@ def extract(
     `labels` and `options` are for questions with options, and not used. `opened` says that the prompt has opened the
     reasoning. Takes time linear in the length of `text`.
     """
-    parts = split_reasoning(text, opened=opened)
-    cut_off = finish_reason == "length"
-    note: Note | None = "unmarked_thought" if parts.guessed else None
-    if not parts.closed or (parts.guessed and cut_off):
-        return Extraction(None, "truncated" if cut_off else "unparsed", note=note)
-    end = parts.offset + len(parts.answer)
-    start = max(parts.offset, end - READ_CHARACTERS)
-    later = next((turn for turn in NEXT_TURN.finditer(text, start, end) if text[start : turn.start()].strip()), None)
-    if later is not None:
-        first = clean(text[: later.start()], start)
-        if (found := _answer(first.text, cut_off=False)) is not None:
-            return _extraction(found, first, "went_on")
-    whole = clean(text[:end], start)
-    if not whole.text.strip():
-        return Extraction(None, "truncated" if cut_off and parts.reasoning else "empty")
-    if (found := _answer(whole.text, cut_off=cut_off)) is not None:
-        return _extraction(found, whole, note)
-    if REFUSAL.search(whole.text):
-        return Extraction(None, "refused", note=note)
-    return Extraction(None, "truncated" if cut_off else "unparsed", note=note)
+
+    def read(cleaned: Cleaned, cut_off: bool) -> Extraction | None:
+        found = _answer(cleaned.text, cut_off=cut_off)
+        return _extraction(found, cleaned) if found is not None else None
+
+    return outside_reasoning(text, read, finish_reason=finish_reason, opened=opened)
 
 
 def _answer(text: str, *, cut_off: bool) -> _Found | None:
@@ -153,9 +137,9 @@ def _last_line(text: str) -> _Found | None:
     return found if found is not None and _UNIT.match(bare, found.quantity.end) else None
 
 
-def _extraction(found: _Found, cleaned: Cleaned, note: Note | None) -> Extraction:
+def _extraction(found: _Found, cleaned: Cleaned) -> Extraction:
     quantity = found.quantity
     span = cleaned.origin[quantity.start], cleaned.origin[quantity.end - 1] + 1
     if not found.alone:
-        return Extraction(None, "ambiguous", span, note)
-    return Extraction(quantity.written, "answered", span, note)
+        return Extraction(None, "ambiguous", span)
+    return Extraction(quantity.written, "answered", span)

@@ -113,6 +113,11 @@ class Protocol(Record):
         return self.decoding.max_new_tokens + (self.continuation.max_new_tokens if self.continuation else 0)
 
     @property
+    def continues(self) -> bool:
+        """Whether a completion that is cut off may go on, which needs an engine that can continue a text."""
+        return self.continuation is not None or self.thinking_tokens is not None
+
+    @property
     def cue(self) -> str | None:
         """What begins the answer to a thought that is cut off."""
         return self.continuation.cue if self.continuation else self.answer_cue

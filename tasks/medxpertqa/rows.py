@@ -5,9 +5,8 @@ medbench tasks medxpertqa
 
 from pydantic import BaseModel
 
-from medbench.harness.benchmarks.rows import benchmark, cluster_id
+from medbench.harness.benchmarks.rows import benchmark, cluster_id, options_by_label
 from medbench.harness.contracts import LETTERS, Question
-from medbench.harness.text import foreign
 
 LABELS = tuple(LETTERS[:10])
 LIST = "\nAnswer Choices: (A)"
@@ -24,13 +23,8 @@ class Row(BaseModel):
     question_type: str = ""
 
     def canonical(self) -> Question:
-        if tuple(sorted(self.options)) != LABELS:
-            found = foreign(", ".join(self.options), 80)
-            raise ValueError(f"options: keys must be {LABELS[0]} to {LABELS[-1]}, found {found or 'none'}")
-        if self.label not in LABELS:
-            raise ValueError(f"label: {foreign(self.label, 40)!r} is not one of {LABELS[0]} to {LABELS[-1]}")
+        options = options_by_label(self.options, LABELS, self.label, column="label")
         question = self.question.rpartition(LIST)[0] or self.question
-        options = tuple(self.options[label] for label in LABELS)
         known = {name: getattr(self, name) for name in ("medical_task", "body_system", "question_type")}
         return Question(
             id=self.id,
