@@ -22,7 +22,7 @@ FLOORS = (
     ("harness/extraction", "harness/stats", "harness/benchmarks", "harness/checkpoints"),
     ("harness/protocols", "harness/scoring", "tasks"),
     ("harness/engines", "harness/runs"),
-    ("harness/evaluation",),
+    ("harness/evaluation", "harness/judges"),
     ("harness/gates",),
     ("harness/training",),
     ("reports/read", "trainers/rewards"),
