@@ -47,7 +47,7 @@ ONLY_IN = {
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
     "openai": tuple(f"harness/engines/{name}.py" for name in ("openai", "server_patience", "server_replies")),
     "trl": ("trainers/",),
-    "peft": ("harness/checkpoints/merge.py", "trainers/"),
+    "peft": ("harness/checkpoints/adapted.py", "trainers/"),
 }
 
 
