@@ -14,6 +14,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -48,10 +49,13 @@ R = TypeVar("R", bound=BaseModel)
 class Run:
     """A run folder open for writing, locked against other processes. Use as a context manager."""
 
-    def __init__(self, folder: Path, record: RunRecord, lock: FileLock) -> None:
+    def __init__(self, folder: Path, record: RunRecord, lock: FileLock, *, is_new: bool = False) -> None:
         self.folder = folder
         self.record = record
         self._lock = lock
+        self._as_opened = None if is_new else record
+        self._lengths: dict[str, int] = {}
+        """task -> bytes of its samples before the first answer of this session."""
         self._logs: dict[str, _SampleLog] = {}
         self._changes: dict[str, Any] = {}
 
@@ -81,6 +85,7 @@ class Run:
         if task not in self._logs:
             path = samples_path(self.folder, task)
             _tidy(path, self.record)
+            self._lengths.setdefault(task, path.stat().st_size if path.exists() else 0)
             self._logs[task] = _SampleLog(path, self.record)
         self._logs[task].append(sample)
 
@@ -94,6 +99,24 @@ class Run:
         with suppress(OSError):  # git keeps no empty folder; where it cannot be made, writing says why
             (self.folder / "results").mkdir(exist_ok=True)
         write_atomically(results_path(self.folder, result.task), _json_bytes(result))
+
+    def withdraw(self) -> None:
+        """Take back every answer stored since the run was opened, and the run itself if it is new: for answers that
+        turn out to be of another model. Failed requests that they took the place of stay removed."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+        for task, length in self._lengths.items():
+            path = samples_path(self.folder, task)
+            try:
+                os.truncate(path, length)
+            except OSError as error:
+                raise cannot_write(path, error) from None
+        if self._as_opened is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        self.record, self._changes = self._as_opened, {}
+        self.update()
 
     def close(self) -> None:
         for log in self._logs.values():
@@ -116,7 +139,7 @@ def create_run(root: Path, record: RunRecord) -> Run:
         (folder / "results").mkdir(exist_ok=True)
     except OSError as error:
         raise MedbenchError(f"{folder}: cannot be created ({error.strerror}): correct --runs") from None
-    run = Run(folder, record, locked(folder))
+    run = Run(folder, record, locked(folder), is_new=True)
     run.update()
     return run
 
