@@ -199,8 +199,8 @@ class DevelopmentServer:
         folder = Path(model.model)
         if not folder.is_dir():
             raise MedbenchError(
-                f"--swap: {self.url} was started from {foreign(model.model)}, which is no folder here, and a checkpoint "
-                f"must have the same config and tensors: start it from a folder that medbench sees too "
+                f"--swap: {self.url} was started from {foreign(model.model)}, which is no folder here, and a "
+                f"checkpoint must have the same config and tensors: start it from a folder that medbench sees too "
                 f'(vllm serve "$(hf download ORG/NAME)")'
             )
         return About(
