@@ -172,6 +172,7 @@ class DevelopmentServer:
         self._root = self.url.removesuffix("/v1")
         self._key = key_of_environment()
         self._timeout = timeout
+        self._client: Any = None  # an httpx.Client, whose certificates take a while to load
 
     def about(self) -> About:
         """Raises MedbenchError where it is no server whose weights can be swapped, with how to start one."""
@@ -273,16 +274,17 @@ class DevelopmentServer:
         """(status, body)"""
         import httpx
 
+        client = self._client = self._client or httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
         seconds = seconds or self._timeout
         until = time.monotonic() + seconds
         headers = {"Authorization": f"Bearer {self._key}", "Accept-Encoding": "identity"}
         basic = self._userinfo if any(self._userinfo) else None
+        patience = httpx.Timeout(seconds, connect=min(seconds, PREFLIGHT_S))
         content = bytearray()
         try:
-            with (
-                httpx.Client(timeout=httpx.Timeout(seconds, connect=min(seconds, PREFLIGHT_S)), auth=basic) as client,
-                client.stream(method, f"{self._root}{path}", json=body, headers=headers) as response,
-            ):
+            with client.stream(
+                method, f"{self._root}{path}", json=body, headers=headers, auth=basic, timeout=patience
+            ) as response:
                 for chunk in response.iter_raw():
                     content += chunk
                     if len(content) > LARGEST:

@@ -63,7 +63,6 @@ def served_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def server_url(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("vllm")
     # few at once, so that requests queue up at the server
     limits = ("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "4")
     with vllm_server(served_folder, tmp_path_factory.mktemp("server"), "--api-key", KEY, *limits) as url:

@@ -20,15 +20,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 STARTUP_S = 240
 
 
 @contextmanager
 def vllm_server(model: Path, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The URL of a server of `model` under the name "tiny"; its log is in `folder`."""
+    """The URL of a server of `model` under the name "tiny"; its log is in `folder`. Skips the test without vLLM."""
+    if find_spec("vllm") is None:  # importing it takes seconds
+        pytest.skip("vLLM is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
