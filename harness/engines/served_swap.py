@@ -201,6 +201,8 @@ class SwapServer:
         text = tokens.sample_text()
         for special in (True, False):
             theirs = self._server.tokens_of(about.model, prompt=text, add_special_tokens=special)
+            if theirs is None:
+                raise MedbenchError(f"--swap: {self._server.url} does not tokenise (/tokenize): use vLLM's own server")
             if theirs != tokens.tokenizer.encode(text, add_special_tokens=special):
                 raise MedbenchError(f"--swap: {name} has another tokenizer than {self._server.url}: {fix}")
         turns = (Message("user", "A question?"), Message("assistant", "An answer."), Message("user", "Another one?"))

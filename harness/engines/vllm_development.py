@@ -163,7 +163,7 @@ class DevelopmentServer:
         if not self.url.endswith("/v1"):
             raise MedbenchError(f"--swap: {self.url} does not end in /v1: give vLLM's own --base-url")
         host = urlsplit(self.url).hostname or ""
-        if not is_loopback(host) and host not in allowed:
+        if not is_loopback(host) and host not in {name.lower() for name in allowed}:
             raise MedbenchError(
                 f"--swap: {host} is another machine, and whoever reaches a server in development mode can run code on "
                 f"it: forward its port to 127.0.0.1, or behind the cluster's wall set engine_config: "

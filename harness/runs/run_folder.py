@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -54,8 +53,8 @@ class Run:
         self.record = record
         self._lock = lock
         self._as_opened = None if is_new else record
-        self._lengths: dict[str, int] = {}
-        """task -> bytes of its samples before the first answer of this session."""
+        self._before: dict[str, int] = {}
+        """task -> lines of its samples before the first answer of this session."""
         self._logs: dict[str, _SampleLog] = {}
         self._changes: dict[str, Any] = {}
 
@@ -85,7 +84,7 @@ class Run:
         if task not in self._logs:
             path = samples_path(self.folder, task)
             _tidy(path, self.record)
-            self._lengths.setdefault(task, path.stat().st_size if path.exists() else 0)
+            self._before.setdefault(task, len(_lines(path)))
             self._logs[task] = _SampleLog(path, self.record)
         self._logs[task].append(sample)
 
@@ -106,14 +105,18 @@ class Run:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-        for task, length in self._lengths.items():
+        for task, number in self._before.items():
             path = samples_path(self.folder, task)
-            try:
-                os.truncate(path, length)
-            except OSError as error:
-                raise cannot_write(path, error) from None
+            if number:
+                write_atomically(path, b"".join(_lines(path)[:number]))
+            else:
+                path.unlink(missing_ok=True)
+        self._before.clear()
         if self._as_opened is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.folder / "run.json").unlink(missing_ok=True)
+            for folder in ("samples", "results"):
+                with suppress(OSError):  # something that was there before
+                    (self.folder / folder).rmdir()
             return
         self.record, self._changes = self._as_opened, {}
         self.update()
@@ -251,6 +254,10 @@ class _SampleLog:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def _line(sample: Sample) -> bytes:
