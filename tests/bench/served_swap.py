@@ -57,8 +57,8 @@ def main() -> None:
             served = [gate(folder, candidate, "--swap", "--base-url", url) for _ in range(ROUNDS)]
         swaps = [swap for _, swap in served if swap is not None]
         print(
-            f"in the server: median {statistics.median(one for one, _ in served):.1f} s, of which swap and verification "
-            f"{statistics.median(swaps):.1f} s"
+            f"in the server: median {statistics.median(one for one, _ in served):.1f} s, "
+            f"of which swap and verification {statistics.median(swaps):.1f} s"
         )
 
 
