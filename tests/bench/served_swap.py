@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import conftest  # noqa: F401  # sets environment variables for vLLM
 from support.gate_runs import write_gates, write_medqa
 from support.vllm_server import vllm_server
 
