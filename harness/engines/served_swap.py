@@ -85,6 +85,8 @@ REFERENCE_PARAMETERS = 2_000_000_000
 CHECK_SECONDS, CHECK_SHARE = 2.0, 0.02
 """Time between two probes while the server answers, at least; and the share of the time that they may take."""
 BEAT = 0.5
+"""Seconds without a reply after which those that are held back are looked at again."""
+LEFT_SECONDS = 86_400
 MOST_PLACES = 256
 CPU_PLACES = 32
 """As in vllm.py."""
@@ -143,7 +145,7 @@ class SwapServer:
         compared = (
             f"{away:.2g} nats from transformers' on the CPU" if away is not None else "not compared with a reference"
         )
-        log.info("%s: swapped in in %.1f s, the probe is %s", checkpoint.name, time.monotonic() - started, compared)
+        log.info("%s: swapped in after %.1f s, the probe is %s", checkpoint.name, time.monotonic() - started, compared)
         return SwappedEngine(self._engine(about, tokens), guard, about, away, self)
 
     def _engine(self, about: About, tokens: CheckpointTokens) -> OpenAIEngine:
@@ -481,6 +483,10 @@ def _vocabulary(folder: Path) -> int | None:
 def _blank_of(folder: Path) -> Iterator[Path]:
     """A checkpoint with the same tensors, all zero, for as long as the `with` block lasts."""
     make_cache_dir()
+    for left in cache_dir().glob("blank-*"):  # by a process that was killed; another machine may share the cache
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     try:
         blank = Path(tempfile.mkdtemp(prefix="blank-", dir=cache_dir())).resolve()
     except OSError as error:
