@@ -146,6 +146,22 @@ def test_replies_are_those_of_an_engine_in_this_process(served: SwapServer, benc
 
 
 @pytest.mark.engine
+def test_thinking_is_cut_off_and_continued_as_in_this_process(bench: Bench, here: Path, capfd: Capture) -> None:
+    """A protocol that continues a reply, which a chat server cannot do."""
+    words = ("--tasks", "medqa", "--limit", "4", "--thinking-tokens", "3", "--max-new-tokens", "30")
+    assert run(bench.command("eval", bench.one, *words, "--name", "served")) == 0
+    local = ["--data", str(bench.root / "data"), "--engine", "hf", "--name", "local", "--quiet"]
+    assert run(["eval", str(bench.one), *words, *local]) == 0
+    capfd.readouterr()
+    replies = [
+        {one.id: one.output.rstrip("\ufffd") for one in read_samples(f"runs/{name}", "medqa")}
+        for name in ("served", "local")
+    ]
+    assert replies[0] == replies[1]
+    assert all("The answer is (" in reply for reply in replies[0].values())
+
+
+@pytest.mark.engine
 def test_a_watch_judges_each_checkpoint_in_the_server(bench: Bench, here: Path, capfd: Capture) -> None:
     (here / "checkpoints").mkdir()
     for name, source in (("step-1", bench.two), ("step-2", bench.one)):
