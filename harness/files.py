@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,10 @@ from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.text import foreign
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SYNC_SECONDS = 1.0
+"""Appended lines are synced to disk at least this often, in case the machine crashes; a crash of the process loses
+none."""
+RESUME = "run again with --resume"
 
 
 def slug(text: str, limit: int = 60) -> str:
@@ -100,19 +105,59 @@ def remove_leftovers(*folders: Path) -> None:
                     path.unlink()
 
 
-def locked(folder: Path) -> FileLock:
+def locked(folder: Path, fix: str = "wait for it, or use --name") -> FileLock:
     """The folder's lock, acquired. Raises MedbenchError where another process holds it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise MedbenchError(f"{folder} is being written by another process: wait for it, or use --name") from None
+        raise MedbenchError(f"{folder} is being written by another process: {fix}") from None
     except OSError as error:
         raise MedbenchError(f"{folder}: cannot be locked ({error.strerror})") from None
     return lock
 
 
-def cannot_write(path: Path, error: OSError) -> Interrupted:
+class LineLog:
+    """A file to which whole lines are appended: kill -9 leaves at most one torn last line. Not thread-safe."""
+
+    def __init__(self, path: Path, again: str = RESUME) -> None:
+        """`again` says what to do after a failed write. Raises Interrupted where the file cannot be written."""
+        self._path, self._again = path, again
+        self._synced = time.monotonic()
+        try:
+            path.parent.mkdir(exist_ok=True)  # git keeps no empty folder
+            # unbuffered: a line is in the kernel's hands, safe from kill -9, as soon as append returns
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(path, error, again) from None
+
+    def append(self, line: bytes) -> None:
+        """Raises Interrupted where it cannot be written; nothing of it is left then."""
+        start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is past the end
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "no space left on device")
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self._sync()
+        except OSError as error:
+            self._file.truncate(start)
+            raise cannot_write(self._path, error, self._again) from None
+
+    def close(self) -> None:
+        if not self._file.closed:
+            try:
+                self._sync()
+            except OSError as error:
+                raise cannot_write(self._path, error, self._again) from None
+            finally:
+                self._file.close()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+
+def cannot_write(path: Path, error: OSError, again: str = RESUME) -> Interrupted:
     """The exception to raise for a failed write."""
     fix = "make room" if error.errno in FULL else "fix the cause"
-    return Interrupted(f"{path}: cannot be written ({error.strerror}): {fix}, then run again with --resume")
+    return Interrupted(f"{path}: cannot be written ({error.strerror}): {fix}, then {again}")

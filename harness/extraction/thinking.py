@@ -142,6 +142,15 @@ def split_reasoning(text: str, *, opened: bool = False) -> SplitCompletion:
     return SplitCompletion(text[:start], text[start:], start, True)
 
 
+def without_marks(reasoning: str) -> str:
+    """SplitCompletion.reasoning as plain text: a paragraph ends where a mark stood."""
+    pieces, start = [], 0
+    for _, at, end in _marks(reasoning):
+        pieces.append(reasoning[start:at])
+        start = max(start, end)
+    return "\n\n".join([*pieces, reasoning[start:]]).strip()
+
+
 def _marks(text: str) -> Iterator[tuple[bool, int, int]]:
     """(whether it opens, start, end) of every mark, in order."""
     tags = (((tag.lastgroup or "").startswith("open"), tag.start(), tag.end()) for tag in _TAG.finditer(text))

@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -25,7 +24,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from medbench.harness.contracts import MedbenchError, Sample
-from medbench.harness.files import cannot_write, locked, remove_leftovers, write_atomically
+from medbench.harness.files import LineLog, cannot_write, locked, remove_leftovers, write_atomically
 from medbench.harness.runs.comparability import describe_differences
 from medbench.harness.runs.records import SCHEMA_VERSION, RunRecord
 from medbench.harness.runs.sample_check import SeenLines, checked_lines, refuse_unearned
@@ -33,8 +32,6 @@ from medbench.harness.runs.sample_line import NewerSample, decode
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import without_halves
 
-SYNC_SECONDS = 1.0
-"""Samples are synced to disk at least this often, in case the machine crashes; a crash of the process loses none."""
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO)
 """Errors of a file that is there, or in a folder that may not be searched."""
 
@@ -215,13 +212,7 @@ def results_path(folder: Path, task: str) -> Path:
 class _SampleLog:
     def __init__(self, path: Path, record: RunRecord) -> None:
         self._path, self._record = path, record
-        self._synced = time.monotonic()
-        try:
-            path.parent.mkdir(exist_ok=True)  # git keeps no empty folder
-            # unbuffered: a line is in the kernel's hands, safe from kill -9, as soon as append returns
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        self._log = LineLog(path)
 
     def append(self, sample: Sample) -> None:
         line = _line(sample)
@@ -232,28 +223,10 @@ class _SampleLog:
                 f"{self._path}: the answer to {sample.id[:60]!r} cannot be stored ({error}): "
                 f"the engine or the task gave a value that it must not give"
             ) from None
-        start = self._file.seek(0, os.SEEK_END)  # after a failed append, tell() is past the end
-        try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "no space left on device")
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                self._sync()
-        except OSError as error:
-            self._file.truncate(start)
-            raise cannot_write(self._path, error) from None
+        self._log.append(line)
 
     def close(self) -> None:
-        if not self._file.closed:
-            try:
-                self._sync()
-            except OSError as error:
-                raise cannot_write(self._path, error) from None
-            finally:
-                self._file.close()
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+        self._log.close()
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -1,0 +1,112 @@
+"""The steps of a reply: the sentences of its thought, or of what it writes before its answer.
+
+python -c "from medbench.harness.judges.steps import sentences; print(sentences('E. coli grew. HbA1c fell by 0.5.'))"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from medbench.harness.contracts import Sample
+from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning, without_marks
+
+LANGUAGE = "en"
+LONGEST_HEADING = 60
+"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
+_LIST_MARK = re.compile(
+    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))"
+    r"|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
+    re.IGNORECASE,
+)
+_HEADING = 60
+"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
+_STEP = r"\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*"
+_LIST_MARK = re.compile(
+    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))"
+    rf"|{_STEP})+",
+    re.IGNORECASE,
+)
+_HEADING = 60
+"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
+_LIST_MARK = re.compile(
+    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))"
+    r"|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
+    re.IGNORECASE,
+)
+_HEADING = 60
+"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
+_LIST_MARK = re.compile(
+    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(r"#{1,6}\s|\*\*[^*]+\*\*:?\s*$|__[^_]+__:?\s*$")
+_EMPHASIS = re.compile(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}|__(?=\S)|(?<=\S)__|`+")
+_LETTER = re.compile(r"[^\W\d_]")
+_ENDED = re.compile(r"[.!?:;…。]['\")\]*]*$")
+
+
+def steps_of(sample: Sample) -> list[str]:
+    """In the order of the reply; empty for a failed request and for a reply that only answers.
+
+    With a thought, its sentences. Without one, those before the one in which the answer was found: that is judged by
+    the right answer already.
+    """
+    if sample.error is not None:
+        return []
+    parts = split_reasoning(sample.output, opened=opens_reasoning(sample.prompt))
+    if parts.reasoning.strip():
+        return sentences(without_marks(parts.reasoning))
+    if sample.span is None:
+        return sentences(sample.output)
+    start = min(sample.span[0], len(sample.output))
+    # the sentence with the answer begins before it: what is cut off there is dropped, unless a sentence ends just there
+    before = sample.output[:start]
+    whole = sentences(sample.output)
+    found = sentences(before)
+    return found[: _common(found, whole)]
+
+
+def sentences(text: str) -> list[str]:
+    """Split at the ends of sentences and list items; without list marks, emphasis, headings, and what has no letter."""
+    return [sentence for block in _blocks(text) for sentence in _split(block)]
+
+
+def _common(found: list[str], whole: list[str]) -> int:
+    for at, (one, other) in enumerate(zip(found, whole, strict=False)):
+        if one != other:
+            return at
+    return min(len(found), len(whole))
+
+
+def _split(block: str) -> Iterator[str]:
+    import sentencex
+
+    # halves of surrogate pairs are no text for it
+    for piece in sentencex.segment(LANGUAGE, block.encode("utf-8", "replace").decode()):
+        sentence = " ".join(piece.split())
+        if _LETTER.search(sentence):
+            yield sentence
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Lines without their marks; a line that goes on with a small letter belongs to the one before."""
+    block = ""
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or _is_heading(line):
+            yield block
+            block = ""
+            continue
+        mark = _LIST_MARK.match(line)
+        body = _EMPHASIS.sub("", line[mark.end() if mark else 0 :]).strip()
+        if block and mark is None and body[:1].islower() and not _ENDED.search(block):
+            block = f"{block} {body}"
+        else:
+            yield block
+            block = body
+    yield block
+
+
+def _is_heading(line: str) -> bool:
+    return bool(_HEADING.match(line)) or (line.endswith((":", ":**")) and len(line) <= LONGEST_HEADING)
