@@ -19,27 +19,6 @@ _LIST_MARK = re.compile(
     r"|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
     re.IGNORECASE,
 )
-_HEADING = 60
-"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
-_STEP = r"\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*"
-_LIST_MARK = re.compile(
-    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))"
-    rf"|{_STEP})+",
-    re.IGNORECASE,
-)
-_HEADING = 60
-"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
-_LIST_MARK = re.compile(
-    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))"
-    r"|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
-    re.IGNORECASE,
-)
-_HEADING = 60
-"""Characters; a longer line that ends with a colon is a sentence that leads to a list."""
-_LIST_MARK = re.compile(
-    r"(?:[-*+•–—>]\s+|#{1,6}\s*|\(?\d{1,3}[.)]\s+|\(?[a-z]\)\s+|[a-z]\.\s+(?-i:(?=[A-Z]))|\*{0,2}step \d{1,3}\s*[:.)-]\*{0,2}\s*)+",
-    re.IGNORECASE,
-)
 _HEADING = re.compile(r"#{1,6}\s|\*\*[^*]+\*\*:?\s*$|__[^_]+__:?\s*$")
 _EMPHASIS = re.compile(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}|__(?=\S)|(?<=\S)__|`+")
 _LETTER = re.compile(r"[^\W\d_]")
