@@ -7,6 +7,7 @@ import importlib
 import re
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from support.gate_runs import write_gates, write_medqa, write_replies
@@ -31,8 +32,14 @@ def test_commands_and_options_exist(document: Path) -> None:
     for line in re.findall(r"^medbench .*$", "\n".join(blocks("sh", document)), re.MULTILINE):
         words = line.partition("#")[0].split()[1:]
         assert words[0] in cli.commands, line
-        known = {option for parameter in cli.commands[words[0]].params for option in parameter.opts}
+        known = {option for parameter in parameters_of(cli.commands[words[0]]) for option in parameter.opts}
         assert [word for word in words if word.startswith("--") and word not in known] == [], line
+
+
+def parameters_of(command: click.Command) -> list[click.Parameter]:
+    """Those of its subcommands too."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return [*command.params, *(parameter for one in below for parameter in one.params)]
 
 
 def blocks(language: str, *documents: Path) -> list[str]:

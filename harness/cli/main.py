@@ -15,6 +15,7 @@ import click
 from medbench.harness.cli import own_faults
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
+from medbench.harness.cli.judge_commands import judge_command
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import as_text
@@ -28,6 +29,7 @@ KEPT = {
     "eval": "; answers so far are kept: rerun the same command with --resume",
     "gate": "; answers so far are kept: rerun the same command",
     "watch": "; answers so far are kept: rerun the same command",
+    "judge": "; verdicts so far are kept: rerun the same command",
     "train": "; finished work is kept: rerun the same command with --resume",
 }
 EXIT_INTERRUPTED = 4
@@ -49,7 +51,7 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command):
+for command in (gate_command, watch_command, compare_command, judge_command):
     cli.add_command(command)
 
 

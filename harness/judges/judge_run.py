@@ -6,6 +6,7 @@ medbench judge runs/base --judge command --command "python my_judge.py"
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from medbench.harness.judges.sources import questions_of, read_sources, sources_
 from medbench.harness.judges.steps import steps_of
 from medbench.harness.runs.stored_run import StoredRun, load_run
 from medbench.harness.text import did_you_mean, foreign
+
+PLAIN_SECONDS = 10.0
+"""Between lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,11 @@ def _judged(run: StoredRun, task: str, asked: Replies, judge: Judge, say: Say) -
         wanted = [item for item, _ in items.values() if item.id not in known]
         if wanted:
             say(f"{task}: {len(wanted)} of {len(items)} different steps to judge")
-        for ruling in judge.judge(wanted) if wanted else ():
+        said = time.monotonic()
+        for number, ruling in enumerate(judge.judge(wanted) if wanted else (), 1):
+            if time.monotonic() - said > PLAIN_SECONDS:
+                said = time.monotonic()
+                say(f"{task}: {number} of {len(wanted)} steps judged")
             if ruling.id not in items:
                 raise MedbenchError(
                     f"judge {judge.name} rules on {foreign(ruling.id, 60)!r}, which was not asked: fix it"

@@ -46,3 +46,21 @@ def clustered_mean(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
     mean = math.fsum(value for cluster in clusters for value in cluster) / n
     variance = math.fsum((math.fsum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters) / n**2
     return mean, math.sqrt(variance)
+
+
+def clustered_mean_interval(clusters: Sequence[Sequence[float]], alpha: float = 0.05) -> tuple[float, float]:
+    """Interval of the mean of values in 0..1, such as shares of steps, in clusters.
+
+    Wilson's at the size at which a share would have the mean's cluster-robust variance: beside clustered_interval,
+    which takes each value to be all or nothing, it uses that values in between vary less. The variance is an estimate
+    from so many clusters, so the quantile is Student's.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    mean, error = clustered_mean(clusters)
+    k = len(clusters)
+    wider = (stdtrit(max(1, k - 1), 1 - alpha / 2) / ndtri(1 - alpha / 2)) ** 2
+    variance = error**2 * k / max(1, k - 1)  # a cluster-robust variance is too small by about (k - 1) / k
+    size = mean * (1 - mean) / variance if variance > 0 and 0 < mean < 1 else float(k)
+    low, high = wilson_interval(mean * size / wider, size / wider, alpha)
+    return float(min(low, mean)), float(max(high, mean))  # not outside by a rounding error

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from medbench.harness.stats.intervals import clustered_interval, clustered_mean, wilson_interval
+from medbench.harness.stats.intervals import (
+    clustered_interval,
+    clustered_mean,
+    clustered_mean_interval,
+    wilson_interval,
+)
 
 Clusters = list[tuple[int, float]]
 
@@ -152,3 +157,27 @@ def test_without_clusters_the_error_is_the_usual_one() -> None:
     mean, error = clustered_mean([[value] for value in values])
     assert mean == pytest.approx(np.mean(values))
     assert error == pytest.approx(np.std(values) / math.sqrt(len(values)))
+
+
+# clustered_mean_interval
+
+
+def test_a_mean_of_zeros_and_ones_in_clusters_of_one_has_about_wilsons_interval() -> None:
+    values = [[1.0]] * 300 + [[0.0]] * 700
+    assert clustered_mean_interval(values) == pytest.approx(wilson_interval(300, 1000), abs=5e-4)
+
+
+@pytest.mark.parametrize(("a", "b"), [(2, 2), (0.5, 0.5), (5, 1)])
+def test_the_interval_of_a_mean_covers_it_and_is_narrower_than_that_of_a_share(a: float, b: float) -> None:
+    draws = np.random.default_rng(0).beta(a, b, size=(400, 30))
+    found = [clustered_mean_interval([[value] for value in draw]) for draw in draws]
+    assert np.mean([low <= a / (a + b) <= high for low, high in found]) >= 0.92
+    width = np.mean([high - low for low, high in found])
+    assert width < np.mean([np.ptp(clustered_interval([(1, value) for value in draw])) for draw in draws])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_the_interval_of_equal_values_is_that_of_so_many_clusters(value: float) -> None:
+    low, high = clustered_mean_interval([[value, value]] * 20)
+    assert 0 <= low <= value <= high <= 1
+    assert high - low > 0.1

@@ -1,0 +1,91 @@
+"""The commands `medbench judge RUN` and `medbench judge check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medbench.harness.cli.duration import as_seconds
+from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED
+from medbench.harness.cli.streams import clean_stdout, say
+
+
+class _RunOrCommand(click.Group):
+    """`medbench judge RUN` is short for `medbench judge run RUN`; a run folder called check is ./check."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("judge", cls=_RunOrCommand, subcommand_metavar="RUN [OPTIONS] | check RUN LABELS [OPTIONS]")
+def judge_command() -> None:
+    """Judge the steps of replies against a source text, and compare a judge with people's labels.
+
+    \b
+    medbench judge RUN --judge command --command "python my_judge.py"
+    medbench judge run RUN ...           the same; its options: medbench judge run --help
+    medbench judge check RUN LABELS      how far the judge agrees with people
+    """
+
+
+@judge_command.command("run")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--judge", "name", required=True, metavar="NAME", help="command, or a plugin's name.")
+@click.option("--command", "program", help="Program of the judge command, with its arguments; no shell reads it.")
+@click.option("--timeout", metavar="TIME", callback=as_seconds, help="Longest wait for a verdict.  [default: 10m]")
+@click.option("--tasks", help="Comma-separated.  [default: all of the run that have a text to judge by]")
+@click.option("--sources", type=click.Path(path_type=Path), help='Texts to judge by, JSON lines {"id", "source"}.')
+@click.option("--limit", type=click.IntRange(min=1), help="At most N questions per task, the same ones each time.")
+@click.option("--data", help="As for eval.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
+def run_command(
+    run: Path,
+    name: str,
+    program: str | None,
+    timeout: float | None,
+    tasks: str | None,
+    sources: Path | None,
+    limit: int | None,
+    data: str | None,
+    as_json: bool,
+) -> int:
+    """Judge each step of the replies in RUN: is it supported or contradicted by the source, or not covered?
+
+    Steps are the sentences of the thought or, without one, those before the answer; the source is the task's own text
+    (PubMedQA's abstract) or that of --sources. Verdicts are kept in RUN/judgements; no step is asked twice, so the same
+    command goes on where it was stopped. Exit: 3 where more than 2 % of a task's steps have no verdict.
+    """
+    from medbench.harness.cli.judge_tables import scores_table
+    from medbench.harness.judges.contracts import JudgeChoice
+    from medbench.harness.judges.judge_run import JudgeOptions, judge_run
+    from medbench.harness.judges.plugins import start_judge
+    from medbench.harness.judges.scores import task_scores
+
+    named = tuple(filter(None, map(str.strip, (tasks or "").split(","))))
+    options = JudgeOptions(run, named, data, sources, limit)
+    choice = JudgeChoice(name, program, timeout=600.0 if timeout is None else timeout, say=say)
+    with clean_stdout() as stdout:
+        judge = start_judge(choice)
+        try:
+            found = judge_run(options, judge, say)
+        finally:
+            judge.close()
+        scores = [task_scores(one) for one in found]
+        if as_json:
+            content: dict[str, Any] = {"run": str(run), "judge": judge.name, "fingerprint": judge.fingerprint}
+            content["tasks"] = {
+                score.task: score.as_json() | {"file": str(one.file)} for score, one in zip(scores, found, strict=True)
+            }
+            stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+        else:
+            stdout.write(scores_table(judge, scores, found))
+    lacking = [score.task for score in scores if score.lacks_verdicts]
+    if lacking:
+        say(f"more than 2 % of the steps of {', '.join(lacking)} have no verdict: run the same command again")
+        return EXIT_NOT_SCORED
+    return 0

@@ -1,0 +1,98 @@
+"""`medbench judge`: what it prints, its exit status, and one line for each way of using it wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.judging import OVERLAP, program, pubmedqa_run
+
+from medbench.harness.cli.main import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, judged by nobody yet, and its data."""
+    pubmedqa_run(tmp_path)
+    monkeypatch.setenv("MEDBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def judge(folder: Path, *more: str, source: str = OVERLAP) -> int:
+    return run(["judge", "runs/judged", "--judge", "command", "--command", program(folder, source), *more])
+
+
+def test_a_run_is_judged_and_the_table_has_the_shares_and_says_uncalibrated(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(folder) == 0
+    out = capfd.readouterr().out
+    assert "pubmedqa" in out
+    assert "33.3" in out
+    assert "uncalibrated" in out
+    assert "runs/judged/judgements/pubmedqa.command.jsonl" in out
+
+
+def test_json_is_one_object_with_every_figure(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert judge(folder, "--json", "--limit", "2") == 0
+    content = json.loads(capfd.readouterr().out)
+    found = content["tasks"]["pubmedqa"]
+    assert (found["replies"], found["steps"], found["failed"]) == (2, 6, 0)
+    assert found["shares"]["contradicted"]["value"] == pytest.approx(1 / 3)
+    assert found["scores"]["factuality"]["value"] == 0.5
+    assert len(content["fingerprint"]) == 64
+
+
+def test_the_options_may_come_first_and_run_may_be_said(folder: Path) -> None:
+    command = program(folder)
+    assert run(["judge", "--judge", "command", "--command", command, "runs/judged"]) == 0
+    assert run(["judge", "run", "runs/judged", "--judge", "command", "--command", command]) == 0
+
+
+@pytest.mark.parametrize("words", [["judge", "--help"], ["judge", "run", "--help"], ["judge", "runs/x", "--help"]])
+def test_help_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 0
+    assert "medbench judge" in capsys.readouterr().out
+
+
+def test_too_many_failed_steps_are_exit_status_3_and_shown(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picky = OVERLAP.replace('else "not covered"', "else 'dunno'")
+    assert judge(folder, source=picky) == 3
+    out, err = capfd.readouterr()
+    assert "3 steps without a verdict: the verdict 'dunno' is none of supported" in out
+    assert "more than 2 % of the steps of pubmedqa have no verdict" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["runs/judged"], "Missing option '--judge'"),
+        (["runs/none", "--judge", "command", "--command", "true"], "run.json: no such file"),
+        (["runs/judged", "--judge", "command"], "--judge command needs --command"),
+        (["runs/judged", "--judge", "comand"], "did you mean command?"),
+        (["runs/judged", "--judge", "command", "--command", "true", "--tasks", "medqa"], "no task 'medqa'"),
+        (["runs/judged", "--judge", "command", "--command", "true", "--sources", "none.jsonl"], "no such file"),
+        (["runs/judged", "--judge", "command", "--command", "true"], "no step of pubmedqa got a verdict"),
+        (["runs/judged", "--judge", "command", "--command", "true", "--timeout", "soon"], "is no time"),
+        ([], "Missing argument 'RUN'"),
+    ],
+)
+def test_wrong_use_is_one_line(folder: Path, words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["judge", *words]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert told in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_task_without_a_text_to_judge_by_is_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from support.gate_runs import write_medqa, write_replies
+
+    from medbench.harness.api import score
+
+    write_replies(folder / "medqa.jsonl", dict.fromkeys(write_medqa(folder / "data", 4), True))
+    score(folder / "medqa.jsonl", "medqa", runs=folder / "runs", name="medqa")
+    assert run(["judge", "runs/medqa", "--judge", "command", "--command", program(folder)]) == 2
+    assert "medqa: no text to read beside its questions: name a file" in capfd.readouterr().err
