@@ -212,17 +212,20 @@ def _serve(
     from medbench.harness.judging.server import Desk, allowed_folders, answering
 
     places = allowed_folders([*([folder] if folder is not None else []), *allowed])
-    with clean_stdout() as stdout, JudgingQueue(runs, keeper.key) as queue:
-        with answering(Desk(queue, places, keeper.about, keep), port) as address:
-            say(f"medbench: asked at {address}, Ctrl-C ends it")
-            if folder is not None:
-                accept_found(folder, queue, settled, say)
-            for item, judged in judged_items(keeper, queue, keep):
-                if item.error is not None:
-                    say(f"medbench: {item.error}")
-                line = json.dumps(item.as_json(), ensure_ascii=False) + "\n"
-                stdout.write(line if as_json else verdict_table(judged.verdict) if judged is not None else "")
-                stdout.flush()
+    with (
+        clean_stdout() as stdout,
+        JudgingQueue(runs, keeper.key) as queue,
+        answering(Desk(queue, places, keeper.about, keep), port) as address,
+    ):
+        say(f"medbench: judging what is named at {address}, until Ctrl-C")
+        if folder is not None:
+            accept_found(folder, queue, settled, say)
+        for item, judged in judged_items(keeper, queue, keep):
+            if item.error is not None:
+                say(f"medbench: {item.error}")
+            line = json.dumps(item.as_json(), ensure_ascii=False) + "\n"
+            stdout.write(line if as_json else verdict_table(judged.verdict) if judged is not None else "")
+            stdout.flush()
     raise AssertionError("judging ends only by an exception")
 
 

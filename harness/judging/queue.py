@@ -253,8 +253,8 @@ def _events(path: Path) -> Iterator[Event]:
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]["msg"].lower()
             raise MedbenchError(
-                f"{path}:{number}: {fault}: the queue is damaged, or of a newer medbench: correct the line, or move the "
-                f"file away to start with an empty queue"
+                f"{path}:{number}: {fault}: the queue is damaged, or of a newer medbench: correct the line, or move "
+                f"the file away to start with an empty queue"
             ) from None
 
 

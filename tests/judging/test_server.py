@@ -5,56 +5,26 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.judging import ABOUT, Keeper, judging
 
-from medbench.harness.contracts import Interrupted, MedbenchError
-from medbench.harness.gates.rules import Gate, GateFile
-from medbench.harness.gates.verdict import Judged, invalid_checkpoint
+from medbench.harness.contracts import MedbenchError
 from medbench.harness.judging import server
-from medbench.harness.judging.judge import accept_found, judged_items
+from medbench.harness.judging.judge import accept_found
 from medbench.harness.judging.queue import JudgingQueue
 from medbench.harness.judging.server import Desk, allowed_folders, answering
 from medbench.reports.write.serve import HEADERS
 
 pytestmark = pytest.mark.slow  # a server takes half a second to stop
 
-RULES = GateFile(gates=[Gate("medqa", at_least=0.5)])
-ABOUT = {"gate_file": "<b>gates.yaml", "gates": ["medqa: accuracy at least 0.5"], "baseline": None}
-
-
-class Keeper:
-    """Judges by a checkpoint's name: what is called interrupted, wrong or fault cannot be judged."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.dropped = 0
-        self.free = threading.Event()
-        self.free.set()
-
-    def judge(self, name: str) -> Judged:
-        self.asked.append(Path(name).name)
-        assert self.free.wait(30)
-        faults = {
-            "interrupted": Interrupted("the disk is full: make room"),
-            "wrong": MedbenchError("the base is not there: copy it"),
-            "fault": ZeroDivisionError("division by zero"),
-        }
-        if Path(name).name in faults:
-            raise faults[Path(name).name]
-        return invalid_checkpoint(name, RULES, "<script>alert(1)</script>")
-
-    def drop_engine(self) -> None:
-        self.dropped += 1
-
 
 class Place:
-    """A server with a judging thread."""
+    """Folders of a server."""
 
     def __init__(self, folder: Path) -> None:
         self.allowed, self.runs, self.keeper = folder / "checkpoints", folder / "runs", Keeper()
@@ -74,12 +44,8 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def address(place: Place) -> Iterator[str]:
-    with JudgingQueue(place.runs, "rules") as queue:
-        desk = Desk(queue, allowed_folders([place.allowed]), ABOUT, lambda error: f"fault kept: {type(error).__name__}")
-        with answering(desk, 0) as found:
-            items = judged_items(place.keeper, queue, desk.keep_fault)  # type: ignore[arg-type]
-            threading.Thread(target=lambda: list(items), daemon=True).start()
-            yield found
+    with judging(place.keeper, place.runs, [place.allowed]) as found:
+        yield found
 
 
 def ask(
@@ -297,9 +263,8 @@ def test_a_client_that_falls_silent_is_let_go(address: str, place: Place, monkey
     monkeypatch.setattr(server._Handler, "timeout", 0.2)
     with socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), timeout=10) as connection:
         host = urlsplit(address).netloc
-        connection.sendall(
-            f"POST /judge HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n".encode()
-        )
+        lines = ("POST /judge HTTP/1.1", f"Host: {host}", "Content-Type: application/json", "Content-Length: 9", "", "")
+        connection.sendall("\r\n".join(lines).encode())
         assert connection.recv(100).startswith(b"HTTP/1.0 408")
     assert judge(address, place.made("step-1"))[0] == 200
 
@@ -318,9 +283,9 @@ def test_only_the_loopback_listens_and_a_port_that_is_taken_is_one_line(address:
     assert address.startswith("http://127.0.0.1:")
     with JudgingQueue(place.runs.with_name("other"), "rules") as queue:
         desk = Desk(queue, [], ABOUT, str)
-        with pytest.raises(MedbenchError, match=r"port \d+: .* give another one to --serve"):
-            with answering(desk, urlsplit(address).port or 0):
-                pass
+        taken = answering(desk, urlsplit(address).port or 0)
+        with pytest.raises(MedbenchError, match=r"port \d+: .* give another one to --serve"), taken:
+            pass
 
 
 def test_a_folder_that_is_not_there_cannot_be_allowed(tmp_path: Path) -> None:
