@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -292,6 +293,33 @@ def test_the_example_for_trl_works_as_it_stands(work: Path) -> None:
     assert (work / found["best"]["run"] / "verdict.json").exists()
     assert "training stops" in done.stderr
     assert not list((work / "out").glob("checkpoint-*"))[1:]
+
+
+def test_the_examples_for_axolotl_and_verl_ask_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their base classes are stand-ins with the signatures of axolotl 0.19.0 and verl 0.9.1."""
+
+    def stand_in(module: str, **content: Any) -> None:
+        for name in (".".join(module.split(".")[:depth]) for depth in range(1, module.count(".") + 2)):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        vars(sys.modules[module]).update(content)
+
+    stand_in("axolotl.integrations.base", BasePlugin=object)
+    stand_in("verl.trainer.ppo.checkpoint_callback", CheckpointCallback=object)
+    shown = "\n".join(block for block in blocks_of("training.md", "python") if "axolotl" in block or "verl" in block)
+    weights = tmp_path / "out" / "global_step_50" / "actor" / "huggingface"
+    weights.mkdir(parents=True)
+    (weights / "config.json").write_text("{}")
+    with server(tmp_path, {"huggingface": ("pass", 0.6)}) as address:
+        examples: dict[str, Any] = {}
+        exec(shown.replace("http://127.0.0.1:8750/", address).replace("http://127.0.0.1:8750", address), examples)
+        (callback,) = examples["GatePlugin"]().add_callbacks_post_trainer(None, None)
+        assert isinstance(callback, medbench.GateCallback)
+        with pytest.raises(RuntimeError, match="step 50 passes its gates"):
+            examples["Gate"]().on_save(
+                trainer=None, global_step=50, checkpoint_dir=str(tmp_path / "out" / "global_step_50"), async_save=False
+            )
+        missing = str(tmp_path / "out" / "global_step_100")
+        examples["Gate"]().on_save(trainer=None, global_step=100, checkpoint_dir=missing, async_save=False)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends the child on Linux only")
