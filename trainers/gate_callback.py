@@ -20,9 +20,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from medbench.harness.checkpoints.packages import needed
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import replace_file
 from medbench.harness.gates.rules import read_gate_file
@@ -34,8 +33,10 @@ from medbench.harness.training.process import DISTRIBUTED
 from medbench.harness.training.state import worth_of
 from medbench.trainers.judging_client import JudgingClient, NoVerdict
 
-with needed("medbench.GateCallback cannot be used"):
+if TYPE_CHECKING:
     from transformers import TrainerCallback
+else:  # importing theirs takes seconds, and trainers call their callbacks' methods by name
+    TrainerCallback = object
 
 FILE = "gates.json"
 LAUNCHER = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "OMPI_")
@@ -137,6 +138,12 @@ class GateCallback(TrainerCallback):
         known = [one for one in self._judged if one.status is not None]
         return max(known, key=lambda one: (one.status == "pass", one.worth or 0.0, one.step), default=None)
 
+    def __getattr__(self, name: str) -> Any:
+        """The events that do not matter here, also those of later versions of transformers."""
+        if name.startswith("on_"):
+            return _nothing
+        raise AttributeError(f"GateCallback has no attribute {name!r}")
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._ranks = _Ranks.joined()
         self._judged = [one for one in _read(Path(args.output_dir) / FILE) if one.step <= state.global_step]
@@ -214,6 +221,9 @@ class GateCallback(TrainerCallback):
         alike = [one for one in known if (one.status == "pass") == (best.status == "pass")]
         kind = "that pass" if best.status == "pass" else "of which none passes"
         return f"the highest estimate ({best.worth:.4g}) of {len(alike)} judged {kind}"
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

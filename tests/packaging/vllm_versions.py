@@ -28,7 +28,8 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 def releases(first: tuple[int, int]) -> list[str]:
     """The newest release of each minor version from `first` on, oldest first."""
     said = subprocess.run([*PIP, "index", "versions", "vllm"], capture_output=True, text=True, check=True).stdout
-    found = [tuple(map(int, one)) for one in re.findall(r"\b(\d+)\.(\d+)\.(\d+)(?=,|\n|$)", said.split("versions:")[1])]
+    listed = re.split(r"[,\s]+", said.partition("versions:")[2].partition("\n")[0])
+    found = [tuple(map(int, one.split("."))) for one in listed if re.fullmatch(r"\d+\.\d+\.\d+", one)]
     newest = {one[:2]: one for one in sorted(found)}
     return [".".join(map(str, one)) for minor, one in sorted(newest.items()) if minor >= first]
 
