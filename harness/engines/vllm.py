@@ -327,7 +327,9 @@ class VLLMEngine:
 
         ahead = [milestone - spent for milestone in request.milestones if milestone >= spent]
         # reports come with the first token, then whenever so many are new; in vLLM 0.26 with every token
-        interval = {"stream_interval": max(FEWEST_BETWEEN, math.gcd(*ahead))} if ahead and self._reports_seldom else {}
+        interval: dict[str, Any] = {}
+        if ahead and self._reports_seldom:
+            interval["stream_interval"] = max(FEWEST_BETWEEN, math.gcd(*ahead))
         return SamplingParams(
             max_tokens=min(request.max_new_tokens - spent, self._max_model_len - prompt_tokens),
             temperature=request.temperature,
