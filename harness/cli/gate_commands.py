@@ -36,6 +36,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--fresh-ledger", metavar="REASON", help="Count this gate file's checkpoints from 1 again.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
+@click.option("--swap", is_flag=True, default=None, help="As for eval: CANDIDATES one after another in one server.")
 @click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--base", metavar="MODEL", help="As for eval.")
@@ -131,6 +132,9 @@ def gate_command(
 )
 @click.option("--fresh-ledger", metavar="REASON", help="As for gate.")
 @click.option("--engine", metavar="NAME", help="As for eval.")
+@click.option("--base-url", help="As for eval, with --swap.")
+@click.option("--swap", is_flag=True, default=None, help="As for eval: one checkpoint after another in one server.")
+@click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")
@@ -207,9 +211,9 @@ def _serve(
     """Judge what other programs name, and what appears in `folder`, until Ctrl-C."""
     from medbench.harness.cli.own_faults import keep
     from medbench.harness.cli.verdict_output import verdict_table
-    from medbench.harness.judging.judge import accept_found, judged_items
-    from medbench.harness.judging.queue import JudgingQueue
-    from medbench.harness.judging.server import Desk, allowed_folders, answering
+    from medbench.harness.verdict_server.judge import accept_found, judged_items
+    from medbench.harness.verdict_server.queue import JudgingQueue
+    from medbench.harness.verdict_server.server import Desk, allowed_folders, answering
 
     places = allowed_folders([*([folder] if folder is not None else []), *allowed])
     with (

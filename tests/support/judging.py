@@ -13,9 +13,9 @@ from pathlib import Path
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.gates.rules import Gate, GateFile
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint
-from medbench.harness.judging.judge import judged_items
-from medbench.harness.judging.queue import JudgingQueue
-from medbench.harness.judging.server import Desk, allowed_folders, answering
+from medbench.harness.verdict_server.judge import judged_items
+from medbench.harness.verdict_server.queue import JudgingQueue
+from medbench.harness.verdict_server.server import Desk, allowed_folders, answering
 
 RULES = GateFile(gates=[Gate("medqa", at_least=0.5)])
 ABOUT = {"gate_file": "<b>gates.yaml", "gates": ["medqa: accuracy at least 0.5"], "baseline": None}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.judging import queue as module
-from medbench.harness.judging.queue import FILE, Full, JudgingQueue
+from medbench.harness.verdict_server import queue as module
+from medbench.harness.verdict_server.queue import FILE, Full, JudgingQueue
 
 VERDICT = {"overall": "pass", "why": "the gate passes"}
 

@@ -16,7 +16,7 @@ import pytest
 from support.tiny_training import arguments, environment
 
 from medbench.harness.cli.main import run
-from medbench.harness.judging.queue import FILE
+from medbench.harness.verdict_server.queue import FILE
 
 GATES = "max_new_tokens: 4\ngates: [{task: medqa, at_least: 0.9}]\n"
 

@@ -10,8 +10,8 @@ from medbench.harness.checkpoints.watch_folder import checkpoints_in
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.gates.judge import Gatekeeper
 from medbench.harness.gates.verdict import Judged
-from medbench.harness.judging.queue import Item, JudgingQueue
 from medbench.harness.secrets import redact
+from medbench.harness.verdict_server.queue import Item, JudgingQueue
 
 POLL_SECONDS = 0.5
 EXIT_FAULT = 70

@@ -14,10 +14,10 @@ import pytest
 from support.judging import ABOUT, Keeper, judging
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.judging import server
-from medbench.harness.judging.judge import accept_found
-from medbench.harness.judging.queue import JudgingQueue
-from medbench.harness.judging.server import Desk, allowed_folders, answering
+from medbench.harness.verdict_server import server
+from medbench.harness.verdict_server.judge import accept_found
+from medbench.harness.verdict_server.queue import JudgingQueue
+from medbench.harness.verdict_server.server import Desk, allowed_folders, answering
 from medbench.reports.write.serve import HEADERS
 
 pytestmark = pytest.mark.slow  # a server takes half a second to stop

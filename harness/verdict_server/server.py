@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 from medbench.harness.checkpoints.watch_folder import MARKS
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, parse_json
-from medbench.harness.judging.queue import ID_LENGTH, Full, JudgingQueue
 from medbench.harness.secrets import redact
 from medbench.harness.text import foreign
+from medbench.harness.verdict_server.queue import ID_LENGTH, Full, JudgingQueue
 from medbench.reports.write import pages
 from medbench.reports.write.serve import ADDRESS, HEADERS, TYPES, names_this_machine
 
