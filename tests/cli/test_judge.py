@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.judging import OVERLAP, program, pubmedqa_run
+from support.judge_programs import OVERLAP, program, pubmedqa_run
 
 from medbench.harness.cli.main import run
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.judging import OVERLAP, choice, program
+from support.judge_programs import OVERLAP, choice, program
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.judges.contracts import Item, JudgeChoice, Ruling

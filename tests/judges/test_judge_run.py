@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.judging import OVERLAP, choice, program, pubmedqa_run, thought
+from support.judge_programs import OVERLAP, choice, program, pubmedqa_run, thought
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.judges.contracts import Item, Ruling, Verdict

@@ -1,80 +1,65 @@
-"""A PubMedQA run with replies of known steps, and programs that judge them.
+"""A judging server without an engine: a checkpoint's name decides what becomes of it.
 
-from support.judging import choice, pubmedqa_run
+with judging(Keeper({"checkpoint-4": ("pass", 0.6)}), tmp_path / "runs", [tmp_path / "out"]) as address: ...
 """
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from medbench.harness.api import score
-from medbench.harness.judges.contracts import JudgeChoice
-from medbench.harness.runs.stored_run import StoredRun
+from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.gates.rules import Gate, GateFile
+from medbench.harness.gates.verdict import Judged, invalid_checkpoint
+from medbench.harness.verdict_server.judge import judged_items
+from medbench.harness.verdict_server.queue import JudgingQueue
+from medbench.harness.verdict_server.server import Desk, allowed_folders, answering
 
-OVERLAP = """
-import json, sys
-for line in sys.stdin:
-    item = json.loads(line)
-    words = set(item["step"].lower().split())
-    share = len(words & set(item["source"].lower().split())) / len(words)
-    verdict = "contradicted" if " not " in item["step"] else "supported" if share > 0.5 else "not covered"
-    print(json.dumps({"id": item["id"], "verdict": verdict}), flush=True)
-"""
-"""A judge by the words that step and source share."""
+RULES = GateFile(gates=[Gate("medqa", at_least=0.5)])
+ABOUT = {"gate_file": "<b>gates.yaml", "gates": ["medqa: accuracy at least 0.5"], "baseline": None}
 
 
-def program(folder: Path, source: str = OVERLAP, name: str = "judge.py") -> str:
-    """The command that runs `source`."""
-    path = folder / name
-    path.write_text(source)
-    return shlex.join([sys.executable, "-I", "-S", str(path)])
+class Keeper:
+    """Stands for a Gatekeeper. What is called interrupted, wrong or fault cannot be judged; `found` has the status and
+    the accuracy of others; the rest fails as a broken checkpoint would."""
 
+    def __init__(self, found: Mapping[str, tuple[str, float]] | None = None) -> None:
+        self.found = found or {}
+        self.asked: list[str] = []
+        self.dropped = 0
+        self.free = threading.Event()
+        self.free.set()
 
-def choice(folder: Path, source: str = OVERLAP, timeout: float = 30.0) -> JudgeChoice:
-    return JudgeChoice("command", command=program(folder, source), timeout=timeout)
-
-
-def pubmedqa_data(folder: Path, number: int = 3) -> list[str]:
-    """Writes the task's file below `folder`; returns the question ids. Abstract i says that drug i lowers pressure."""
-    from medbench.tasks.pubmedqa.rows import official_test_ids
-
-    ids = sorted(official_test_ids())[:number]
-    rows = [
-        {
-            "pubid": id,
-            "question": f"Does drug {at} help?",
-            "context": {"contexts": [f"Drug {at} lowers blood pressure.", f"We studied {at + 10} patients."]},
-            "final_decision": "yes",
+    def judge(self, name: str) -> Judged:
+        self.asked.append(Path(name).name)
+        assert self.free.wait(30)
+        faults = {
+            "interrupted": Interrupted("the disk is full: make room"),
+            "wrong": MedbenchError("the base is not there: copy it"),
+            "fault": ZeroDivisionError("division by zero"),
         }
-        for at, id in enumerate(ids)
-    ]
-    path = folder / "pubmedqa" / "test.jsonl"
-    return _written(path, rows, [str(id) for id in ids])
+        if Path(name).name in faults:
+            raise faults[Path(name).name]
+        judged = invalid_checkpoint(name, RULES, "<script>alert(1)</script>")
+        if Path(name).name not in self.found:
+            return judged
+        status, accuracy = self.found[Path(name).name]
+        gate = judged.verdict.gates[0].model_copy(update={"status": status, "estimate": accuracy})
+        changes = {"overall": status, "why": f"accuracy {accuracy}", "gates": [gate]}
+        return Judged(judged.verdict.model_copy(update=changes), None)
+
+    def drop_engine(self) -> None:
+        self.dropped += 1
 
 
-def _written(path: Path, rows: list[dict[str, object]], ids: list[str]) -> list[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ids
-
-
-def thought(at: int) -> str:
-    """Three steps: supported, contradicted and not covered, by the judge OVERLAP."""
-    return (
-        f"<think>Drug {at} lowers blood pressure. Drug {at} does not lower it at all. Aspirin cures every "
-        f"headache quickly.</think>The answer is yes."
-    )
-
-
-def pubmedqa_run(folder: Path, replies: list[str] | None = None, number: int = 3) -> StoredRun:
-    """A sealed run in `folder`/runs/judged, of replies to the questions of `folder`/data."""
-    ids = pubmedqa_data(folder / "data", number)
-    replies = replies if replies is not None else [thought(at) for at in range(number)]
-    file = folder / "replies.jsonl"
-    file.write_text(
-        "".join(json.dumps({"id": id, "output": reply}) + "\n" for id, reply in zip(ids, replies, strict=True))
-    )
-    return score(file, "pubmedqa", data=str(folder / "data"), runs=folder / "runs", name="judged")
+@contextmanager
+def judging(keeper: Keeper, runs: Path, allowed: Sequence[Path], port: int = 0) -> Iterator[str]:
+    """The address of a server whose checkpoints `keeper` judges."""
+    with JudgingQueue(runs, "rules") as queue:
+        desk = Desk(queue, allowed_folders(allowed), ABOUT, lambda error: f"fault kept: {type(error).__name__}")
+        with answering(desk, port) as address:
+            items = judged_items(keeper, queue, desk.keep_fault)  # type: ignore[arg-type]
+            threading.Thread(target=lambda: list(items), daemon=True).start()
+            yield address
