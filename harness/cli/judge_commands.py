@@ -89,3 +89,23 @@ def run_command(
         say(f"more than 2 % of the steps of {', '.join(lacking)} have no verdict: run the same command again")
         return EXIT_NOT_SCORED
     return 0
+
+
+@judge_command.command("check")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option("--judge", metavar="NAME", help="Where several judges have judged the run.")
+@click.option("--task", help="Where several tasks have been judged.")
+@click.option("--fingerprint", metavar="DIGITS", help="Where the judge has changed: its first digits.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check_command(run: Path, labels: Path, as_json: bool, **options: str | None) -> None:
+    """How far the judge of RUN agrees with people's LABELS, and its shares corrected for its errors.
+
+    RUN: a judged run, or its file RUN/judgements/TASK.JUDGE.jsonl. LABELS: JSON lines {"id", "step", "label"}; step is
+    the step's number in the reply from 1, or its text; label is supported, contradicted or not covered.
+    """
+    from medbench.harness.cli.judge_tables import check_tables
+    from medbench.harness.judges.check import CheckOptions, check_judge
+
+    found = check_judge(CheckOptions(run, labels, **options))
+    click.echo(json.dumps(found.as_json()) if as_json else check_tables(found), nl=as_json)

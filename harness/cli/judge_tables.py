@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from medbench.harness.cli.tables import rendered, shown
+from medbench.harness.judges.check import Checked, KnownAgreement, known_agreement
 from medbench.harness.judges.contracts import VERDICTS, Judge
 from medbench.harness.judges.judge_run import JudgedTask
 from medbench.harness.judges.scores import Figure, ReplyScores, TaskScores
+from medbench.harness.stats.agreement import Estimate
+from medbench.harness.stats.corrected_share import Share
 from medbench.harness.text import percent
 
 MOST_FAULTS = 3
+COLUMNS = ("sensitivity", "specificity", "judged", "by error rates", "prediction-powered")
 
 
 def scores_table(judge: Judge, scores: Sequence[TaskScores], judged: Sequence[JudgedTask]) -> str:
@@ -27,9 +33,65 @@ def scores_table(judge: Judge, scores: Sequence[TaskScores], judged: Sequence[Ju
         counts = (one.replies, one.steps, one.failed)
         table.add_row(shown(one.task), *map(str, counts), *map(_with_interval, cells))
     lines = [line for one in scores for line in _details(one)]
-    lines += ["uncalibrated: how far this judge agrees with people is not known here: medbench judge check RUN LABELS"]
-    lines += [f"verdicts: {one.file}" for one in judged]
+    for each in judged:
+        lines += [f"{each.task}: {_calibration(known_agreement(each.file, judge.fingerprint))}"]
+        lines += [f"verdicts: {each.file}"]
     return rendered(table, *map(shown, lines))
+
+
+def check_tables(found: Checked) -> str:
+    """What `medbench judge check` prints; ends with a newline."""
+    agreement = found.agreement
+    lines = [
+        f"judge {found.judge} · {found.fingerprint[:12]} · {found.task}",
+        f"{agreement.items} labelled steps of {agreement.clusters} questions",
+        f"same label: {_share(agreement.share)} %",
+        f"Cohen's kappa: {_decimal(agreement.kappa)}; Krippendorff's alpha: {_decimal(agreement.alpha)}",
+    ]
+    if found.without_verdict:
+        lines.append(f"{found.without_verdict} labelled steps have no verdict and are left out")
+    by_label = Table(show_edge=False)
+    by_label.add_column("verdict", no_wrap=True)
+    for heading in ("labelled", *(f"{name} %" for name in COLUMNS)):
+        by_label.add_column(heading, justify="right")
+    for verdict, one in found.labels.items():
+        shares = (one.sensitivity, one.specificity, one.raw, one.by_error_rates, one.prediction_powered)
+        by_label.add_row(verdict, str(one.labelled), *map(_share, shares))
+    parts: list[RenderableType] = [*map(shown, lines), Text(), by_label]
+    if found.lengths:
+        by_length = Table(show_edge=False)
+        for heading in ("characters", "labelled", "same label %"):
+            by_length.add_column(heading, justify="right")
+        for part in found.lengths:
+            by_length.add_row(f"{part.shortest} to {part.longest}", str(part.steps), _share(part.share))
+        parts += [Text(), by_length]
+    return rendered(
+        *parts,
+        Text(),
+        shown("by error rates: right where the judge errs in all steps as it does in the labelled ones"),
+        shown("prediction-powered: right where the labelled questions are a random part of the judged ones"),
+    )
+
+
+def _calibration(known: KnownAgreement | None) -> str:
+    if known is None:
+        return "uncalibrated: how far this judge agrees with people is not known: medbench judge check RUN LABELS"
+    interval = f" ({known.kappa_low:.2f} to {known.kappa_high:.2f})" if known.kappa_low is not None else ""
+    kappa = "not defined" if known.kappa is None else f"{known.kappa:.2f}{interval}"
+    return f"agreement with people on {known.steps} steps of {known.questions} questions: kappa {kappa}"
+
+
+def _share(share: Estimate | Share | None) -> str:
+    """ "unknown" where the labels do not tell."""
+    if share is None or share.value is None:
+        return "unknown"
+    return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+
+
+def _decimal(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not defined, there is only one label"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def _with_interval(figure: Figure | None) -> str:

@@ -96,3 +96,30 @@ def test_a_task_without_a_text_to_judge_by_is_one_line(folder: Path, capfd: pyte
     score(folder / "medqa.jsonl", "medqa", runs=folder / "runs", name="medqa")
     assert run(["judge", "runs/medqa", "--judge", "command", "--command", program(folder)]) == 2
     assert "medqa: no text to read beside its questions: name a file" in capfd.readouterr().err
+
+
+def test_a_checked_judge_has_its_agreement_in_later_tables(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert judge(folder) == 0
+    ids = {json.loads(line)["id"] for line in (folder / "replies.jsonl").read_text().splitlines()}
+    rows = [{"id": id, "step": 1, "label": "supported"} for id in ids]
+    rows += [{"id": id, "step": 2, "label": "contradicted"} for id in ids]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(["judge", "check", "runs/judged", "labels.jsonl"]) == 0
+    out = capfd.readouterr().out
+    assert "6 labelled steps of 3 questions" in out
+    assert "Cohen's kappa: 1.00 (1.00 to 1.00)" in out
+    assert "not covered" in out
+    assert judge(folder) == 0
+    out = capfd.readouterr().out
+    assert "agreement with people on 6 steps of 3 questions: kappa 1.00" in out
+    assert "uncalibrated" not in out
+    assert run(["judge", "check", "runs/judged", "labels.jsonl", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["agreement"]["items"] == 6
+
+
+def test_faulty_labels_are_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert judge(folder) == 0
+    (folder / "labels.jsonl").write_text('{"id": "x", "step": 1, "label": "supported"}\n')
+    capfd.readouterr()
+    assert run(["judge", "check", "runs/judged", "labels.jsonl"]) == 2
+    assert "labels.jsonl:1: question 'x' has no reply in the run" in capfd.readouterr().err
