@@ -35,8 +35,12 @@ def judge_command() -> None:
 
 @judge_command.command("run")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--judge", "name", required=True, metavar="NAME", help="command, or a plugin's name.")
+@click.option("--judge", "name", required=True, metavar="NAME", help="command, llm, or a plugin's name.")
 @click.option("--command", "program", help="Program of the judge command, with its arguments; no shell reads it.")
+@click.option("--model", help="Model of the judge llm, as for eval.")
+@click.option("--engine", help="For --model, as for eval.  [default: openai with --base-url, else vllm]")
+@click.option("--base-url", help="For --model, as for eval.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --model: YAML with engine_config.")
 @click.option("--timeout", metavar="TIME", callback=as_seconds, help="Longest wait for a verdict.  [default: 10m]")
 @click.option("--tasks", help="Comma-separated.  [default: all of the run that have a text to judge by]")
 @click.option("--sources", type=click.Path(path_type=Path), help='Texts to judge by, JSON lines {"id", "source"}.')
@@ -47,6 +51,10 @@ def run_command(
     run: Path,
     name: str,
     program: str | None,
+    model: str | None,
+    engine: str | None,
+    base_url: str | None,
+    config_file: Path | None,
     timeout: float | None,
     tasks: str | None,
     sources: Path | None,
@@ -61,6 +69,9 @@ def run_command(
     command goes on where it was stopped. Exit: 3 where more than 2 % of a task's steps have no verdict.
     """
     from medbench.harness.cli.judge_tables import scores_table
+    from medbench.harness.config import read_yaml
+    from medbench.harness.engines.settings import EngineChoice, EngineConfig
+    from medbench.harness.evaluation.options import EvalConfig
     from medbench.harness.judges.contracts import JudgeChoice
     from medbench.harness.judges.judge_run import JudgeOptions, judge_run
     from medbench.harness.judges.plugins import start_judge
@@ -68,7 +79,11 @@ def run_command(
 
     named = tuple(filter(None, map(str.strip, (tasks or "").split(","))))
     options = JudgeOptions(run, named, data, sources, limit)
-    choice = JudgeChoice(name, program, timeout=600.0 if timeout is None else timeout, say=say)
+    if model is None and (engine or base_url or config_file):
+        raise click.UsageError("--engine, --base-url and --config belong to --model")
+    config = read_yaml(config_file, EvalConfig).engine_config if config_file else EngineConfig()
+    asked = EngineChoice(engine or ("openai" if base_url else "vllm"), config, base_url)
+    choice = JudgeChoice(name, program, model, asked, 600.0 if timeout is None else timeout, say)
     with clean_stdout() as stdout:
         judge = start_judge(choice)
         try:

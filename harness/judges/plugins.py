@@ -25,7 +25,7 @@ from medbench.harness.judges.contracts import Judge, JudgeChoice
 from medbench.harness.text import did_you_mean, foreign, one_line
 
 GROUP = "medbench.judges"
-BUILT_IN = {name: EntryPoint(name, f"medbench.harness.judges.{name}", GROUP) for name in ("command",)}
+BUILT_IN = {name: EntryPoint(name, f"medbench.harness.judges.{name}", GROUP) for name in ("command", "llm")}
 FLAGS = {"command": "--command", "model": "--model"}
 """Field of JudgeChoice -> its option on the command line."""
 MEMBERS = ("name", "fingerprint", "judge", "close")

@@ -76,6 +76,11 @@ def test_too_many_failed_steps_are_exit_status_3_and_shown(folder: Path, capfd: 
         (["runs/judged", "--judge", "command", "--command", "true", "--sources", "none.jsonl"], "no such file"),
         (["runs/judged", "--judge", "command", "--command", "true"], "no step of pubmedqa got a verdict"),
         (["runs/judged", "--judge", "command", "--command", "true", "--timeout", "soon"], "is no time"),
+        (
+            ["runs/judged", "--judge", "command", "--engine", "hf"],
+            "--engine, --base-url and --config belong to --model",
+        ),
+        (["runs/judged", "--judge", "llm"], "--judge llm needs --model"),
         ([], "Missing argument 'RUN'"),
     ],
 )
