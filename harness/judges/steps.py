@@ -29,15 +29,17 @@ def steps_of(sample: Sample) -> list[str]:
     """In the order of the reply; empty for a failed request and for a reply that only answers.
 
     With a thought, its sentences. Without one, those before the one in which the answer was found: that is judged by
-    the right answer already.
+    the right answer already. Half a sentence, where a reply was cut off, is no step.
     """
     if sample.error is not None:
         return []
     parts = split_reasoning(sample.output, opened=opens_reasoning(sample.prompt))
     if parts.reasoning.strip():
-        return sentences(without_marks(parts.reasoning))
+        found = sentences(without_marks(parts.reasoning))
+        return found if parts.closed else _whole(found)
     if sample.span is None:
-        return sentences(sample.output)
+        found = sentences(sample.output)
+        return _whole(found) if sample.finish_reason == "length" else found
     start = min(sample.span[0], len(sample.output))
     # the sentence with the answer begins before it: what is cut off there is dropped, unless a sentence ends just there
     before = sample.output[:start]
@@ -49,6 +51,10 @@ def steps_of(sample: Sample) -> list[str]:
 def sentences(text: str) -> list[str]:
     """Split at the ends of sentences and list items; without list marks, emphasis, headings, and what has no letter."""
     return [sentence for block in _blocks(text) for sentence in _split(block)]
+
+
+def _whole(found: list[str]) -> list[str]:
+    return found[:-1] if found and not _ENDED.search(found[-1]) else found
 
 
 def _common(found: list[str], whole: list[str]) -> int:

@@ -30,10 +30,13 @@ def test_text_is_split_into_sentences_and_list_items_without_their_marks(text: s
     assert sentences(text) == steps
 
 
-@pytest.mark.parametrize("text", ["a" * 300_000, "a. " * 60_000, "**" * 100_000, "\n- " * 50_000, "(a) " * 50_000])
+@pytest.mark.parametrize(
+    "text", ["a" * 300_000, "a. " * 60_000, "**" * 100_000, "\n- " * 50_000, "(a) " * 50_000, "<think>" * 30_000]
+)
 def test_a_hostile_reply_is_split_in_bounded_time(text: str) -> None:
     begun = time.monotonic()
     sentences(text)
+    steps_of(answer("q", output=f"<think>{text}"))
     assert time.monotonic() - begun < 5
 
 
@@ -44,7 +47,13 @@ def test_the_steps_are_those_of_the_thought_and_not_of_what_follows() -> None:
 
 def test_a_thought_that_the_template_opens_or_that_is_cut_off_counts() -> None:
     assert steps_of(answer("q", prompt="Q?<think>\n", output="It falls.</think>The answer is (A).")) == ["It falls."]
-    assert steps_of(answer("q", output="<think>It falls. It is")) == ["It falls.", "It is"]
+    assert steps_of(answer("q", output="<think>It falls. It is safe.")) == ["It falls.", "It is safe."]
+
+
+def test_half_a_sentence_where_a_reply_was_cut_off_is_no_step() -> None:
+    assert steps_of(answer("q", output="<think>It falls. It is")) == ["It falls."]
+    assert steps_of(answer("q", output="It falls. It is", finish_reason="length")) == ["It falls."]
+    assert steps_of(answer("q", output="It falls. It is safe")) == ["It falls.", "It is safe"]
 
 
 def test_without_a_thought_the_steps_are_the_sentences_before_the_one_with_the_answer() -> None:
