@@ -28,6 +28,7 @@ from medbench.harness.contracts import (
     Request,
 )
 from medbench.harness.engines.engine_process import EngineProcess
+from medbench.harness.engines.served_path import served_path
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
@@ -156,8 +157,12 @@ class VLLMEngine:
         self._arguments = self._engine_arguments(config, quantized=is_quantized(Path(path)))
         refuse_other_shapes(Path(path))
         self._process = EngineProcess(own=_has_own_process())
-        with blame_checkpoint(f"vLLM cannot load {path}"), self._process.starting(Path(path)):
-            self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
+        with (
+            blame_checkpoint(f"vLLM cannot load {path}"),
+            served_path(Path(path)) as served,
+            self._process.starting(Path(path)),
+        ):
+            self.llm = LLM(model=served, trust_remote_code=False, **self._arguments)
         self._process.watch(self.llm.llm_engine.engine_core)
         settings = self.llm.llm_engine.vllm_config
         self._path = path
