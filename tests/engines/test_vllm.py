@@ -229,19 +229,16 @@ def test_places_are_assumed_where_max_num_seqs_is_not_set(tiny_engine: Any) -> N
     assert tiny_engine.places == min(seats, vllm.CPU_PLACES if vllm.runs_on_cpu() else seats)
 
 
-def test_several_copies_of_a_model_are_refused_with_the_way_to_run_them(tiny_model: Path) -> None:
+def test_several_copies_of_a_model_are_refused_with_the_way_to_run_them(tmp_path: Path) -> None:
     with pytest.raises(MedbenchError, match=r"engine_config.data_parallel_size: .*vllm serve.*--base-url"):
-        vllm.VLLMEngine(str(tiny_model), EngineConfig(data_parallel_size=2))
+        vllm.VLLMEngine(str(tmp_path), EngineConfig(data_parallel_size=2))
 
 
 @pytest.mark.parametrize("given", [{"tensor_parallel_size": 4}, {"vllm_args": {"pipeline_parallel_size": 4}}], ids=str)
 def test_more_gpus_than_can_be_seen_are_refused(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]) -> None:
-    from vllm.platforms import current_platform
-
-    monkeypatch.setattr(type(current_platform), "device_count", lambda *_: 2, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     with pytest.raises(MedbenchError) as caught:
-        vllm._refuse_parallel(EngineConfig(**given), cpu=False)
+        vllm.refuse_parallel(EngineConfig(**given), lambda: 2)
     assert str(caught.value) == (
         "engine_config.tensor_parallel_size: 4 GPUs are asked for and 2 can be seen (CUDA_VISIBLE_DEVICES=0,3): lower "
         "it or make more of them visible"
@@ -249,20 +246,16 @@ def test_more_gpus_than_can_be_seen_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "gpus"),
     [
-        {"tensor_parallel_size": 2},
-        {"tensor_parallel_size": 16, "vllm_args": {"distributed_executor_backend": "ray"}},
+        ({}, 0),
+        ({"tensor_parallel_size": 2}, 2),
+        ({"tensor_parallel_size": 16, "vllm_args": {"distributed_executor_backend": "ray"}}, 2),
     ],
-    ids=str,
+    ids=["one", "enough", "other machines"],
 )
-def test_gpus_that_are_there_or_on_other_machines_are_left_to_vllm(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
-) -> None:
-    from vllm.platforms import current_platform
-
-    monkeypatch.setattr(type(current_platform), "device_count", lambda *_: 2, raising=False)
-    vllm._refuse_parallel(EngineConfig(**given), cpu=False)
+def test_gpus_that_are_there_or_on_other_machines_are_left_to_vllm(given: dict[str, Any], gpus: int) -> None:
+    vllm.refuse_parallel(EngineConfig(**given), lambda: gpus)
 
 
 @pytest.mark.engine
