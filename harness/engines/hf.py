@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import end_tokens
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
@@ -38,6 +39,7 @@ WINDOW = 8
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
     """See engines.plugins."""
     assert checkpoint is not None
+    refuse_other_versions("transformers")
     with needed("--engine hf cannot start"):
         return HFEngine(checkpoint.path, dtype=choice.config.dtype, batch_size=choice.config.batch_size)
 
@@ -251,6 +253,21 @@ class HFEngine:
 
     def _too_long(self, tokens: int) -> str:
         return f"the prompt has {tokens} tokens and the model's context holds {self._max_len}: shorten the prompt"
+
+
+def next_logprobs(path: str, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities, in nats, of each of `tokens` as the next one after `prompt`; float32, on the CPU.
+
+    Raises BrokenCheckpoint where the checkpoint in `path` cannot be loaded.
+    """
+    import torch
+
+    with blame_checkpoint(f"transformers cannot load {path}"):
+        model = _load_model(path, "float32").eval()
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([list(prompt)]), logits_to_keep=1).logits[0, -1]
+        scored: list[float] = logits.float().log_softmax(-1)[list(tokens)].tolist()
+    return scored
 
 
 def _load_model(path: str, dtype: str) -> Any:

