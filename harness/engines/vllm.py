@@ -469,9 +469,10 @@ def refuse_parallel(config: EngineConfig, gpus: Callable[[], int] | None) -> Non
 
 
 def _visible_gpus() -> int:
-    from vllm.platforms import current_platform
+    """Found out without a CUDA context, which processes forked later could not use."""
+    import torch
 
-    return int(current_platform.device_count())
+    return torch.cuda.device_count() if torch.version.cuda or torch.version.hip else sys.maxsize
 
 
 def _has_own_process() -> bool:
