@@ -10,7 +10,7 @@ from medbench.harness.evaluation.options import EvalConfig
 
 GATE_OPTIONS = ("engine", "base_url", "seed", "engine_config")
 """Keys of the config file that a gate takes; what is asked, and how, comes from its gate file."""
-ENGINE_OPTIONS = ("patience", "base")
+ENGINE_OPTIONS = ("patience", "base", "replicas", "ray_address", "ship_weights")
 """Options that are keys of engine_config."""
 
 

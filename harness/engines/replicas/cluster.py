@@ -39,7 +39,7 @@ CONNECT_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
 INSTALL = "pip install 'medbench[ray]'"
 _SETTINGS = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "this is one machine": Ray listens on the loopback interface
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # see ENABLE_RAY_CLUSTER below, for the processes
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -85,11 +85,11 @@ def connect(address: str | None, *, cpus: int | None = None) -> Cluster:
     Raises MedbenchError where Ray is not installed, or the cluster cannot be reached.
     """
     named = address or os.environ.get(ADDRESS)
-    if named is None:
-        os.environ.update({key: value for key, value in _SETTINGS.items() if key not in os.environ})  # before the import
     ray = ray_module()
     if ray.is_initialized():
         return Cluster(ray, named or "of this process", connected=False)
+    # Ray prints what happens to workers on standard output; medbench says it in its own words
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     if named is not None:
         _check(named, "--ray-address" if address else ADDRESS)
         with _quiet(), _one_line(f"Ray at {foreign(named, 100)}"):
@@ -124,8 +124,10 @@ class _Local:
 
 
 def _start(cpus: int | None) -> _Local:
+    from ray._private import ray_constants
     from ray._private.node import Node
     from ray._private.parameter import RayParams
+    from ray._raylet import Config
 
     class Small(Node):  # type: ignore[misc,valid-type]
         def start_api_server(self, **_: Any) -> None:
@@ -142,9 +144,12 @@ def _start(cpus: int | None) -> _Local:
         start_new_session=True,
         cwd="/",
     )
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name, value in (*_SETTINGS.items(), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
+        os.environ.setdefault(name, value)  # Ray reads the token once, so that it stays for the process's life
     os.environ[MARK] = mark
     try:
+        Config.initialize("")  # what Ray read when it was imported
+        ray_constants.ENABLE_RAY_CLUSTER = False  # "this is one machine": it listens on the loopback interface
         parameters = RayParams(
             num_cpus=cpus or _cores(),
             node_ip_address=LOOPBACK,

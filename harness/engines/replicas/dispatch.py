@@ -7,8 +7,10 @@
     if dispatcher.finished(0, completion): yield completion
 
 A request goes to the replica with the fewest under way. Those of a replica that dies are asked again, and any of them
-may have been its death. So from then on they are suspects: a replica has at most one suspect among its requests, and
-the suspect that is under way at a second death is given up. The others lose nothing but time.
+may have been its death. So from then on they are suspects, and a replica has at most one suspect among its requests.
+The suspect that is under way at a second death is given up, unless replicas die without it too: then deaths say less of
+it, and as many more are needed, up to DOUBT. What is given up is held back until nothing else is left to ask, in case
+a later death without it clears it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from dataclasses import dataclass, field
 from medbench.harness.contracts import Completion, Passed, Request
 
 MOST_DEATHS = 2
-"""Replicas that may die under a request before it is given up."""
+"""Replicas that may die under a request before it is given up, where none dies without it."""
+DOUBT = 3
+"""Most further deaths that are needed where others die without it."""
 
 
 @dataclass(slots=True)
@@ -31,6 +35,9 @@ class _Held:
     replica: int | None = None
     """Which one works on it; None while it waits."""
     deaths: int = 0
+    """Of replicas that it was under way at."""
+    why: str = ""
+    """Of the last one."""
     told: int = -1
     """The highest milestone that has been passed on."""
 
@@ -43,14 +50,6 @@ class _Load:
     suspect: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What became of the requests of a replica that is gone."""
-
-    asked_again: int
-    given_up: tuple[Completion, ...]
-
-
 class Dispatcher:
     """The requests of one call of Engine.generate."""
 
@@ -59,32 +58,50 @@ class Dispatcher:
         self._waiting: deque[str] = deque()
         self._suspects: deque[str] = deque()
         self._loads: dict[int, _Load] = {}
+        self._given_up: dict[str, None] = {}
         self._room = 0
+        self._deaths = 0
 
     def join(self, replica: int, room: int) -> None:
         """From now on `replica` takes up to `room` requests at once."""
         self._loads[replica] = _Load(room)
         self._room += room
 
-    def leave(self, replica: int, why: str, *, blamed: bool = True) -> Left:
-        """`replica` is gone: its requests wait for another. `blamed`: whether one of them may be the reason."""
-        again: list[str] = []
-        given_up: list[Completion] = []
+    def leave(self, replica: int, why: str, *, blamed: bool = True) -> int:
+        """`replica` is gone: its requests, so many, wait for another. `blamed`: whether one of them may be the reason."""
         load = self._loads.pop(replica)
         self._room -= load.room
-        for id in load.ids:
+        self._deaths += blamed
+        alone = load.suspect or (next(iter(load.ids)) if len(load.ids) == 1 else None)
+        for id in load.ids if blamed else reversed(load.ids):
             held = self._held[id]
             held.replica = None
-            held.deaths += blamed
-            if held.deaths >= MOST_DEATHS:
-                del self._held[id]
-                line = f"given up: {held.deaths} replicas in turn were lost while they worked on this request ({why})"
-                given_up.append(Completion(id, "", "error", error=line))
+            if not blamed:
+                (self._suspects if held.deaths else self._waiting).appendleft(id)
+                continue
+            held.deaths, held.why = held.deaths + 1, why
+            if id == alone and self._is_guilty(held):
+                self._given_up[id] = None
             else:
-                again.append(id)
-        self._suspects.extend(id for id in again if self._held[id].deaths)
-        self._waiting.extendleft(id for id in reversed(again) if not self._held[id].deaths)
-        return Left(len(again), tuple(given_up))
+                self._suspects.append(id)
+        for id in [one for one in self._given_up if not self._is_guilty(self._held[one])]:
+            del self._given_up[id]
+            self._suspects.append(id)
+        return len(load.ids)
+
+    def give_up(self) -> list[Completion]:
+        """The requests that are given up, once nothing else is left to ask."""
+        if len(self._given_up) < len(self._held):
+            return []
+        lost = [(id, self._held.pop(id)) for id in self._given_up]
+        self._given_up.clear()
+        return [
+            Completion(
+                id, "", "error",
+                error=f"given up: {held.deaths} replicas in turn were lost while they worked on it ({held.why})",
+            )
+            for id, held in lost
+        ]  # fmt: skip
 
     @property
     def replicas(self) -> Iterator[int]:
@@ -143,3 +160,6 @@ class Dispatcher:
         held.replica = replica
         self._loads[replica].ids[id] = None
         dealt.setdefault(replica, []).append(held.request)
+
+    def _is_guilty(self, held: _Held) -> bool:
+        return held.deaths >= MOST_DEATHS + min(DOUBT, self._deaths - held.deaths)

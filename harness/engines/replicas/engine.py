@@ -168,6 +168,9 @@ class ReplicatedEngine:
                     dispatcher.accept(request)
                 if not dispatcher.unfinished:
                     return
+                if given_up := dispatcher.give_up():
+                    yield from given_up
+                    continue
                 self._send(dispatcher)
                 yield from self._collect(dispatcher)
         finally:
@@ -372,9 +375,9 @@ class ReplicatedEngine:
             report = Report((), found) if isinstance(found, Failure) else found
             yield from self._told(member, report, dispatcher)
             if report.failure is not None:
-                yield from self._lose(member, report.failure.why, dispatcher, blamed=not _of_the_node(report.failure))
+                self._lose(member, report.failure.why, dispatcher, blamed=not _of_the_node(report.failure))
         for member in self._hung(self._config.patience, dispatcher):
-            yield from self._lose(member, _hung(self._config.patience).why, dispatcher)
+            self._lose(member, _hung(self._config.patience).why, dispatcher)
         for member in self._hung(LOAD_SECONDS, loading=True):
             self._failed_to_return(member, _hung(LOAD_SECONDS))
 
@@ -392,23 +395,20 @@ class ReplicatedEngine:
                 member.losses = 0
                 yield found
 
-    def _lose(
-        self, member: _Member, why: str, dispatcher: Dispatcher, *, blamed: bool = True
-    ) -> Iterator[Completion]:
+    def _lose(self, member: _Member, why: str, dispatcher: Dispatcher, *, blamed: bool = True) -> None:
         """The replica is lost: its requests are asked again elsewhere, and it is started anew."""
         where = member.described
-        left = dispatcher.leave(member.index, why, blamed=blamed)
+        asked_again = dispatcher.leave(member.index, why, blamed=blamed)
         self._lost[why] += 1
-        self._asked_again += left.asked_again
+        self._asked_again += asked_again
         member.losses += 1
-        again = f"; {left.asked_again} requests are asked again" if left.asked_again else ""
+        again = f"; {asked_again} requests are asked again" if asked_again else ""
         if member.losses >= MOST_LOSSES:
             self._kill(member)
             log.info("%s is lost for good: %s%s", where, why, again)
         else:
             log.info("%s is lost and started anew: %s%s", where, why, again)
             self._restart(member)
-        yield from left.given_up
 
     def _joined(self, member: _Member, dispatcher: Dispatcher) -> None:
         """A replica that was started anew has loaded its checkpoint: it must serve what the others do."""

@@ -68,7 +68,13 @@ def plan(choice: EngineChoice, config: EngineConfig, nodes: Sequence[Mapping[str
             f"nodes"
         )
     each = next(size for size in range(cpus[0], 0, -1) if sum(have // size for have in cpus) >= count)
-    return Plan(count, 0, each, each)
+    return Plan(count, 0, each, min(each, _threads(each)))
+
+
+def _threads(most: int) -> int:
+    """As many as the user wants, where that is said."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and 0 < int(wanted) < most else most
 
 
 def reserve(ray: Any, plan: Plan) -> list[Any]:
