@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness.cli.duration import as_seconds
-from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.own_faults import describe
+from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, say
 from medbench.harness.contracts import MedbenchError
 

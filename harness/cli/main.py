@@ -58,7 +58,9 @@ for command in (gate_command, watch_command, compare_command):
 @click.argument("model")
 @click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
-@click.option("--engine", help="vllm, hf, openai, fake, ray, or a plugin's.  [default: by the other options, else vllm]")
+@click.option(
+    "--engine", help="vllm, hf, openai, fake, ray, or a plugin's.  [default: by the other options, else vllm]"
+)
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option(
     "--patience",

@@ -29,7 +29,8 @@ from medbench.harness.text import did_you_mean, one_line
 
 GROUP = "medbench.engines"
 BUILT_IN = {
-    name: EntryPoint(name, f"medbench.harness.engines.{name}", GROUP) for name in ("vllm", "hf", "openai", "fake", "ray")
+    name: EntryPoint(name, f"medbench.harness.engines.{name}", GROUP)
+    for name in ("vllm", "hf", "openai", "fake", "ray")
 }
 FLAGS = {"base_url": "--base-url", "replies": "--replies"}
 """Field of EngineChoice -> its option on the command line."""

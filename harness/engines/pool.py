@@ -15,8 +15,8 @@ from medbench.harness.secrets import redacted
 
 
 class EngineKeeper:
-    """One engine for many checkpoints: vLLM stays warm and swaps weights, any other is restarted for each. Replicas stay
-    where they are, and each does the same.
+    """One engine for many checkpoints: vLLM stays warm and swaps weights, any other is restarted for each. Replicas
+    stay where they are, and each does the same.
 
     An engine that the caller made is used as it is and never closed here.
     """

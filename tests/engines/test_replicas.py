@@ -1,4 +1,4 @@
-"""Replicas on a real local Ray: loading, agreement, faults. The engine in them looks replies up and fails on request."""
+"""Replicas on a real local Ray: loading, agreement, faults. Their engine makes replies up and fails on request."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_replica_that_hangs_is_given_up_after_the_stated_time(cluster: Cluster
 
 def test_when_all_replicas_are_gone_the_run_is_interrupted(engine: ReplicatedEngine) -> None:
     """Each request of this stream kills: what is lost is asked again, and no replica ever answers."""
-    with pytest.raises(Interrupted, match="all replicas are gone.*--resume"):
+    with pytest.raises(Interrupted, match=r"all replicas are gone.*--resume"):
         list(engine.generate(requests(40, poison=list(range(40)))))
 
 

@@ -60,7 +60,7 @@ def _is_of_ray(process: Path) -> bool:
         return False
     if f"{MARK}=".encode() in process.joinpath("environ").read_bytes():
         return True
-    return any("/medbench-ray-" in os.readlink(one) for one in process.joinpath("fd").iterdir())
+    return any("/medbench-ray-" in str(one.readlink()) for one in process.joinpath("fd").iterdir())
 
 
 def wait_until(true: object, seconds: float = 20.0) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from medbench.harness.contracts import MedbenchError
@@ -51,5 +51,5 @@ def different(replicas: Mapping[int, Serving]) -> dict[int, str]:
     }
 
 
-def _distance(a: object, b: object) -> float:
-    return max(abs(x - y) for x, y in zip(a, b, strict=True))  # type: ignore[call-overload]
+def _distance(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))

@@ -1,10 +1,10 @@
 """A running Ray cluster, or one on this machine that ends with this process.
 
-    with_cluster = connect(None); with_cluster.close()
+    cluster = connect(None); cluster.close()
 
-A local Ray has no dashboard, no log monitor and no autoscaler, listens on the loopback interface only, asks for a token,
-and keeps its files in a folder of its own. It is started through private parts of Ray, because `ray.init` leaves none
-of that out; the version is pinned.
+A local Ray has no dashboard, no log monitor and no autoscaler, listens on the loopback interface only, asks for a
+token, and keeps its files in a folder of its own. It is started through private parts of Ray, because `ray.init` leaves
+none of that out; the version is pinned.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ LONGEST_FOLDER = 40
 CONNECT_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
 INSTALL = "pip install 'medbench[ray]'"
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How a client of gRPC, which Ray speaks, begins; a server answers with its own settings."""
+_SETTINGS_FRAME = b"\x04"
 _SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # see ENABLE_RAY_CLUSTER below, for the processes
     "RAY_AUTH_MODE": "token",
@@ -51,7 +54,9 @@ def ray_module() -> Any:
     try:
         return import_module("ray")
     except ImportError as error:
-        raise MedbenchError(f"replicas need Ray, which cannot be imported ({one_line(error)[:200]}): {INSTALL}") from None
+        raise MedbenchError(
+            f"replicas need Ray, which cannot be imported ({one_line(error)[:200]}): {INSTALL}"
+        ) from None
 
 
 @dataclass(slots=True)
@@ -129,7 +134,7 @@ def _start(cpus: int | None) -> _Local:
     from ray._private.parameter import RayParams
     from ray._raylet import Config
 
-    class Small(Node):  # type: ignore[misc,valid-type]
+    class Small(Node):  # type: ignore[misc]
         def start_api_server(self, **_: Any) -> None:
             """Without the dashboard's server, which takes longer to start than all the rest."""
             self._webui_url = ""
@@ -186,7 +191,9 @@ def _folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="medbench-ray-", dir=place))
     except OSError as error:
-        raise MedbenchError(f"{place}: no folder for Ray can be made ({error.strerror}): set TMPDIR to another") from None
+        raise MedbenchError(
+            f"{place}: no folder for Ray can be made ({error.strerror}): set TMPDIR to another"
+        ) from None
 
 
 def _cores() -> int:
@@ -205,7 +212,12 @@ def _check(address: str, where: str) -> None:
             f"{where} {shown!r} is no address: give HOST:PORT of the cluster's head (6379 by default), or auto"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as one:
+            one.sendall(_PREFACE)
+            if one.recv(9)[3:4] != _SETTINGS_FRAME:
+                raise MedbenchError(
+                    f"{where} {shown}: what listens there is no Ray cluster: give the port of its head (6379 by default)"
+                )
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or one_line(error) or type(error).__name__
         raise MedbenchError(
@@ -237,5 +249,3 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
         with suppress(ValueError):  # not in the main thread, where Ray leaves it alone too
             signal.signal(signal.SIGTERM, before)
-
-

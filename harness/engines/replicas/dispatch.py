@@ -68,7 +68,7 @@ class Dispatcher:
         self._room += room
 
     def leave(self, replica: int, why: str, *, blamed: bool = True) -> int:
-        """`replica` is gone: its requests, so many, wait for another. `blamed`: whether one of them may be the reason."""
+        """`replica` is gone: its requests, so many, wait for another. `blamed`: one of them may be the reason."""
         load = self._loads.pop(replica)
         self._room -= load.room
         self._deaths += blamed

@@ -91,8 +91,14 @@ class ReplicatedEngine:
 
     def __init__(self, choice: EngineChoice, *, cpus: int | None = None) -> None:
         """`cpus`: of a Ray that is started here; None is what this process may use."""
-        self._choice = replace(choice, config=choice.config.model_copy(update=dict.fromkeys(_OURS)))
+        self._choice = replace(
+            choice,
+            config=choice.config.model_copy(update=dict.fromkeys(_OURS)),
+            replies=None if choice.replies is None else choice.replies.absolute(),
+        )
         self._config = choice.config
+        self.name = choice.name
+        """Of the engine in each replica."""
         self._call = 0
         self._asked: _Asked | None = None
         self._renderer: Any = None
@@ -116,10 +122,6 @@ class ReplicatedEngine:
             raise
 
     # --- contracts.Engine -----------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._first.engine
 
     @property
     def chat_template(self) -> Literal["model", "server", "none"]:
@@ -204,7 +206,10 @@ class ReplicatedEngine:
 
         Raises what an engine raises for a checkpoint that it cannot load, and MedbenchError for replicas that differ.
         """
-        weights = None if checkpoint is None else fingerprint(weight_files(Path(checkpoint.path)))
+        weights = None
+        if checkpoint is not None:
+            checkpoint = replace(checkpoint, path=str(Path(checkpoint.path).absolute()))  # elsewhere is another folder
+            weights = fingerprint(weight_files(Path(checkpoint.path)))
         self._asked = _Asked(name, checkpoint, weights)
         self._renderer = None
         self._lost.clear()
@@ -242,9 +247,7 @@ class ReplicatedEngine:
 
     def _start(self, member: _Member) -> None:
         options = placement.options_of(self._plan, member.group)
-        member.actor = self._class.options(**options).remote(
-            self._choice, self._plan.threads, placement.environment()
-        )
+        member.actor = self._class.options(**options).remote(self._choice, self._plan.threads, placement.environment())
         member.serving = member.loading = member.poll = None
 
     def _load(self, member: _Member) -> None:
@@ -312,7 +315,7 @@ class ReplicatedEngine:
             if not odd:
                 return
             if last:
-                whose = "; ".join(f"replica {index} on node {servings[index].node}: {why}" for index, why in odd.items())
+                whose = "; ".join(f"replica {one} on node {servings[one].node}: {why}" for one, why in odd.items())
                 for member in self._members:
                     self._kill(member)
                 raise MedbenchError(
@@ -436,9 +439,7 @@ class ReplicatedEngine:
         else:
             log.info("replica %d is lost for good: %s", member.index, failure.why)
 
-    def _hung(
-        self, seconds: float, dispatcher: Dispatcher | None = None, *, loading: bool = False
-    ) -> list[_Member]:
+    def _hung(self, seconds: float, dispatcher: Dispatcher | None = None, *, loading: bool = False) -> list[_Member]:
         """Replicas that have been silent for so long, with work to do."""
         busy = (
             [one for one in self._members if one.loading is not None]

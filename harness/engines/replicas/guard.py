@@ -36,7 +36,7 @@ def processes_of(folder: str, mark: str, driver: int) -> list[int]:
 def _writes_below(folder: str, descriptors: Path) -> bool:
     for one in descriptors.iterdir():
         try:
-            if os.readlink(one).startswith(f"{folder}/") and one.lstat().st_mode & 0o200:
+            if str(one.readlink()).startswith(f"{folder}/") and one.lstat().st_mode & 0o200:
                 return True
         except OSError:
             continue

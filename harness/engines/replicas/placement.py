@@ -81,12 +81,12 @@ def reserve(ray: Any, plan: Plan) -> list[Any]:
     """A placement group for each replica. Raises MedbenchError where others hold what is needed."""
     from ray.util.placement_group import placement_group
 
+    free = ray.available_resources()
     groups = [placement_group([plan.bundle], strategy="STRICT_PACK") for _ in range(plan.replicas)]
     until = time.monotonic() + RESERVE_SECONDS
     ready = [group for group in groups if group.wait(max(0.1, until - time.monotonic()))]
     if len(ready) < len(groups):
         release(ray, groups)
-        free = ray.available_resources()
         has = _gpus(int(free.get("GPU", 0))) if plan.gpus else f"{free.get('CPU', 0):g} CPUs"
         raise MedbenchError(
             f"--replicas {plan.replicas}: only {len(ready)} fit, others use the rest of the cluster ({has} free): ask "

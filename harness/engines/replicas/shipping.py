@@ -31,8 +31,8 @@ log = logging.getLogger("medbench")
 
 def ship(ray: Any, actors: Mapping[str, Any], checkpoint: Checkpoint, weights: str) -> dict[str, str]:
     """Node -> the folder from which it can load the checkpoint. `actors`: one on each node."""
-    seen = dict(zip(actors, ray.get([one.sees.remote(checkpoint.path, weights) for one in actors.values()]), strict=True))
-    found = {node: checkpoint.path for node, sees in seen.items() if sees}
+    sees = ray.get([one.sees.remote(checkpoint.path, weights) for one in actors.values()])
+    found = {node: checkpoint.path for node, there in zip(actors, sees, strict=True) if there}
     lacking = {node: actors[node] for node in actors if node not in found}
     name = f"{weights[:24]}-{checkpoint.tokenizer_sha256[:8]}-{(checkpoint.config_sha256 or '')[:8]}"
     folders = dict(zip(lacking, ray.get([one.copy_begin.remote(name) for one in lacking.values()]), strict=True))
