@@ -53,57 +53,10 @@ from medbench.harness.gates.schedule import Schedule
 from medbench.harness.protocols.chat import plain_text
 
 NEEDS: tuple[str, ...] = ()
-WORDS = [
-    "patient",
-    "pain",
-    "chest",
-    "left",
-    "arm",
-    "acute",
-    "coronary",
-    "syndrome",
-    "history",
-    "physical",
-    "examination",
-    "shows",
-    "blood",
-    "pressure",
-    "normal",
-    "fever",
-    "with",
-    "without",
-    "after",
-    "before",
-    "treatment",
-    "therapy",
-    "most",
-    "likely",
-    "diagnosis",
-    "option",
-    "because",
-    "however",
-    "therefore",
-    "symptoms",
-    "of",
-    "the",
-    "in",
-    "a",
-    "and",
-    "to",
-    "is",
-    "are",
-    "has",
-    "been",
-    "this",
-    "these",
-    "studies",
-    "laboratory",
-    "findings",
-    "consistent",
-    "mechanism",
-    "drug",
-    "dose",
-]
+TEXT = """patient pain chest left arm acute coronary syndrome history physical examination shows blood pressure normal
+fever with without after before treatment therapy most likely diagnosis option because however therefore symptoms of the
+in a and to is are has been this these studies laboratory findings consistent mechanism drug dose"""
+WORDS = TEXT.split()
 _draw = random.Random(0)
 REPLIES = [
     " ".join(f"{' '.join(_draw.choices(WORDS, k=_draw.randrange(8, 25))).capitalize()}." for _ in range(20))

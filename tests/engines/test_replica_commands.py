@@ -1,5 +1,7 @@
-"""medbench with --replicas as a command: interrupted, killed, on a running cluster, and with wrong input. No process and
-no file of Ray may be left."""
+"""medbench with --replicas as a command: interrupted, killed, on a running cluster, with wrong input.
+
+No process and no file of Ray may be left.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,5 @@
 `engine` is the contracts.Engine that the rest of medbench sees; `replica` runs inside each process, around an ordinary
 engine. `dispatch` decides who is asked what, and what becomes of the requests of a replica that dies; `agreement` finds
 replicas that do not serve what the others serve; `shipping` copies weights to nodes that lack them. `cluster` finds or
-starts Ray, and is the only module here that imports it besides `engine`, `actors` and `shipping`. Others use
-`engine.ReplicatedEngine`.
+starts Ray, `guard` ends it, and `placement` shares out its GPUs. Others use `engine.ReplicatedEngine`.
 """

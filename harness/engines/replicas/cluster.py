@@ -216,7 +216,7 @@ def _check(address: str, where: str) -> None:
             one.sendall(_PREFACE)
             if one.recv(9)[3:4] != _SETTINGS_FRAME:
                 raise MedbenchError(
-                    f"{where} {shown}: what listens there is no Ray cluster: give the port of its head (6379 by default)"
+                    f"{where} {shown}: what listens there is no Ray: give the port of its head (6379 by default)"
                 )
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or one_line(error) or type(error).__name__
