@@ -187,11 +187,11 @@ def test_a_cluster_that_others_use_up_is_told_with_what_is_free(
     from medbench.harness.engines.replicas import placement
     from medbench.harness.engines.replicas.engine import ReplicatedEngine
 
-    monkeypatch.setattr(placement, "RESERVE_SECONDS", 1.0)
+    monkeypatch.setattr(placement, "RESERVE_SECONDS", 3.0)
     taken = placement_group([{"CPU": 3}])
-    assert taken.wait(10)
+    assert taken.wait(30)
     try:
-        with pytest.raises(MedbenchError, match=r"only 1 fit, others use the rest of the cluster \(1 CPUs free\)"):
+        with pytest.raises(MedbenchError, match=r"only [01] fit, others use the rest of the cluster \(1 CPU free\)"):
             ReplicatedEngine(EngineChoice("hf", EngineConfig(replicas=4)))
     finally:
         remove_placement_group(taken)
@@ -293,21 +293,22 @@ def far_node(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     site = faulty_engine.install(tmp_path / "site")
     paths = [str(site), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MEDBENCH_CACHE": str(tmp_path / "far-cache")}
-    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # else Ray takes this machine for one that is alone
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", address_of(cluster)]
-    ray += ["--node-ip-address", "127.0.0.1", "--num-cpus", "1", "--object-store-memory", str(128 * 2**20)]
-    ray += ["--resources", '{"far": 1}', "--disable-usage-stats"]
+    command = [sys.executable, str(TESTS / "support/far_node.py"), address_of(cluster)]
     node = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", HIDING, "sh", str(hidden), *ray], env=environment, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["unshare", "-m", "sh", "-c", HIDING, "sh", str(hidden), *command],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         assert wait_until(lambda: len(cluster.nodes()) == 2, 60)
         yield hidden
     finally:
-        node.terminate()
+        assert node.stdin is not None
+        node.stdin.close()
         node.wait(timeout=30)
-        assert wait_until(lambda: len(cluster.nodes()) == 1, 30)
+        assert wait_until(lambda: len(cluster.nodes()) == 1, 60)
 
 
 def test_weights_are_sent_to_a_node_that_does_not_see_them(

@@ -93,7 +93,7 @@ class ReplicatedEngine:
         """`cpus`: of a Ray that is started here; None is what this process may use."""
         self._choice = replace(
             choice,
-            config=choice.config.model_copy(update=dict.fromkeys(_OURS)),
+            config=choice.config.model_copy(update=_ONE),
             replies=None if choice.replies is None else choice.replies.absolute(),
         )
         self._config = choice.config
@@ -488,7 +488,8 @@ class ReplicatedEngine:
 
 GONE = "all replicas are gone: answers so far are kept: rerun the same command with --resume"
 NODE_GONE = "its node is gone"
-_OURS = ("replicas", "ray_address")
+_ONE = {"replicas": None, "ray_address": None, "ship_weights": False}
+"""Settings of the engine in each replica."""
 
 
 def _room(serving: Serving) -> int:

@@ -64,7 +64,7 @@ def plan(choice: EngineChoice, config: EngineConfig, nodes: Sequence[Mapping[str
     count = 1 if config.replicas == "all" else int(config.replicas or 1)
     if sum(cpus) < count:
         raise MedbenchError(
-            f"--replicas {count}: Ray has no GPU and {sum(cpus)} CPUs on {_nodes(len(nodes))}: ask for fewer, or add "
+            f"--replicas {count}: Ray has no GPU and {_cpus(sum(cpus))} on {_nodes(len(nodes))}: ask for fewer, or add "
             f"nodes"
         )
     each = next(size for size in range(cpus[0], 0, -1) if sum(have // size for have in cpus) >= count)
@@ -87,7 +87,7 @@ def reserve(ray: Any, plan: Plan) -> list[Any]:
     ready = [group for group in groups if group.wait(max(0.1, until - time.monotonic()))]
     if len(ready) < len(groups):
         release(ray, groups)
-        has = _gpus(int(free.get("GPU", 0))) if plan.gpus else f"{free.get('CPU', 0):g} CPUs"
+        has = _gpus(int(free.get("GPU", 0))) if plan.gpus else _cpus(free.get("CPU", 0.0))
         raise MedbenchError(
             f"--replicas {plan.replicas}: only {len(ready)} fit, others use the rest of the cluster ({has} free): ask "
             f"for fewer, or wait"
@@ -126,6 +126,10 @@ def environment() -> dict[str, str]:
 
 def _gpus(count: int) -> str:
     return "no GPU" if not count else "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def _cpus(count: float) -> str:
+    return "1 CPU" if count == 1 else f"{count:g} CPUs"
 
 
 def _nodes(count: int) -> str:
