@@ -13,6 +13,9 @@ from medbench.harness.config import Record
 from medbench.harness.contracts import Engine
 from medbench.harness.text import seconds_of
 
+WHERE = ("replicas", "ray_address", "ship_weights")
+"""Settings that say where an engine runs and how often, and change no answer."""
+
 
 def _duration(given: object) -> object:
     try:

@@ -158,6 +158,7 @@ def test_when_all_replicas_are_gone_the_run_is_interrupted(engine: ReplicatedEng
     """Each request of this stream kills: what is lost is asked again, and no replica ever answers."""
     with pytest.raises(Interrupted, match=r"all replicas are gone.*--resume"):
         list(engine.generate(requests(40, poison=list(range(40)))))
+    assert engine.settings()["replicas"] == 2  # for the run's record, which is written then
 
 
 def test_a_frozen_replica_is_replaced(cluster: Cluster, checkpoint: Checkpoint) -> None:
@@ -208,6 +209,7 @@ def test_a_replica_with_stale_weights_is_named_and_restarted(
         with caplog.at_level("INFO", "medbench"):
             engine.load("one", checkpoint)
         assert len({member.serving.probe for member in engine._members if member.serving is not None}) == 1
+        assert "its probe differs" in " ".join(engine.incidents)
     finally:
         engine.close()
     (line,) = [one for one in caplog.messages if "restarted" in one]

@@ -102,6 +102,7 @@ class ReplicatedEngine:
         self._call = 0
         self._asked: _Asked | None = None
         self._renderer: Any = None
+        self._known: Serving | None = None
         self._lost: Counter[str] = Counter()
         self._asked_again = 0
         self._not_applied: dict[str, str] = {}
@@ -180,7 +181,7 @@ class ReplicatedEngine:
             for member in self._members:
                 member.poll = None
                 if member.serving is not None:
-                    member.actor.put.remote(self._call, ())
+                    member.actor.put.remote(self._call, ())  # ends what is under way
 
     def close(self) -> None:
         cluster, self._cluster = self._cluster, None
@@ -240,10 +241,13 @@ class ReplicatedEngine:
 
     @property
     def _first(self) -> Serving:
+        """What all replicas serve, also when none is left."""
         for member in self._members:
             if member.serving is not None:
-                return member.serving
-        raise Interrupted(GONE)
+                self._known = member.serving
+        if self._known is None:
+            raise Interrupted(GONE)
+        return self._known
 
     def _start(self, member: _Member) -> None:
         options = placement.options_of(self._plan, member.group)
@@ -299,6 +303,7 @@ class ReplicatedEngine:
                     first = first or (member, found)
                     continue
                 log.info("replica %d is started anew: %s", member.index, found.why)
+                self._lost[found.why] += 1
                 self._restart(member)
         if first is not None:
             member, failure = first
@@ -324,6 +329,7 @@ class ReplicatedEngine:
                 )
             for index, why in odd.items():
                 log.info("%s is restarted: %s", self._members[index].described, why)
+                self._lost[why] += 1
                 self._restart(self._members[index])
             self._wait_for_all()
 
