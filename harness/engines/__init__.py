@@ -2,6 +2,6 @@
 
 `vllm`, `hf`, `openai` and `fake` are the engines, `plugins` finds them and those of other packages, `settings` holds
 their options, `pool` starts one and keeps it for the next checkpoint, `hot_swap` verifies a swap of weights, and
-`stored_replies` reads replies from a file. Others use `settings`, `pool`, `plugins` and
-`stored_replies`.
+`stored_replies` reads replies from a file. `ray` makes one engine of many `replicas`. Others use `settings`, `pool`,
+`plugins` and `stored_replies`.
 """

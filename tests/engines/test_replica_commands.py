@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 from support import faulty_engine
 from support.gate_runs import write_gates, write_medqa, write_replies
-from support.replicas import made_checkpoint, ray_processes, wait_until
+from support.replicas import made_checkpoint, own_place, ray_processes, wait_until
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines.replicas.cluster import Cluster, connect
@@ -47,16 +46,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    tmp_path_factory.getbasetemp()  # not in there
+    with own_place() as folder:
+        yield folder
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = {*ray_processes()}, _folders()
+def nothing_is_left(place: Path) -> Iterator[None]:
+    before = {*ray_processes(place)}, {*place.glob("medbench-ray-*")}
     yield
-    assert wait_until(lambda: {*ray_processes()} <= before[0], 15)
-    assert wait_until(lambda: _folders() <= before[1], 5)
-
-
-def _folders() -> set[Path]:
-    return {*Path("/tmp").glob("medbench-ray-*"), *Path(tempfile.gettempdir()).glob("medbench-ray-*")}
+    assert wait_until(lambda: {*ray_processes(place)} <= before[0], 15)
+    assert wait_until(lambda: {*place.glob("medbench-ray-*")} <= before[1], 5)
 
 
 def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
@@ -91,7 +93,9 @@ def finished(folder: Path, *words: str, **environment: str) -> tuple[int, str, s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_an_evaluation_that_is_ended_leaves_no_process_and_goes_on_later(folder: Path, number: signal.Signals) -> None:
+def test_an_evaluation_that_is_ended_leaves_no_process_and_goes_on_later(
+    folder: Path, place: Path, number: signal.Signals
+) -> None:
     process = start(folder, *evaluation("--replicas", "2", "--config", "slow.yaml"))
     begun(process, folder)
     if number == signal.SIGINT:
@@ -101,7 +105,7 @@ def test_an_evaluation_that_is_ended_leaves_no_process_and_goes_on_later(folder:
     _, told = process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 4), told
     assert "Traceback" not in told
-    assert wait_until(lambda: not ray_processes(), 10)
+    assert wait_until(lambda: not ray_processes(place), 10)
     answered = lines_of(folder)
     assert 0 < len(answered) < QUESTIONS
     status, _, told = finished(folder, *evaluation("--replicas", "2", "--resume"))
@@ -136,9 +140,8 @@ def test_a_gate_asks_replicas_no_more_than_it_needs(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(place: Path) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(TESTS)])))
         started = connect(None, cpus=4)
         yield started
@@ -172,10 +175,11 @@ def test_a_running_cluster_is_used_and_left_as_it_was(
     assert wait_until(lambda: is_clean(cluster), 20)
 
 
-def test_ray_address_of_the_environment_is_used(cluster: Cluster, folder: Path) -> None:
+def test_ray_address_of_the_environment_is_used(cluster: Cluster, folder: Path, place: Path) -> None:
     status, _, told = finished(folder, *evaluation("--replicas", "2"), RAY_ADDRESS=address_of(cluster))
     assert status == 0, told
-    assert len(ray_processes()) > 0  # the cluster's, which still runs
+    assert ray_processes(place)  # the cluster's, which still runs
+    assert len(list(place.glob("medbench-ray-*"))) == 1  # and no other was started
     assert wait_until(lambda: is_clean(cluster), 20)
 
 

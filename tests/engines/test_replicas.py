@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from support import faulty_engine
-from support.replicas import answered, made_checkpoint, ray_processes, requests, wait_until
+from support.replicas import answered, answering, made_checkpoint, own_place, ray_processes, requests, wait_until
 
 from medbench.harness.contracts import Checkpoint, Completion, Interrupted, MedbenchError, Passed, Request
 from medbench.harness.engines.pool import EngineKeeper
@@ -33,15 +34,15 @@ pytestmark = pytest.mark.slow
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One Ray for the module; engines that find this process connected use it, and leave it running."""
     site = faulty_engine.install(tmp_path_factory.mktemp("faulty") / "site")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
+    with own_place() as place, pytest.MonkeyPatch.context() as patch:
         paths = [str(site), str(Path(faulty_engine.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # the replicas' processes
         patch.setattr(sys, "path", [str(site), *sys.path])
         started = connect(None, cpus=8)
         yield started
         started.close()
-    assert ray_processes() == []
+        assert ray_processes(place) == []
+        assert list(place.glob("medbench-ray-*")) == []
 
 
 @pytest.fixture
@@ -288,14 +289,6 @@ def test_a_run_tells_what_happened_to_its_replicas(cluster: Cluster, tmp_path: P
 
 
 def _kill_one_when_there() -> None:
-    def replica() -> int | None:
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdecimal() and entry.joinpath("cmdline").read_bytes().startswith(b"ray::Replica.take"):
-                    return int(entry.name)
-            except OSError:
-                continue
-        return None
-
-    if wait_until(replica, 30) and (pid := replica()):
-        os.kill(pid, signal.SIGKILL)
+    place = Path(tempfile.gettempdir())
+    if wait_until(lambda: answering(place), 30):
+        os.kill(answering(place)[0], signal.SIGKILL)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.gate_runs import write_gates, write_medqa
-from support.replicas import ray_processes, wait_until
+from support.replicas import answering, own_place, ray_processes, wait_until
 from support.tiny import build_tiny_model
 
 from medbench.harness import api
@@ -46,11 +46,17 @@ def alone(tiny_engine: Engine, tiny_model: Path, data: Path, tmp_path_factory: p
     return sorted((run.folder / "samples/medqa.jsonl").read_bytes().splitlines())
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    tmp_path_factory.getbasetemp()  # not in there
+    with own_place() as folder:
+        yield folder
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def nothing_is_left(place: Path) -> Iterator[None]:
     yield
-    assert wait_until(lambda: not ray_processes(), 20)
+    assert wait_until(lambda: not ray_processes(place), 20)
 
 
 def evaluated(model: Path, data: Path, runs: Path) -> tuple[list[bytes], list[str]]:
@@ -71,7 +77,7 @@ def test_two_replicas_answer_byte_for_byte_as_one_engine(
 
 
 def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(
-    alone: list[bytes], tiny_model: Path, data: Path, tmp_path: Path
+    alone: list[bytes], tiny_model: Path, data: Path, tmp_path: Path, place: Path
 ) -> None:
     done = threading.Event()
     killed: list[int] = []
@@ -79,7 +85,7 @@ def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(
     def kill() -> None:
         draw = random.Random(time.time_ns())
         while len(killed) < KILLS and not done.is_set():
-            serving = [pid for pid in _replicas() if pid not in killed]
+            serving = [pid for pid in answering(place) if pid not in killed]
             if not serving:
                 time.sleep(0.02)
                 continue
@@ -99,18 +105,6 @@ def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(
     assert samples == alone
     (told,) = [note for note in notes if "lost" in note]
     assert "its process is gone" in told
-
-
-def _replicas() -> list[int]:
-    """Replicas that answer questions now."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and entry.joinpath("cmdline").read_bytes().startswith(b"ray::Replica.take"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_gate_swaps_two_checkpoints_into_both_replicas(

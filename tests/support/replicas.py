@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
@@ -43,24 +49,47 @@ def answered(engine: Engine, asked: list[Request]) -> dict[str, Completion]:
     return found
 
 
-def ray_processes() -> list[int]:
-    """Of all local Rays that medbench started on this machine; without those that are dead already."""
-    found = []
+@contextmanager
+def own_place() -> Iterator[Path]:
+    """A folder for the files of local Rays, so that those of tests in other processes are told apart. Its path must be
+    short."""
+    folder = Path(tempfile.mkdtemp(prefix="mb", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_processes(place: Path) -> list[int]:
+    """Of all local Rays with their files in `place`; without those that are dead already."""
+    return [int(entry.name) for entry in _of_ray(place)]
+
+
+def answering(place: Path) -> list[int]:
+    """Replicas of such a Ray that answer questions now."""
+    return [
+        int(entry.name)
+        for entry in _of_ray(place)
+        if entry.joinpath("cmdline").read_bytes().startswith(b"ray::Replica.take")
+    ]
+
+
+def _of_ray(place: Path) -> Iterator[Path]:
     for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and _is_of_ray(entry):
-                found.append(int(entry.name))
-        except OSError:
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
-    return found
+        with suppress(OSError):  # it has ended meanwhile
+            if entry.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z" and _is_of(place, entry):
+                yield entry
 
 
-def _is_of_ray(process: Path) -> bool:
-    if process.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z" or int(process.name) == os.getpid():
-        return False
-    if f"{MARK}=".encode() in process.joinpath("environ").read_bytes():
+def _is_of(place: Path, process: Path) -> bool:
+    environment = process.joinpath("environ").read_bytes()
+    if f"{MARK}=".encode() in environment and f"TMPDIR={place}".encode() in environment:
         return True
-    return any("/medbench-ray-" in str(one.readlink()) for one in process.joinpath("fd").iterdir())
+    return any(str(one.readlink()).startswith(f"{place}/medbench-ray-") for one in process.joinpath("fd").iterdir())
 
 
 def wait_until(true: object, seconds: float = 20.0) -> bool:

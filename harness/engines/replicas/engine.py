@@ -27,7 +27,7 @@ from medbench.harness.engines.replicas.agreement import different, refuse_other_
 from medbench.harness.engines.replicas.cluster import Cluster, connect
 from medbench.harness.engines.replicas.dispatch import Dispatcher
 from medbench.harness.engines.replicas.replica import Failure, Replica, Report, Serving, packed_request, unpacked
-from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.text import duration, one_line
 
 AHEAD = 2
@@ -93,7 +93,7 @@ class ReplicatedEngine:
         """`cpus`: of a Ray that is started here; None is what this process may use."""
         self._choice = replace(
             choice,
-            config=choice.config.model_copy(update=_ONE),
+            config=_of_one(choice),
             replies=None if choice.replies is None else choice.replies.absolute(),
         )
         self._config = choice.config
@@ -494,8 +494,15 @@ class ReplicatedEngine:
 
 GONE = "all replicas are gone: answers so far are kept: rerun the same command with --resume"
 NODE_GONE = "its node is gone"
-_ONE = {"replicas": None, "ray_address": None, "ship_weights": False}
-"""Settings of the engine in each replica."""
+
+
+def _of_one(choice: EngineChoice) -> EngineConfig:
+    """Settings of the engine in each replica."""
+    config = choice.config.model_copy(update={"replicas": None, "ray_address": None, "ship_weights": False})
+    if choice.name == "vllm" and config.tensor_parallel_size * config.data_parallel_size > 1:
+        # inside a placement group vLLM would start Ray workers of its own, for which nothing is reserved
+        config = config.model_copy(update={"vllm_args": {"distributed_executor_backend": "mp", **config.vllm_args}})
+    return config
 
 
 def _room(serving: Serving) -> int:
