@@ -44,6 +44,7 @@ def evaluate(
     engine: str | Engine | None = None,
     engine_config: Mapping[str, Any] | None = None,
     base_url: str | None = None,
+    swap: bool = False,
     replies: str | Path | None = None,
     data: str | Path | None = None,
     partition: Partition = "all",
@@ -95,7 +96,7 @@ def evaluate(
         model=str(model),
         tasks=core_tasks() if names is None else tuple(names),
         protocol=config.protocol,
-        engine=engine_choice(engine, engine_config, base_url, replies),
+        engine=engine_choice(engine, engine_config, base_url, replies, swap),
         data=None if data is None else str(data),
         partition=partition,
         limit=config.limit,
@@ -157,6 +158,7 @@ def gate(
     engine: str | Engine | None = None,
     engine_config: Mapping[str, Any] | None = None,
     base_url: str | None = None,
+    swap: bool = False,
     replies: str | Path | None = None,
     data: str | Path | None = None,
     runs: str | Path = "runs",
@@ -173,6 +175,7 @@ def gate(
         engine=engine,
         engine_config=engine_config,
         base_url=base_url,
+        swap=swap,
         replies=replies,
         data=data,
         runs=runs,
@@ -192,6 +195,7 @@ def gate_all(
     engine: str | Engine | None = None,
     engine_config: Mapping[str, Any] | None = None,
     base_url: str | None = None,
+    swap: bool = False,
     replies: str | Path | None = None,
     data: str | Path | None = None,
     runs: str | Path = "runs",
@@ -213,6 +217,7 @@ def gate_all(
         engine=engine,
         engine_config=engine_config,
         base_url=base_url,
+        swap=swap,
         replies=replies,
         data=data,
         runs=runs,
@@ -229,6 +234,7 @@ def gate_options(
     engine: str | Engine | None = None,
     engine_config: Mapping[str, Any] | None = None,
     base_url: str | None = None,
+    swap: bool = False,
     replies: str | Path | None = None,
     data: str | Path | None = None,
     runs: str | Path = "runs",
@@ -240,7 +246,7 @@ def gate_options(
 
     return EvalOptions(
         model="",
-        engine=engine_choice(engine, engine_config, base_url, replies),
+        engine=engine_choice(engine, engine_config, base_url, replies, swap),
         data=None if data is None else str(data),
         runs=Path(runs),
         seed=seed,
@@ -314,6 +320,7 @@ def engine_choice(
     engine_config: Mapping[str, Any] | None = None,
     base_url: str | None = None,
     replies: str | Path | None = None,
+    swap: bool = False,
 ) -> EngineChoice:
     """An engine by name or as an object; a server or stored replies name their engine themselves."""
     from medbench.harness.engines.plugins import check_choice
@@ -321,11 +328,11 @@ def engine_choice(
 
     config = _checked("engine_config", EngineConfig, **(engine_config or {}))
     if engine is not None and not isinstance(engine, str):
-        if base_url is not None or replies is not None:
-            raise MedbenchError("an engine object answers by itself: leave out base_url and replies")
+        if base_url is not None or replies is not None or swap:
+            raise MedbenchError("an engine object answers by itself: leave out base_url, swap and replies")
         return EngineChoice(engine.name, config, instance=engine)
     name = engine or ("openai" if base_url else "fake" if replies else "vllm")
-    choice = EngineChoice(name, config, base_url, None if replies is None else Path(replies))
+    choice = EngineChoice(name, config, base_url, swap, None if replies is None else Path(replies))
     check_choice(choice)
     return choice
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("harness/extraction", "harness/stats", "harness/benchmarks", "harness/checkpoints"),
     ("harness/protocols", "harness/scoring", "tasks"),
     ("harness/engines", "harness/runs"),
-    ("harness/evaluation",),
+    ("harness/evaluation", "harness/judges"),
     ("harness/gates",),
     ("harness/training",),
     ("reports/read", "trainers/rewards"),
@@ -48,7 +48,7 @@ ONLY_IN = {
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
     "openai": tuple(f"harness/engines/{name}.py" for name in ("openai", "server_patience", "server_replies")),
     "trl": ("trainers/",),
-    "peft": ("harness/checkpoints/merge.py", "trainers/"),
+    "peft": ("harness/checkpoints/adapted.py", "trainers/"),
 }
 
 

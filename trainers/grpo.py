@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence, Set
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -368,7 +370,7 @@ def _trainer_class(asker: Asker) -> type[Any]:
     from peft.helpers import DoraCaching
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    for name in ("_tokenize_prompts", "_generate_single_turn"):
+    for name in ("_tokenize_prompts", "_generate_single_turn", "_calculate_rewards"):
         if not hasattr(GRPOTrainer, name):
             raise MedbenchError(
                 f"TRL {version('trl')}: GRPOTrainer has no {name}, which grpo overrides: "
@@ -388,9 +390,20 @@ def _trainer_class(asker: Asker) -> type[Any]:
             model: Any = self.model
             model.eval()
             try:
-                with DoraCaching():
+                with DoraCaching(), self._timed("generation_time"):
                     return super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
             finally:
                 model.train()
+
+        def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
+            with self._timed("reward_time"):
+                return super()._calculate_rewards(*arguments, **named)
+
+        @contextmanager
+        def _timed(self, name: str) -> Iterator[None]:
+            """Seconds as a metric: with step_time, which TRL logs, they tell what a step spends its time on."""
+            started = time.perf_counter()
+            yield
+            self._metrics["train"][name].append(time.perf_counter() - started)
 
     return Trainer

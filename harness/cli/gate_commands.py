@@ -36,6 +36,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--fresh-ledger", metavar="REASON", help="Count this gate file's checkpoints from 1 again.")
 @click.option("--engine", help="As for eval.")
 @click.option("--base-url", help="As for eval.")
+@click.option("--swap", is_flag=True, default=None, help="As for eval: CANDIDATES one after another in one server.")
 @click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--base", metavar="MODEL", help="As for eval.")
@@ -118,6 +119,9 @@ def gate_command(
 @click.option("--fresh-ledger", metavar="REASON", help="As for gate.")
 @click.option("--engine", metavar="NAME", help="As for eval.")
 @replica_options
+@click.option("--base-url", help="As for eval, with --swap.")
+@click.option("--swap", is_flag=True, default=None, help="As for eval: one checkpoint after another in one server.")
+@click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for eval.")

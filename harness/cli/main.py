@@ -63,6 +63,12 @@ for command in (gate_command, watch_command, compare_command):
 )
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option(
+    "--swap",
+    is_flag=True,
+    default=None,
+    help="Give the vLLM server at --base-url, in development mode, the weights of MODEL, a checkpoint.",
+)
+@click.option(
     "--patience",
     metavar="TIME",
     callback=as_seconds,

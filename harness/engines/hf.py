@@ -253,6 +253,21 @@ class HFEngine:
         return f"the prompt has {tokens} tokens and the model's context holds {self._max_len}: shorten the prompt"
 
 
+def next_logprobs(path: str, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities, in nats, of each of `tokens` as the next one after `prompt`; float32, on the CPU.
+
+    Raises BrokenCheckpoint where the checkpoint in `path` cannot be loaded.
+    """
+    import torch
+
+    with blame_checkpoint(f"transformers cannot load {path}"):
+        model = _load_model(path, "float32").eval()
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([list(prompt)]), logits_to_keep=1).logits[0, -1]
+        scored: list[float] = logits.float().log_softmax(-1)[list(tokens)].tolist()
+    return scored
+
+
 def _load_model(path: str, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 

@@ -74,7 +74,7 @@ class WarmEngine:
             before = self.engine.probe()
             self.engine.reload(checkpoint.path)
             after = self.engine.probe()
-            moved = _distance(before.logprobs, after.logprobs)
+            moved = distance(before.logprobs, after.logprobs)
             self._verify(checkpoint, after, moved)
         except BaseException:
             self.engine.close()
@@ -116,8 +116,8 @@ class WarmEngine:
                 f"serves {self._checkpoint.name}; restart medbench"
             )
         known = self._probes.get(checkpoint.fingerprint)
-        if known is not None and _distance(known, probe.logprobs) > SAME:
-            away = _distance(known, probe.logprobs)
+        if known is not None and distance(known, probe.logprobs) > SAME:
+            away = distance(known, probe.logprobs)
             raise StaleSwapError(
                 f"{name}: the probe of the same weights ({weights}) differs by {away:.2g} nats from before: "
                 f"restart medbench"
@@ -140,26 +140,40 @@ class WarmEngine:
             return f"{checkpoint.name} has a different tokenizer or chat template"
         if checkpoint.quantization is not None:
             return f"{checkpoint.name} is quantised, and vLLM repacks such weights once, when it starts"
-        shape = self._shape_of(Path(checkpoint.path))
-        if shape[0] != self._shape[0]:
-            changed = sorted(
-                key for key in shape[0].keys() | self._shape[0].keys() if shape[0].get(key) != self._shape[0].get(key)
-            )
-            return f"{checkpoint.name} has a different config ({', '.join(changed[:5])})"
-        if shape[1] != self._shape[1]:
-            return f"{checkpoint.name} has different tensors"
-        return None
+        return self._shape.difference(checkpoint.name, self._shape_of(Path(checkpoint.path)))
 
-    def _shape_of(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(what the config files say, tensor name -> shape): the engine reads both when it starts, and never again."""
+    def _shape_of(self, folder: Path) -> Shape:
+        return Shape.of(folder, dtype=not runs_on_cpu() and self._config.dtype == "auto")  # else the engine has its own
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an engine reads of a checkpoint when it starts, and never again."""
+
+    config: dict[str, Any]
+    """What the config files say."""
+    tensors: dict[str, list[int]]
+    """Name -> shape."""
+
+    @staticmethod
+    def of(folder: Path, *, dtype: bool) -> Shape:
+        """`dtype`: whether the engine takes its type from the config. Raises BrokenCheckpoint as weight_files."""
         config = served_config(folder)
-        if runs_on_cpu() or self._config.dtype != "auto":
-            del config["dtype"]  # the engine has its own
+        if not dtype:
+            del config["dtype"]
         tensors = {}
         for file in weight_files(folder):
             header = check_safetensors(file)
             tensors.update({name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"})
-        return config, tensors
+        return Shape(config, tensors)
+
+    def difference(self, name: str, other: Shape) -> str | None:
+        """Why the checkpoint called `name`, of shape `other`, cannot take the place of one of this shape."""
+        mine, its = self.config, other.config
+        if mine != its:
+            changed = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+            return f"{name} has a different config ({', '.join(changed[:5])})"
+        return None if self.tensors == other.tensors else f"{name} has different tensors"
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[str, str, str | None]:
@@ -167,5 +181,6 @@ def _identity(checkpoint: Checkpoint) -> tuple[str, str, str | None]:
     return checkpoint.fingerprint, checkpoint.tokenizer_sha256, checkpoint.config_sha256
 
 
-def _distance(a: list[float], b: list[float]) -> float:
+def distance(a: list[float], b: list[float]) -> float:
+    """Between two probes, in nats."""
     return max(abs(x - y) for x, y in zip(a, b, strict=True))

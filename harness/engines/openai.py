@@ -9,10 +9,10 @@ import difflib
 import logging
 import os
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from medbench.harness.contracts import (
@@ -76,11 +76,30 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
     )
 
 
+class OwnTokens(Protocol):
+    """A tokenizer of medbench's own for the model behind a server, which then gets tokens and no text."""
+
+    @property
+    def chat_template(self) -> Literal["model", "none"]: ...
+
+    def render(self, messages: Sequence[Message], thinking: bool | None) -> str: ...
+
+    def fields(self, request: Request) -> Mapping[str, Any]:
+        """What the request needs besides the usual."""
+
+    def prompt(self, request: Request) -> list[int]: ...
+
+    def choices(self, request: Request) -> list[tuple[list[int], list[int]]]:
+        """(context, continuation) of each choice."""
+
+    def readable(self, request: Request, text: str) -> tuple[str, bool]:
+        """(the reply as an engine in this process would give it, whether a stop string ended it)"""
+
+
 class OpenAIEngine:
     """One model of one server. Requests are independent: a failure is the error of one sample only."""
 
     name = "openai"
-    chat_template: Literal["model", "server", "none"] = "server"
 
     def __init__(
         self,
@@ -91,15 +110,17 @@ class OpenAIEngine:
         max_retries: int = 5,
         timeout: float = 600,
         patience: float = 600,
+        tokens: OwnTokens | None = None,
     ) -> None:
         """Raises MedbenchError unless the server answers, accepts the key and serves `model`.
 
         `timeout` is the time for one request and `patience` that for a server that is busy or away, in seconds.
+        Without `tokens` the server renders and tokenises.
         """
         if other := other_api(base_url, None):
             raise MedbenchError(other)
-        self._url, userinfo = _split_userinfo(base_url)
-        self._key = _key()
+        self._url, userinfo = split_userinfo(base_url)
+        self._key = key_of_environment()
         # In the URL they would appear in every line that the HTTP client logs.
         basic = b64encode(":".join(userinfo).encode()).decode() if any(userinfo) else ""
         self._headers = {"Authorization": f"Basic {basic}"} if basic else {}
@@ -109,13 +130,20 @@ class OpenAIEngine:
         self._max_retries = max_retries
         self._timeout = timeout
         self._patience = patience
+        self._tokens = tokens
         self._refusals = Refusals()
         self._other_model_noted = False
         card = self._find_model()
         self._is_vllm = card.owned_by == "vllm"
         self._max_model_len = card.max_model_len
 
+    @property
+    def chat_template(self) -> Literal["model", "server", "none"]:
+        return "server" if self._tokens is None else self._tokens.chat_template
+
     def render(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        if self._tokens is not None:
+            return self._tokens.render(messages, thinking)
         # Only for the record: the server gets the messages and applies its own template.
         return "\n\n".join(f"{message.role}\n {message.content}" for message in messages)
 
@@ -128,6 +156,12 @@ class OpenAIEngine:
         return self._concurrency
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        yield from cast(Iterator[Completion], self.replies(requests, None))
+
+    def replies(
+        self, requests: Iterable[Request | None], beat: float | None
+    ) -> Generator[Completion | None, None, None]:
+        """As `generate`, and a None after every `beat` seconds without a reply."""
         from anyio.from_thread import start_blocking_portal
 
         source = iter(requests)
@@ -146,7 +180,12 @@ class OpenAIEngine:
 
             send()
             while under_way:
-                completion = finished.get().result()
+                try:
+                    completion = finished.get(timeout=beat).result()
+                except Empty:
+                    yield None
+                    send()
+                    continue
                 under_way -= 1
                 send()  # before the yield, so that the server never idles
                 yield completion
@@ -196,7 +235,7 @@ class OpenAIEngine:
             body = await patience.answered(send, probe)
             if request.choices is not None:
                 return self._scored(request, request.choices, body)
-            return self._chatted(request, body) if request.templated else self._continued(request, body)
+            return self._chatted(request, body) if self._is_chat(request) else self._continued(request, body)
         except Interrupted:
             raise
         except openai.AuthenticationError as fault:
@@ -251,8 +290,9 @@ class OpenAIEngine:
 
         Stop strings are not sent: on a server they would fire inside reasoning. The scorer cuts afterwards.
         """
+        own = self._tokens.fields(request) if self._tokens is not None else {}
         if request.choices is not None:
-            return {"max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1}
+            return {"max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1, **own}
         fields: dict[str, Any] = {
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -262,13 +302,17 @@ class OpenAIEngine:
         fields |= NEUTRAL_VLLM if self._is_vllm else {}
         if request.top_k:
             fields["top_k"] = request.top_k
-        if request.templated and request.thinking is not None:
+        if self._is_chat(request) and request.thinking is not None:
             fields["chat_template_kwargs"] = {"enable_thinking": request.thinking}
-        return fields
+        return {**fields, **own}
+
+    def _is_chat(self, request: Request) -> bool:
+        """Whether the server gets the turns of a chat."""
+        return self._tokens is None and request.choices is None and request.templated
 
     async def _post(self, client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]) -> bytes:
         """Without a chat template (base models, protocols with `chat: never`) the server continues the plain prompt."""
-        if request.choices is None and request.templated:
+        if self._is_chat(request):
             turns: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
             chat = await client.chat.completions.with_raw_response.create(
                 model=self._model, messages=turns, extra_body=fields
@@ -276,10 +320,21 @@ class OpenAIEngine:
             return bytes(chat.http_response.content)
         sent = await client.completions.with_raw_response.create(
             model=self._model,
-            prompt=request.prompt if request.choices is None else _texts_to_score(request),
+            prompt=self._prompt(request),
             extra_body=fields,
         )
         return bytes(sent.http_response.content)
+
+    def _prompt(self, request: Request) -> Any:
+        """Of /completions: one text or several, or their tokens."""
+        if self._tokens is None:
+            return request.prompt if request.choices is None else _texts_to_score(request)
+        if request.choices is None:
+            return self._tokens.prompt(request)
+        pairs = self._tokens.choices(request)
+        if any(not context or not continuation for context, continuation in pairs):
+            raise ValueError("a choice merges with the prompt's last token")
+        return [context + continuation for context, continuation in pairs]
 
     def _chatted(self, request: Request, body: bytes) -> Completion:
         reply = read_reply(body, ChatReply)
@@ -300,6 +355,8 @@ class OpenAIEngine:
         """
         reply = read_reply(body, TextReply)
         self._note_other_model(reply.model)
+        if self._tokens is not None:
+            return _scored_tokens(request, choices, self._tokens.choices(request), reply)
         texts = _texts_to_score(request)
         # A server that ignores echo or max_tokens sends other texts, with other numbers.
         rows = [row.logprobs.token_logprobs for row in reply.choices if row.logprobs]
@@ -328,6 +385,9 @@ class OpenAIEngine:
         for secret in self._secrets:
             if len(secret) >= LEAST_KEY:  # a server may send back what it was sent; shorter ones may be words
                 whole = whole.replace(secret, HIDDEN)
+        if self._tokens is not None:
+            whole, stopped = self._tokens.readable(request, whole)
+            finish = "stop" if stopped else finish
         return Completion(request.id, whole, finish, usage.prompt_tokens, usage.completion_tokens)
 
     def _note_other_model(self, name: str | None) -> None:
@@ -397,7 +457,7 @@ class OpenAIEngine:
         return escaped(" ".join(text.split())[:300])
 
 
-def _key() -> str:
+def key_of_environment() -> str:
     """OPENAI_API_KEY. Raises MedbenchError for one that no request header can carry."""
     key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
     if not key.isascii():
@@ -409,7 +469,7 @@ def _key() -> str:
     return key
 
 
-def _split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
+def split_userinfo(base_url: str) -> tuple[str, tuple[str, str]]:
     """(the URL without user and password, (user, password)). Raises MedbenchError if it is not plain http(s)."""
     try:
         parts = urlsplit(base_url)
@@ -430,6 +490,22 @@ def _texts_to_score(request: Request) -> list[str]:
     if not context:
         raise ValueError("there is no prompt that the choices could continue")
     return [context, *(request.prompt + choice for choice in request.choices or ())]
+
+
+def _scored_tokens(
+    request: Request, choices: tuple[str, ...], sent: list[tuple[list[int], list[int]]], reply: TextReply
+) -> Completion:
+    """Log-likelihoods of the tokens that were sent, by lm-eval's rule."""
+    rows = [row.logprobs.token_logprobs for row in reply.choices if row.logprobs]
+    if [len(row) for row in rows] != [len(context) + len(continuation) for context, continuation in sent]:
+        raise ValueError(NO_LOGPROBS)
+    logprobs = {}
+    for choice, (context, continuation), row in zip(choices, sent, rows, strict=True):
+        own = [value for value in row[len(context) :] if value is not None]
+        if len(own) < len(continuation):
+            raise ValueError("a token of a choice has no log-likelihood")
+        logprobs[choice] = sum(own)
+    return Completion(request.id, "", "stop", prompt_tokens=len(sent[0][0]), logprobs=logprobs)
 
 
 def _whole_text(message: ChatMessage, finish_reason: str | None) -> str:

@@ -72,7 +72,7 @@ def needs_of(plugin: EnginePlugin) -> Collection[str]:
 
 def takes_checkpoint(choice: EngineChoice) -> bool:
     """Whether the engine runs weights on disk that medbench has checked. Raises MedbenchError as find_engine."""
-    return choice.instance is None and "checkpoint" in needs_of(find_engine(choice.name))
+    return choice.instance is None and (choice.swap or "checkpoint" in needs_of(find_engine(choice.name)))
 
 
 def check_choice(choice: EngineChoice) -> None:
@@ -86,6 +86,8 @@ def check_choice(choice: EngineChoice) -> None:
         raise MedbenchError(
             f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine {choice.name}"
         )
+    if choice.swap and (choice.name != "openai" or choice.base_url is None):
+        raise MedbenchError("--swap is for a running vLLM server: add --base-url URL, or leave --swap out")
     needs = needs_of(find_engine(choice.name))
     for field, flag in FLAGS.items():
         given = getattr(choice, field) is not None

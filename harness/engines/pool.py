@@ -10,13 +10,14 @@ from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, Engine, Say
 from medbench.harness.engines.hot_swap import WarmEngine
 from medbench.harness.engines.plugins import check_choice, checked_engine, find_engine
 from medbench.harness.engines.replicas.engine import ReplicatedEngine
+from medbench.harness.engines.served_swap import SwapServer
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.secrets import redacted
 
 
 class EngineKeeper:
-    """One engine for many checkpoints: vLLM stays warm and swaps weights, any other is restarted for each. Replicas
-    stay where they are, and each does the same.
+    """One engine for many checkpoints: vLLM stays warm and swaps weights, as does its server if asked to; any other is
+    restarted for each. Replicas stay where they are, and each does the same.
 
     An engine that the caller made is used as it is and never closed here.
     """
@@ -26,6 +27,7 @@ class EngineKeeper:
         self._warm: WarmEngine | None = None
         self._plain: Engine | None = None
         self._replicas: ReplicatedEngine | None = None
+        self._server: SwapServer | None = None
 
     def serve(self, choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
         """The engine, with `checkpoint` loaded; arguments as for `start_engine`."""
@@ -33,6 +35,10 @@ class EngineKeeper:
             return start_engine(choice, name, checkpoint)
         if choice.config.replicas is not None:
             return self._serve_replicas(choice, name, checkpoint)
+        if choice.swap:
+            assert checkpoint is not None
+            self._server = self._server or SwapServer(choice)
+            return self._server.serve(checkpoint)
         if choice.name != "vllm":
             self._close_plain()
             self._plain = start_engine(choice, name, checkpoint)
@@ -52,6 +58,11 @@ class EngineKeeper:
         self._say(f"{name}: {how} in {report.seconds:.1f} s, the probe moved by {report.moved:.2g} nats")
         return self._warm.engine
 
+    def pause(self) -> None:
+        """Let others have a server until the next `serve`."""
+        if self._server is not None:
+            self._server.release()
+
     def rest(self) -> None:
         """Free the device until the next `serve`: vLLM sleeps if it was started with sleep mode, others are closed."""
         if self._warm is not None:
@@ -61,6 +72,7 @@ class EngineKeeper:
         self._close_plain()
 
     def close(self) -> None:
+        self.pause()
         self._close_plain()
         replicas, self._replicas = self._replicas, None
         if replicas is not None:
@@ -107,6 +119,10 @@ def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None)
     check_choice(choice)
     plugin = "ray" if choice.config.replicas is not None else choice.name
     return checked_engine(find_engine(plugin).start(name, checkpoint, choice), f"engine {plugin!r}")
+    if choice.swap:
+        assert checkpoint is not None
+        return SwapServer(choice).serve(checkpoint)
+    return checked_engine(find_engine(choice.name).start(name, checkpoint, choice), f"engine {choice.name!r}")
 
 
 @contextmanager
@@ -118,5 +134,7 @@ def opened_engine(
     try:
         yield engine
     finally:
-        if keeper is None and choice.instance is None:
+        if keeper is not None:
+            keeper.pause()
+        elif choice.instance is None:
             engine.close()

@@ -55,6 +55,8 @@ class EngineConfig(Record):
     """Send checkpoints to nodes that do not see their folder."""
     delay: float = Field(0, ge=0, le=1)
     """Seconds per reply, for the fake engine: stored replies as if they came slowly."""
+    swap_hosts: list[str] = Field(default_factory=list)
+    """Hosts other than this machine whose server may be given other weights, for the openai engine with `swap`."""
     base: str | None = None
     """Base model of an adapter, instead of the one that the adapter names."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
@@ -71,6 +73,8 @@ class EngineChoice:
     config: EngineConfig = field(default_factory=EngineConfig)
     base_url: str | None = None
     """Address of the server, for engines that need one (`openai`)."""
+    swap: bool = False
+    """Whether the server at `base_url` gets the checkpoint's weights in place of its own, see served_swap."""
     replies: Path | None = None
     """File of stored replies, for engines that need one (`fake`)."""
     instance: Engine | None = None

@@ -25,6 +25,7 @@ class EvalConfig(Record):
     protocol: str | None = None
     engine: str | None = None
     base_url: str | None = None
+    swap: bool | None = None
     max_new_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     thinking_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     thinking: bool | None = None

@@ -21,6 +21,7 @@ from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
 from medbench.harness.engines.plugins import check_choice, takes_checkpoint
 from medbench.harness.engines.pool import EngineKeeper, describe_engine, opened_engine
+from medbench.harness.engines.served_swap import StaleServer
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import check_replies
 from medbench.harness.evaluation.options import EvalOptions
@@ -99,13 +100,17 @@ def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) ->
 
     An existing run is compared with the plan before the engine starts; a new one is written after the engine has
     started, so that a failed start leaves no folder. Raises MedbenchError where the run exists and options.resume is
-    off, or where it is another run.
+    off, or where it is another run. On StaleServer the run is left as it was before.
     """
     choice, name, checkpoint = plan.options.engine, plan.options.model, plan.model.checkpoint
     if plan.begun:
         if not plan.options.resume:
             refuse_existing(plan.folder)
-        with reopen_run(plan.folder, plan.wanted) as run, opened_engine(choice, name, checkpoint, keeper) as engine:
+        with (
+            reopen_run(plan.folder, plan.wanted) as run,
+            opened_engine(choice, name, checkpoint, keeper) as engine,
+            _of_this_model_only(run),
+        ):
             yield run, engine
         return
     with opened_engine(choice, name, checkpoint, keeper) as engine:
@@ -115,8 +120,18 @@ def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) ->
             plan = plan.with_notes(note)
         order = plan.options.order_seed or order_seed(plan.options.runs, plan.model.record)
         record = plan.wanted.model_copy(update={"engine": describe_engine(engine), "order_seed": order})
-        with create_run(plan.options.runs, record) as run:
+        with create_run(plan.options.runs, record) as run, _of_this_model_only(run):
             yield run, engine
+
+
+@contextmanager
+def _of_this_model_only(run: Run) -> Iterator[None]:
+    """Take back what the run was given in the `with` block, if the server turns out to have other weights."""
+    try:
+        yield
+    except StaleServer:
+        run.withdraw()
+        raise
 
 
 def _is_untemplated(plan: Plan, engine: Engine) -> bool:
@@ -238,7 +253,8 @@ def _refuse_pointless(protocol: Protocol, tasks: Sequence[Task], options: EvalOp
 def refuse_continuation(protocol: Protocol, engine: EngineChoice) -> None:
     """Raises MedbenchError for a protocol that continues replies, where the engine cannot."""
     templates = getattr(engine.instance, "chat_template", None)
-    if protocol.continues and (engine.name == "openai" or templates == "server"):
+    chats = engine.name == "openai" and not engine.swap  # a swapped server gets the whole prompt's tokens
+    if protocol.continues and (chats or templates == "server"):
         raise MedbenchError(
             f"protocol {protocol.name} continues truncated replies, which a chat server cannot do: "
             f"use --engine vllm or hf"

@@ -18,6 +18,7 @@ forecast would have it, makes most verdicts later: the forecast comes only after
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,12 +147,15 @@ class Schedule:
         if budget is not None:
             size = min(size, budget - sum(self.gate.position(name, limit) for name in self.gate.orders))
         ids = self.gate.orders[task][position : position + size]
-        replies = [
-            Reply(id, answered.get(sample_key(id, repeat)), repeat) for id in ids for repeat in range(self.gate.samples)
-        ]
-        long = [limit is not None and self._passed.get((task, reply.key), -1) >= limit for reply in replies]
-        if not ids or not all(one.sample is not None or passed for one, passed in zip(replies, long, strict=True)):
+        if not ids:
             return False
+        replies = []
+        for id, repeat in itertools.product(ids, range(self.gate.samples)):
+            key = sample_key(id, repeat)
+            sample = answered.get(key)
+            if sample is None and (limit is None or self._passed.get((task, key), -1) < limit):
+                return False
+            replies.append(Reply(id, sample, repeat))
         if limit is not None:
             self.gate.observe_within(task, limit, replies)
         else:

@@ -188,8 +188,17 @@ class Judged:
 
 def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
     """The verdict "fail" on a checkpoint whose files are broken."""
+    return Judged(_without_questions(name, rules, "invalid checkpoint", why), None)
+
+
+def unchanged_weights(name: str, rules: GateFile) -> Verdict:
+    """The verdict "fail" on a training's checkpoint that is still its start, whatever that would score."""
+    return _without_questions(name, rules, "weights unchanged", "every weight is that of the start: nothing was learnt")
+
+
+def _without_questions(name: str, rules: GateFile, rule: str, why: str) -> Verdict:
     result = GateResult(
-        rule="invalid checkpoint",
+        rule=rule,
         task="-",
         metric="accuracy",
         kind="floor",
@@ -202,9 +211,9 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
         total=0,
         why=why,
     )
-    verdict = Verdict(
+    return Verdict(
         overall="fail",
-        why=f"invalid checkpoint: {why}",
+        why=f"{rule}: {why}",
         alpha=rules.alpha,
         decide=rules.decide,
         partition=rules.partition,
@@ -216,7 +225,6 @@ def invalid_checkpoint(name: str, rules: GateFile, why: str) -> Judged:
         gates=[result],
         gate_file=rules.file_name,
     )
-    return Judged(verdict, None)
 
 
 def written(verdict: Verdict, folder: Path, rules: GateFile, baseline: str | None) -> Judged:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Template, TemplateError
 
 from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.checkpoints.vocabulary import refuse_huge_ids
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Message
 from medbench.harness.extraction.thinking import marks_reasoning
 from medbench.harness.protocols.templates import BoundedEnvironment, render_bounded
@@ -28,6 +30,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    refuse_huge_ids(Path(path))
     with blame_checkpoint(f"{path}: no tokenizer loads from it", "copy the base model's files in"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         encode(tokenizer, "A patient", templated=False)  # a special token of a wrong type shows only here

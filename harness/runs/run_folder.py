@@ -48,10 +48,13 @@ R = TypeVar("R", bound=BaseModel)
 class Run:
     """A run folder open for writing, locked against other processes. Use as a context manager."""
 
-    def __init__(self, folder: Path, record: RunRecord, lock: FileLock) -> None:
+    def __init__(self, folder: Path, record: RunRecord, lock: FileLock, *, is_new: bool = False) -> None:
         self.folder = folder
         self.record = record
         self._lock = lock
+        self._as_opened = None if is_new else record
+        self._before: dict[str, int] = {}
+        """task -> lines of its samples before the first answer of this session."""
         self._logs: dict[str, _SampleLog] = {}
         self._changes: dict[str, Any] = {}
 
@@ -81,6 +84,7 @@ class Run:
         if task not in self._logs:
             path = samples_path(self.folder, task)
             _tidy(path, self.record)
+            self._before.setdefault(task, len(_lines(path)))
             self._logs[task] = _SampleLog(path, self.record)
         self._logs[task].append(sample)
 
@@ -94,6 +98,28 @@ class Run:
         with suppress(OSError):  # git keeps no empty folder; where it cannot be made, writing says why
             (self.folder / "results").mkdir(exist_ok=True)
         write_atomically(results_path(self.folder, result.task), _json_bytes(result))
+
+    def withdraw(self) -> None:
+        """Take back every answer stored since the run was opened, and the run itself if it is new: for answers that
+        turn out to be of another model. Failed requests that they took the place of stay removed."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+        for task, number in self._before.items():
+            path = samples_path(self.folder, task)
+            if number:
+                write_atomically(path, b"".join(_lines(path)[:number]))
+            else:
+                path.unlink(missing_ok=True)
+        self._before.clear()
+        if self._as_opened is None:
+            (self.folder / "run.json").unlink(missing_ok=True)
+            for folder in ("samples", "results"):
+                with suppress(OSError):  # something that was there before
+                    (self.folder / folder).rmdir()
+            return
+        self.record, self._changes = self._as_opened, {}
+        self.update()
 
     def close(self) -> None:
         for log in self._logs.values():
@@ -116,7 +142,7 @@ def create_run(root: Path, record: RunRecord) -> Run:
         (folder / "results").mkdir(exist_ok=True)
     except OSError as error:
         raise MedbenchError(f"{folder}: cannot be created ({error.strerror}): correct --runs") from None
-    run = Run(folder, record, locked(folder))
+    run = Run(folder, record, locked(folder), is_new=True)
     run.update()
     return run
 
@@ -228,6 +254,10 @@ class _SampleLog:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def _line(sample: Sample) -> bytes:

@@ -50,6 +50,10 @@ class Judge(Protocol):
 
     def fingerprint(self, checkpoint: Path) -> str: ...
 
+    def unchanged(self, checkpoint: Path, start: Path) -> bool:
+        """Whether training has left every weight as it was in the full checkpoint `start`."""
+        ...
+
     def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]: ...
 
     def rest(self) -> None:

@@ -11,6 +11,7 @@ from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.merge import forget_merge
 from medbench.harness.checkpoints.resolve import copy_weights, resolve
+from medbench.harness.checkpoints.unchanged import is_unchanged
 from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import Sample, Say
 from medbench.harness.engines.pool import EngineKeeper
@@ -63,6 +64,9 @@ class EngineJudge:
 
     def fingerprint(self, checkpoint: Path) -> str:
         return fingerprint(weight_files(checkpoint))
+
+    def unchanged(self, checkpoint: Path, start: Path) -> bool:
+        return is_unchanged(checkpoint, self.full(start))
 
     def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]:
         return {path.stem: list(read_samples(run, path.stem)) for path in sorted((run / "samples").glob("*.jsonl"))}

@@ -19,7 +19,8 @@ from typing import Literal
 
 from medbench.harness.contracts import Say
 from medbench.harness.gates.rules import GateFile
-from medbench.harness.gates.verdict import Verdict
+from medbench.harness.gates.verdict import Verdict, unchanged_weights
+from medbench.harness.gates.wording import number
 from medbench.harness.stats.spending import spent_alpha
 from medbench.harness.training import next_action
 from medbench.harness.training.checkpoint_folder import (
@@ -264,9 +265,13 @@ class Loop:
         left = next_action.questions_left(self.recipe.budget, self.journal.events)
         rules = self._rules(index, "gate", alpha, left)
         measured = state.measured.get("gate")
-        ruling = self._ask(found.path, found.step, attempt.started, measured, rules, stage.gates.alpha)
-        self.judge.rest()
-        verdict = _verdict(ruling)
+        unchanged = self.judge.unchanged(found.path, self.folder / attempt.started.start)
+        if unchanged:  # it would pass or fail as the start does
+            ruling = Ruling(unchanged_weights(str(found.path), rules), None, 0.0, 0, {})
+        else:
+            ruling = self._ask(found.path, found.step, attempt.started, measured, rules, stage.gates.alpha)
+            self.judge.rest()
+        verdict = _beside_start(_verdict(ruling), measured)
         self._append(
             Gated(
                 stage=stage.name,
@@ -284,7 +289,7 @@ class Loop:
         reason = self._journal(attempt, watch.judged(found.step, ruling.samples))
         if verdict.overall == "pass":
             return True, None
-        rule = regressed(verdict, stage)
+        rule = None if unchanged else regressed(verdict, stage)
         return False, f"step {found.step} is shown to fail '{rule}'" if rule is not None else reason
 
     def _ask(
@@ -402,6 +407,18 @@ def _why_ended(attempt: Attempt, folder: Path, code: int) -> str:
 def _verdict(ruling: Ruling) -> Verdict:
     assert ruling.verdict is not None, "a judged checkpoint has a verdict"
     return ruling.verdict
+
+
+def _beside_start(verdict: Verdict, measured: Measured | None) -> Verdict:
+    """The verdict, with the start's own scores in its reason; the results of paired gates are differences to them."""
+    if measured is None or measured.verdict is None:
+        return verdict
+    scores = [
+        f"{gate.task} {gate.metric} {number(gate.unit, gate.estimate)}"
+        for gate in measured.verdict.gates
+        if gate.estimate is not None
+    ]
+    return verdict.model_copy(update={"why": f"{verdict.why}; the start: {', '.join(scores)}"}) if scores else verdict
 
 
 def _failed(attempt: Attempt, ended: AttemptEnded) -> FailedAttempt:

@@ -81,6 +81,8 @@ class GateReading:
     """Group -> question id -> score 0..1; groups are tasks ("medqa") and parts ("medqa/meta_info=step1")."""
 
 
+EARLY = 3
+"""Logged steps after which a training that learns nothing is told of; it may still begin to."""
 RECALL_PAIRS = (("medqa/meta_info=step1", "medqa/meta_info=step2&3"), ("pubmedqa", "medqa"))
 """(recall, reasoning): long reasoning has been reported to improve the latter at the cost of the former (arXiv
 2506.21594)."""
@@ -190,6 +192,13 @@ class Watchdogs:
                     f"entropy {entropy:.3f} over {config.window} steps, {began:.3f} at first: exploration has ended"
                 )
                 yield Alarm("entropy", step, reason, True)
+        first = self._first.get("frac_reward_zero_std", [])
+        if len(first) >= EARLY and min(first[:EARLY]) >= config.no_signal:
+            reason = (
+                f"all rewards are equal in the groups of the first {EARLY} steps: no reply earns more than another, so "
+                f"nothing is learnt yet"
+            )
+            yield Alarm("no_signal", step, reason, False)
         equal = self._mean("frac_reward_zero_std", config.no_signal_steps)
         if equal is not None and equal >= config.no_signal:
             steps = config.no_signal_steps

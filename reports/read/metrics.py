@@ -33,6 +33,10 @@ WORDS = {
     "frac_reward_zero_std": "Share of groups with equal rewards",
     "grad_norm": "Gradient norm",
     "learning_rate": "Learning rate",
+    "step_time": "Seconds per step",
+    "generation_time": "Seconds per step, generation",
+    "reward_time": "Seconds per step, rewards",
+    "peak_memory_gib": "Peak memory of the GPU, GiB",
 }
 """The metrics shown, by TRL's names, in their order; rewards/*/mean stand behind `reward`."""
 REWARD = re.compile(r"rewards/(.{1,60})/mean", re.DOTALL)

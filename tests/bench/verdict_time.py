@@ -129,6 +129,16 @@ class Case:
     """Whether the whole run passes."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    share: float
+    """Time to verdict over the whole run's."""
+    wrong: bool
+    """The verdict is not the whole run's."""
+    used: int
+    """Questions that decided it."""
+
+
 def as_samples(scores: np.ndarray, lengths: Mapping[str, int]) -> dict[str, Sample]:
     return {
         id: answer(id, float(score), completion_tokens=lengths[id]) for id, score in zip(lengths, scores, strict=True)
@@ -195,22 +205,24 @@ def real_lengths(data: Path) -> list[int]:
     return [min(MOST, len(encode(tokenizer, text, templated=True))) for text in replies["output"]]
 
 
-def measure(
-    case: Case, lengths: Mapping[str, int], capacity: int, seed: int, limits: Limits, *, blocks: bool = False
-) -> tuple[float, bool, int]:
-    """(time to verdict over the whole run's, whether the verdict is wrong, questions that decided it)"""
+def measurer(case: Case, lengths: Mapping[str, int], capacity: int, seed: int) -> Callable[..., Measured]:
+    """A function of the limits (and whether to ask in blocks) that measures one gate on the case."""
     task = a_task(list(lengths), "health")
     samples = as_samples(case.scores, lengths)
     reference = (
         a_reference("base", {"health": as_samples(case.baseline, lengths)}) if case.baseline is not None else None
     )
     controls = [a_reference(f"c{i}", {"health": as_samples(one, lengths)}) for i, one in enumerate(case.controls)]
-    gate = LiveGate(case.rules, [task], seed, reference, controls, limits=limits)
     engine = Engine(lengths, capacity)
-    whole = whole_seconds(engine, gate.orders["health"])
-    took = verdict_seconds(gate, samples, engine, None if blocks else engine.capacity)
-    (result,) = gate.results()
-    return took / whole, (result.status == "pass") != case.passes, result.used
+
+    def measure(limits: Limits, *, blocks: bool = False) -> Measured:
+        gate = LiveGate(case.rules, [task], seed, reference, controls, limits=limits)
+        whole = whole_seconds(engine, gate.orders["health"])
+        took = verdict_seconds(gate, samples, engine, None if blocks else engine.capacity)
+        (result,) = gate.results()
+        return Measured(took / whole, (result.status == "pass") != case.passes, result.used)
+
+    return measure
 
 
 def main() -> None:
@@ -240,10 +252,10 @@ def main() -> None:
                     np.where(case.scores > 0, 350, 900) if kind == "longer if wrong" else np.full(len(correct), 500)
                 )
                 lengths = lognormal(medians, draw)
-            limited = measure(case, lengths, capacity, seed, LIMITS)
-            whole = measure(case, lengths, capacity, seed, NO_LIMITS)
-            blocks = measure(case, lengths, capacity, seed, NO_LIMITS, blocks=True) if seed < asked.seeds // 4 else None
-            found.append((limited[0], whole[0], blocks[0] if blocks else np.nan, limited[2], limited[1]))
+            measure = measurer(case, lengths, capacity, seed)
+            limited, whole = measure(LIMITS), measure(NO_LIMITS)
+            blocks = measure(NO_LIMITS, blocks=True).share if seed < asked.seeds // 4 else np.nan
+            found.append((limited.share, whole.share, blocks, limited.used, limited.wrong))
         limited, whole, blocks, used, wrong = (np.array(column, dtype=float) for column in zip(*found, strict=True))
         shares = [
             limited.mean(),

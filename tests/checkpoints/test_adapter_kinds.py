@@ -77,7 +77,7 @@ KINDS = (
     "boft",
     "layer norms",
 )
-BASES = ("two embeddings", "one embedding")
+BASES = ("two embeddings", "one embedding", "two, said to be one")
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models with biases; the second has one matrix for input and output embeddings."""
+    """Models with biases, and with one or two matrices for input and output embeddings; the last one's config is
+    wrong about that."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -97,7 +98,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = build_tiny_model(root / name.replace(" ", "-"))
         config_file = folder / "config.json"
         config = json.loads(config_file.read_text())
-        config |= {"attention_bias": True, "tie_word_embeddings": name == "one embedding"}
+        config |= {"attention_bias": True, "tie_word_embeddings": name != "two embeddings"}
         config_file.write_text(json.dumps(config))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -105,6 +106,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for key, parameter in model.named_parameters():
                 if key.endswith("bias"):
                     torch.nn.init.normal_(parameter, std=0.1)
+        if name == "one embedding":
+            model.lm_head.weight = model.model.embed_tokens.weight
         model.save_pretrained(folder)
         made[name] = folder
     return made

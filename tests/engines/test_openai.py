@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -24,13 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.vllm_server import vllm_server
 
 from medbench.harness.contracts import Completion, Engine, Interrupted, MedbenchError, Message, Request
 from medbench.harness.engines.openai import NEUTRAL_VLLM, OpenAIEngine
 
 KEY = "sk-test-0123456789abcdef"
 MAX_MODEL_LEN = 512
-STARTUP_S = 240
 
 
 @pytest.fixture(autouse=True)
@@ -67,42 +63,10 @@ def served_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def server_url(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("vllm")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
-    # Not `vllm serve`, which looks up the version of a distribution named vllm; CPU builds have another name.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(served_folder)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
     # few at once, so that requests queue up at the server
-    command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "4"]
-    log = folder / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ
-        )
-    try:
-        _wait_for_health(port, server, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _wait_for_health(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + STARTUP_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.5)
-    pytest.fail(f"the vLLM server did not come up (exit status {server.poll()}):\n{log.read_text()[-3000:]}")
+    limits = ("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "4")
+    with vllm_server(served_folder, tmp_path_factory.mktemp("server"), "--api-key", KEY, *limits) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from support.gate_runs import write_gates, write_medqa, write_replies
 
 from medbench.harness.contracts import Completion, MedbenchError, Request
 from medbench.harness.engines.fake import FakeEngine
+from medbench.harness.engines.served_swap import StaleServer
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.evaluate import evaluate_model
 from medbench.harness.evaluation.options import EvalOptions
@@ -123,6 +124,24 @@ def test_a_limited_run_is_extended(options: EvalOptions, ids: list[str]) -> None
     engine = Counting(ids)
     whole = evaluate_model(replace(with_engine(options, engine), resume=True), silent)
     assert (engine.asked, whole.results["medqa"].n, whole.record.limit) == (N - 5, N, None)
+
+
+def test_answers_of_other_weights_leave_nothing_behind(options: EvalOptions, ids: list[str]) -> None:
+    class Exchanged(Counting):
+        def generate(self, requests: Any) -> Any:
+            for number, completion in enumerate(super().generate(requests)):
+                if number == 3:
+                    raise StaleServer("someone loaded other weights")
+                yield completion
+
+    with pytest.raises(StaleServer):
+        evaluate_model(with_engine(options, Exchanged(ids)), silent)
+    assert [path for path in options.runs.rglob("*") if path.is_file() and path.name != ".lock"] == []
+    few = evaluate_model(with_engine(replace(options, limit=5), Counting(ids)), silent)
+    before = {path: path.read_bytes() for path in few.folder.rglob("*") if path.is_file()}
+    with pytest.raises(StaleServer):
+        evaluate_model(replace(with_engine(options, Exchanged(ids)), resume=True), silent)
+    assert {path: path.read_bytes() for path in few.folder.rglob("*") if path.is_file()} == before
 
 
 def test_another_run_of_that_name_is_refused_before_an_engine_starts(

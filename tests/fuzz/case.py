@@ -5,7 +5,7 @@ As a file (corpus/*.json, and what a failure leaves behind):
     {"category": "runs", "command": ["gate", "runs/candidate", "--gates", "gates.yaml"], "why": "what harm it once did",
      "changes": {"runs/candidate/run.json": {"replace": [["\"n\": 16", "\"n\": -1"]]}}}
 
-A change is one of {"text": ...} (with "times": the text is repeated, {n} in it is the number), {"zlib": base 85},
+A change is one of {"text": ...} (with "times": the text is repeated, {n} in it is the number), {"zlib": base 64},
 {"replace": [[old, new], ...]} (each occurs in the sound file), {"append": text}, {"link": target}, {"folder": true},
 {"absent": true}, {"mode": 0} (not for root).
 """
@@ -66,7 +66,7 @@ def written(content: bytes) -> Change:
             return {"text": content.decode()}
         except UnicodeDecodeError:
             pass
-    return {"zlib": base64.b85encode(zlib.compress(content)).decode()}
+    return {"zlib": base64.b64encode(zlib.compress(content, 1)).decode()}
 
 
 def apply(change: Change, path: Path) -> None:
@@ -79,7 +79,7 @@ def apply(change: Change, path: Path) -> None:
     if "text" in change:
         path.write_bytes(_text(change).encode("utf-8", "surrogatepass"))
     elif "zlib" in change:
-        path.write_bytes(zlib.decompress(base64.b85decode(change["zlib"])))
+        path.write_bytes(zlib.decompress(base64.b64decode(change["zlib"])))
     elif "replace" in change:
         text = path.read_text()
         for old, new in change["replace"]:

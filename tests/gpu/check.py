@@ -1,7 +1,8 @@
 """Whether medbench works, and how fast, on this machine's GPU: steps, each in a process and with a time limit.
 
-    python tests/gpu/check.py --data BENCHMARKS --out figures.jsonl                  # on one card; not run on any yet
+    python tests/gpu/check.py --data BENCHMARKS --out figures.jsonl                  # on one card
     python tests/gpu/check.py --tiny --out figures.jsonl                             # rehearsal on a CPU, 6 minutes
+    python tests/gpu/check.py --quick --out figures.jsonl                            # does every step run? on one card
 
 Each figure is a line of JSON, written when it is known: {"step", "figure", "value", ...}. A step that fails or takes
 too long is a line too, with the end of what it printed, and the next one begins. `--reference RUN` is a run of the same
@@ -46,6 +47,7 @@ class Scale:
 
 
 GPU = Scale("smollm2-135m", 200, 512, 10, (64, 256, 1024), (QWEN3_06B, QWEN3_8B), 10)
+QUICK = Scale("smollm2-135m", 24, 64, 3, (64,), (QWEN3_06B,), 3)
 TINY = Scale("tiny", 4, 16, 2, (2, 4), ({"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2},), 2)
 
 
@@ -54,7 +56,7 @@ class Kit:
 
     def __init__(self, options: argparse.Namespace, step: str) -> None:
         self.options, self.step = options, step
-        self.scale = TINY if options.tiny else GPU
+        self.scale = TINY if options.tiny else QUICK if options.quick else GPU
         self.work = Path(options.work)
         self.data = options.data
 
@@ -70,14 +72,18 @@ class Kit:
         self.note(figure, time.perf_counter() - started, unit="s", **more)
 
     def config(self, **more: Any) -> Any:
-        """The engine's settings; eager where the first step found that graphs do not work here."""
+        """The engine's settings, with those that the first step found to work here."""
         from medbench.harness.engines.settings import EngineConfig
 
-        arguments = dict(more.pop("vllm_args", {}))
-        if (self.work / "eager").exists():
-            arguments["enforce_eager"] = True
+        arguments = {**self.working(), **more.pop("vllm_args", {})}
         small = {"kv_cache_gib": 1, "max_model_len": 2048} if self.options.tiny else {}
         return EngineConfig(**{**small, **more, "vllm_args": arguments})
+
+    def working(self) -> dict[str, Any]:
+        """Arguments of vLLM: the first of LADDER that starts, and a fixed cache where several steps share the card."""
+        found = self.work / "vllm_args.json"
+        arguments = json.loads(found.read_text()) if found.exists() else {}
+        return {**arguments, "kv_cache_memory_bytes": 4 << 30} if self.options.share else arguments
 
     @property
     def name(self) -> str:
@@ -97,10 +103,7 @@ class Kit:
         """A checkpoint of the same shape that says other things."""
         from medbench.harness.checkpoints.resolve import resolve
 
-        folder = self.work / "other"
-        if not folder.exists():
-            scaled(Path(self.model().path), folder, 0.6)
-        return resolve(str(folder))
+        return resolve(str(scaled(Path(self.model().path), self.work / "other", 0.6)))
 
 
 def write(out: str, line: dict[str, Any]) -> None:
@@ -111,16 +114,20 @@ def write(out: str, line: dict[str, Any]) -> None:
 
 
 def scaled(source: Path, target: Path, factor: float) -> Path:
-    """`source` with every second layer's output projection scaled."""
+    """`source` with every second layer's output projection scaled, made once."""
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(source, target)
-    for path in target.glob("*.safetensors"):
+    if target.exists():
+        return target
+    made = Path(tempfile.mkdtemp(dir=target.parent)) / target.name
+    shutil.copytree(source, made)
+    for path in made.glob("*.safetensors"):
         weights = load_file(path)
         for name in weights:
             if name.endswith("o_proj.weight") and int(name.split(".")[2]) % 2:
                 weights[name] = weights[name] * factor
         save_file(weights, path, metadata={"format": "pt"})
+    made.rename(target)
     return target
 
 
@@ -145,35 +152,57 @@ def versions(kit: Kit) -> None:
         kit.note("CUDA", str(torch.version.cuda))
 
 
+LADDER: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("torch.compile and CUDA graphs", {}),
+    ("CUDA graphs", {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}),
+    ("eager", {"enforce_eager": True}),
+    ("eager, attention by Triton", {"enforce_eager": True, "attention_backend": "TRITON_ATTN"}),
+)
+"""What may work beside this torch, best first."""
+
+
 def start(kit: Kit) -> None:
-    """Engine start in fresh processes: cold, with the compile cache, and eager."""
-    environment = {**os.environ, "VLLM_CACHE_ROOT": str(kit.work / "vllm-cache")}
-    for figure, more in (("cold start", []), ("start with caches", []), ("eager start", ["--eager"])):
-        command = [sys.executable, __file__, *sys.argv[1:], "--step", "one_start", *more]
-        started = time.perf_counter()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            kit.note(figure, "failed", end=done.stdout[-1500:] + done.stderr[-1500:])
-            if not more:
-                (kit.work / "eager").touch()
-        else:
-            kit.note(figure, time.perf_counter() - started, unit="s", engine_s=float(done.stdout.split()[-1]))
+    """Engine start in fresh processes: cold, with the compile cache, eager. Notes what works for the other steps."""
+    found = kit.work / "vllm_args.json"
+    for name, arguments in LADDER:
+        found.write_text(json.dumps(arguments))
+        if one_start_in(kit, f"cold start, {name}"):
+            break
+    else:
+        raise SystemExit("vLLM does not start in any way")
+    if kit.options.quick:
+        return
+    one_start_in(kit, "start with caches")
+    if "enforce_eager" not in arguments:
+        found.write_text(json.dumps({"enforce_eager": True}))
+        one_start_in(kit, "eager start")
+        found.write_text(json.dumps(arguments))
+
+
+def one_start_in(kit: Kit, figure: str) -> bool:
+    command = [sys.executable, __file__, *sys.argv[1:], "--step", "one_start"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    print(done.stdout, done.stderr, flush=True)
+    if done.returncode:
+        kit.note(figure, "failed", after_s=seconds, end=done.stdout[-1500:] + done.stderr[-1500:])
+        return False
+    engine_s = next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("engine_s "))
+    kit.note(figure, seconds, unit="s", engine_s=round(engine_s, 2))
+    return True
 
 
 def one_start(kit: Kit) -> None:
     from medbench.harness.engines.vllm import VLLMEngine
 
-    if kit.options.eager:
-        (kit.work / "eager").touch()
     model = kit.model()
     started = time.perf_counter()
     engine = VLLMEngine(model.path, kit.config())
     seconds = time.perf_counter() - started
     engine.probe()
     engine.close()
-    if kit.options.eager:
-        (kit.work / "eager").unlink()
-    print(seconds)
+    print(f"\nengine_s {seconds}")
 
 
 # b
@@ -238,9 +267,9 @@ def evaluation(kit: Kit) -> None:
         bare_tokens(engine, prompts[:16], 16)  # warm-up
         made, bare = bare_tokens(engine, prompts, kit.scale.tokens)
         engine.llm.reset_prefix_cache()
-        started = time.perf_counter()
-        run = evaluated(kit, engine, f"eval-{dtype}")
-        seconds = time.perf_counter() - started
+        with kit.timed("medbench eval, whole", dtype=dtype):
+            run = evaluated(kit, engine, f"eval-{dtype}")
+        seconds = run.record.totals.seconds
         tokens = run.record.totals.completion_tokens
         kit.note("tokens/s, bare", made / bare, dtype=dtype, tokens=made)
         kit.note("tokens/s, medbench", tokens / seconds, dtype=dtype, tokens=tokens)
@@ -325,9 +354,7 @@ def gate(kit: Kit) -> None:
     questions = base.results["medqa"].n
     kit.note("whole run, with the engine's start", time.perf_counter() - started, unit="s", questions=questions)
     kit.note("whole run", base.record.totals.seconds, unit="s", questions=questions)
-    equal = kit.work / "equal"
-    if not equal.exists():
-        scaled(Path(kit.model().path), equal, 1.0)
+    equal = scaled(Path(kit.model().path), kit.work / "equal", 1.0)
     rules = kit.work / "gates.yaml"
     rules.write_text(json.dumps({"gates": [{"task": "medqa", "margin": 0.05}]}))
     judged = medbench.gate_all([str(equal), str(kit.other().path)], rules, baseline=base, **common)
@@ -359,7 +386,7 @@ def random_model(folder: Path, size: dict[str, int], tokenizer: Path, seed: int)
         model = Qwen3ForCausalLM(config)
         torch.set_default_dtype(torch.float32)
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="5GB")
     loaded.save_pretrained(folder)
     return folder
 
@@ -419,7 +446,9 @@ def adapter_for(base: Path, folder: Path) -> Path:
         r=16, lora_alpha=16, target_modules="all-linear", use_dora=True, use_rslora=True, init_lora_weights=False,
         task_type="CAUSAL_LM",
     )  # fmt: skip
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), settings).save_pretrained(folder)
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, device_map=place)
+    get_peft_model(model, settings).save_pretrained(folder)
     return folder
 
 
@@ -435,13 +464,13 @@ def training(kit: Kit) -> None:
     gates = {**limits, "gates": [{"task": "pubmedqa", "metric": "accuracy", "at_least": 0.0}]}
     common = {"steps": kit.scale.steps, "save_every": kit.scale.steps, "gradient_checkpointing": gpu}
     rollout = {"completions": 4, "max_completion_tokens": min(128, kit.scale.tokens), "max_prompt_tokens": 700}
-    rollout |= {"vllm_gpu_memory_utilization": 0.3} if gpu else {}
+    rollout |= {"vllm_gpu_memory_utilization": 0.2} if gpu else {}
     recipe = {
         "name": "check",
         "start": kit.name,
         "budget": {"attempts": 1, "hours": 1},
         "device": "shared",
-        "engine": {"gpu_memory_utilization": 0.4} if gpu else {"kv_cache_gib": 1},
+        "engine": {"gpu_memory_utilization": 0.3, "vllm_args": kit.working()} if gpu else {"kv_cache_gib": 1},
         "stages": [
             {
                 "name": "sft",
@@ -484,8 +513,16 @@ def training(kit: Kit) -> None:
             kept = {key: event[key] for key in ("stage", "outcome", "seconds", "training_seconds") if key in event}
             kit.note(event["event"], round(event["elapsed"], 1), unit="s", **kept)
     for stage in ("1-sft", "2-grpo"):
-        lines = (folder / stage / "attempt-1" / "metrics.jsonl").read_text().splitlines()
-        kit.note(f"last metrics of {stage}", len(lines), metrics=json.loads(lines[-1]))
+        text = (folder / stage / "attempt-1" / "metrics.jsonl").read_text()
+        lines = [line for line in map(json.loads, text.splitlines()) if "step_time" in line]
+        later = lines[1:] or lines  # the first step also warms up
+        for name in ("step_time", "generation_time", "reward_time"):
+            if all(name in line for line in later):
+                kit.note(name, sum(line[name] for line in later) / len(later), unit="s", stage=stage, steps=len(later))
+        tokens = lines[-1].get("num_tokens", 0) - (lines[0].get("num_tokens", 0) if later is not lines else 0)
+        kit.note("tokens/s", tokens / sum(line["step_time"] for line in later), stage=stage)
+        kit.note("peak memory", lines[-1].get("peak_memory_gib", 0.0), unit="GiB", stage=stage)
+        kit.note("last metrics", len(lines), stage=stage, metrics=lines[-1])
 
 
 # g
@@ -536,10 +573,17 @@ HELPERS = {"one_start": one_start}
 def run_step(name: str, arguments: list[str], options: argparse.Namespace) -> None:
     """One step in a process group of its own, which is killed when its time is up."""
     command = [sys.executable, __file__, *arguments, "--work", options.work, "--step", name]
+    environment = {
+        "VLLM_CACHE_ROOT": str(Path(options.work) / "vllm-cache"),
+        "VLLM_LOGGING_LEVEL": "INFO",
+        **os.environ,
+    }
     started = time.perf_counter()
     log = Path(options.work) / f"{name}.log"
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         try:
             status: int | str = process.wait(timeout=STEPS[name][1])
         except subprocess.TimeoutExpired:
@@ -561,10 +605,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="file of figures, JSON lines")
     parser.add_argument("--reference", help="a run folder of the same questions, whose replies are compared")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: the tiny model, a few questions")
+    parser.add_argument("--quick", action="store_true", help="a few questions and steps on the GPU")
+    parser.add_argument("--share", action="store_true", help="small caches: other steps run on the same card meanwhile")
     parser.add_argument("--only", help="steps, comma-separated; default: all")
     parser.add_argument("--work", help="folder for models and runs; default: a temporary one")
     parser.add_argument("--step", help=argparse.SUPPRESS)
-    parser.add_argument("--eager", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         step = HELPERS.get(options.step) or STEPS[options.step][0]

@@ -132,6 +132,29 @@ def test_a_folder_without_a_tokenizer_is_the_users_error(tmp_path: Path) -> None
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize("id", [300_000_000, 3_000_000_000, 10**30, -(10**12), 1e12])
+@pytest.mark.parametrize("where", ["vocab", "added_tokens", "added_tokens.json"])
+def test_an_id_for_which_no_memory_is_enough_is_refused(
+    tiny_model: Path, tmp_path: Path, where: str, id: float
+) -> None:
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    if where == "vocab":
+        content["model"]["vocab"]["patient"] = id
+    elif where == "added_tokens":
+        content["added_tokens"].append({"id": id, "content": "patient", "special": False})
+    else:
+        (folder / "added_tokens.json").write_text(json.dumps({"patient": id}))
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    started = time.process_time()
+    with pytest.raises(BrokenCheckpoint, match=r"token patient has the id .*; the largest possible one is 16777216"):
+        load_tokenizer(str(folder))
+    assert time.process_time() - started < 5
+
+
 def test_code_beside_a_tokenizer_is_not_run(tiny_model: Path, tmp_path: Path) -> None:
     import json
     import shutil

@@ -29,6 +29,7 @@ from medbench.harness.runs.records import SCHEMA_VERSION, ModelRecord, RunRecord
 from medbench.harness.runs.run_folder import (
     Run,
     create_run,
+    is_run,
     read_result,
     read_run,
     read_samples,
@@ -269,6 +270,42 @@ def test_failed_lines_are_asked_again_and_ids_stay_unique(tmp_path: Path) -> Non
         run.append("medqa", sample(3))
         assert run.done("medqa") == {"q0", "q1", "q2", "q3"}
     assert stored(folder) == ["q0", "q2", "q1", "q3"]
+
+
+def test_withdrawn_answers_leave_a_run_as_it_was(tmp_path: Path) -> None:
+    with create_run(tmp_path, RECORD) as run:
+        for one in (sample(0), failed(1), sample(2)):
+            run.append("medqa", one)
+    folder = tmp_path / "run"
+    before = (folder / "run.json").read_bytes()
+    with reopen_run(folder, RECORD) as run:
+        run.append("medqa", failed(1))
+        assert run.done("medqa") == {"q0", "q2"}
+        run.append("medqa", sample(3))
+        run.update(totals=Totals(seconds=9.0))
+        run.withdraw()
+        run.withdraw()
+        assert run.record == RECORD
+    assert stored(folder) == ["q0", "q2"]
+    assert (folder / "run.json").read_bytes() == before
+    with reopen_run(folder, RECORD) as run:
+        run.withdraw()
+    assert stored(folder) == ["q0", "q2"]
+
+
+def test_a_new_run_that_is_withdrawn_is_gone_and_nothing_else_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "run" / "results").mkdir(parents=True)
+    (tmp_path / "run" / "results" / "mine.txt").write_text("mine")
+    with create_run(tmp_path, RECORD) as run:
+        run.append("medqa", sample(0))
+        run.withdraw()
+    assert not is_run(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"] == [
+        "mine.txt"
+    ]
+    with create_run(tmp_path, RECORD) as run:
+        run.append("medqa", sample(1))
+    assert stored(tmp_path / "run") == ["q1"]
 
 
 def test_a_run_without_answers_yet(tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ class MadeUpJudge:
     def fingerprint(self, checkpoint: Path) -> str:
         return (checkpoint / "truth.json").read_text()
 
+    def unchanged(self, checkpoint: Path, start: Path) -> bool:
+        return json.loads((checkpoint / "truth.json").read_text()) == json.loads((start / "truth.json").read_text())
+
     def samples(self, run: Path) -> Mapping[str, Sequence[Sample]]:
         return {"medqa": list(self.runs.get(run.name, {}).values())}
 

@@ -46,11 +46,12 @@ class Call:
 
 @dataclass
 class Server:
-    """See the module. `models` answers GET."""
+    """See the module. `models` answers GET, or `pages` does, by path."""
 
     script: Callable[[Call], Answer | None]
     """None: the connection is closed without an answer."""
     models: Callable[[], Answer] = lambda: (200, {"data": [{"id": "m", "owned_by": "me"}]}, {})
+    pages: Callable[[str], Answer] | None = None
     calls: list[Call] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     """The header Authorization of every request of any kind."""
@@ -68,7 +69,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.keys.append(self.headers["authorization"])
-                self.answer(outer.models())
+                self.answer(outer.models() if outer.pages is None else outer.pages(self.path))
 
             def do_POST(self) -> None:
                 outer.keys.append(self.headers["authorization"])

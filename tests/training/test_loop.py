@@ -6,14 +6,16 @@ pytest tests/training/test_loop.py
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.loops import MadeUpTrainings, recipe_of, world
+from support.loops import Done, MadeUpTrainings, recipe_of, world
 
 from medbench.harness.contracts import Sample
+from medbench.harness.training.checkpoint_folder import publish
 from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
@@ -29,6 +31,7 @@ from medbench.harness.training.journal import (
 )
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.next_action import seed_of
+from medbench.harness.training.recipe import Stage
 from medbench.harness.training.watchdogs import Alarm, Watchdogs
 
 FLOOR = {"task": "medqa", "at_least": 0.6}
@@ -107,6 +110,30 @@ def test_a_proven_regression_stops_the_attempt_early(tmp_path: Path) -> None:
     assert [(one.attempt, one.step) for one in of(Gated, events)] == [(1, 10), (2, 10)]  # step 20 was never judged
     assert second.outcome == "passed"
     assert [(one.partition, one.whole) for one in of(Measured, events)] == [("gate", True), ("report", True)]
+
+
+def test_weights_that_training_left_unchanged_are_not_judged_and_not_promoted(tmp_path: Path) -> None:
+    class NoUpdate(MadeUpTrainings):
+        def __call__(self, stage: Stage, config: Mapping[str, Any], *, start: Path, folder: Path, seed: int) -> Done:
+            publish(folder, 10, lambda aside: shutil.copy(start / "truth.json", aside))
+            return Done()
+
+    loop = world(tmp_path, recipe_of([{"task": "medqa", "at_least": 0.1}, NO_WORSE], attempts=1), NoUpdate([]))
+    events = finish(loop)
+    (gated,) = of(Gated, events)
+    assert (gated.verdict.overall, gated.run, gated.questions) == ("fail", None, 0)
+    assert gated.verdict.why.startswith("weights unchanged: every weight is that of the start")
+    assert not of(Promoted, events)
+    (ended,) = of(AttemptEnded, events)
+    assert ended.reason.startswith("no checkpoint passed; the best, step 10: weights unchanged")
+    assert not any("step" in name for name in loop.judge.judged)
+
+
+def test_a_verdict_names_the_scores_of_the_start(tmp_path: Path) -> None:
+    events = finish(world(tmp_path, recipe_of([FLOOR]), MadeUpTrainings([[0.9]])))
+    (measured,), (gated,) = of(Measured, events)[:1], of(Gated, events)
+    (start,) = measured.verdict.gates
+    assert gated.verdict.why == f"the gate passes; the start: medqa accuracy {100 * start.estimate:.1f} %"
 
 
 def test_the_next_stage_starts_from_the_promoted_checkpoint(tmp_path: Path) -> None:

@@ -235,6 +235,21 @@ def test_any_stream_is_read(stream: list[dict[str, Any]]) -> None:
         assert 0 <= alarm.step < len(stream)
 
 
+def test_a_training_without_a_signal_is_told_of_after_its_first_steps() -> None:
+    dogs = Watchdogs()
+    found = [dogs.step(step, {"frac_reward_zero_std": 1.0}) for step in range(1, 7)]
+    assert [len(alarms) for alarms in found] == [0, 0, 1, 0, 0, 0]
+    (alarm,) = found[2]
+    assert (alarm.kind, alarm.step, alarm.stop) == ("no_signal", 3, False)
+    assert alarm.reason.startswith("all rewards are equal in the groups of the first 3 steps")
+
+
+def test_one_group_that_differs_in_the_first_steps_is_a_signal() -> None:
+    dogs = Watchdogs()
+    assert not [alarm for step, share in enumerate([1.0, 0.75, 1.0, 1.0], 1)
+                for alarm in dogs.step(step, {"frac_reward_zero_std": share})]  # fmt: skip
+
+
 def test_a_reading_groups_samples_by_task_and_category_and_leaves_failures_out() -> None:
     def sample(id: str, score: float | None, step: str) -> Sample:
         return Sample(id, id, "", "", "stop", None, "answered", None, "A", score, None, 0, 0, {"meta_info": step})

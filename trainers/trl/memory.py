@@ -15,9 +15,8 @@ from typing import Any
 
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.trainers.trl import lora
-from medbench.trainers.trl.run import TrainingSettings, is_bfloat16
+from medbench.trainers.trl.run import GIB, TrainingSettings, is_bfloat16
 
-GIB = 1 << 30
 STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 4.0, "adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "lion_8bit": 1.0}
 """Bytes of optimizer state per trained parameter, if other than Adam's 8."""
 ADAM = 8.0

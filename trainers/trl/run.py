@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +28,7 @@ from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class
 
 STATE = ".trainer"
+GIB = 1 << 30
 UNORDERED = ("target_modules", "exclude_modules", "modules_to_save")
 """Sets in peft's config, whose order differs from process to process."""
 FINAL = "train_runtime"
@@ -200,11 +203,29 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
     class Publisher(TrainerCallback):
         """Writes metrics.jsonl and step-<step>."""
 
+        def __init__(self) -> None:
+            self._began = 0.0
+            self._step_times: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self._began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self._step_times.append(time.perf_counter() - self._began)
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and FINAL not in logs:
                 # without `epoch`: SFT passes the data of the whole training as a single epoch
                 metrics = {name: value for name, value in logs.items() if name != "epoch"}
-                checkpoint_folder.append_metrics(folder, state.global_step, metrics)
+                checkpoint_folder.append_metrics(folder, state.global_step, {**self._costs(), **metrics})
+
+        def _costs(self) -> dict[str, float]:
+            """Seconds a step since the last report, and on a GPU the most memory that tensors have taken."""
+            times, self._step_times = self._step_times, []
+            costs = {"step_time": statistics.fmean(times)} if times else {}
+            if torch.cuda.is_available():
+                costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
+            return costs
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
