@@ -16,7 +16,15 @@ from medbench.harness.engines.hot_swap import StaleSwapError
 from medbench.harness.engines.replicas import placement
 from medbench.harness.engines.replicas.agreement import different, refuse_other_versions
 from medbench.harness.engines.replicas.placement import Plan, environment, plan
-from medbench.harness.engines.replicas.replica import Failure, Replica, Serving, packed, packed_request, unpacked
+from medbench.harness.engines.replicas.replica import (
+    Failure,
+    Replica,
+    Serving,
+    installed_versions,
+    packed,
+    packed_request,
+    unpacked,
+)
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 
 
@@ -93,7 +101,8 @@ def test_no_secret_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serving(probe: float | None, device: str = "cpu", **versions: str) -> Serving:
-    found = {"vllm": "0.31.0"} | versions
+    found = {name: version for name, version in installed_versions().items() if name == "medbench"}
+    found |= {"vllm": "0.31.0"} | versions
     return Serving(
         "node", 1, "vllm", {}, "model", 32, True, found, device, None if probe is None else (probe, -1.0), ()
     )
@@ -123,6 +132,8 @@ def test_other_versions_are_refused_with_the_node() -> None:
     refuse_other_versions({0: serving(0.0), 1: serving(0.0)})
     with pytest.raises(MedbenchError, match=r"replica 2 on node node has vLLM 0\.30\.0, others 0\.31\.0: install one"):
         refuse_other_versions({0: serving(0.0), 1: serving(0.0), 2: serving(0.0, vllm="0.30.0")})
+    with pytest.raises(MedbenchError, match=r"replica 0 on node node has medbench 9\.9, this process"):
+        refuse_other_versions({0: serving(0.0, medbench="9.9"), 1: serving(0.0, medbench="9.9")})
 
 
 # --- inside a replica ------------------------------------------------------------------------------------------------

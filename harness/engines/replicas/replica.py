@@ -313,7 +313,7 @@ class Replica:
             chat_template=engine.chat_template,
             places=getattr(engine, "places", None),
             reports_milestones=bool(getattr(engine, "reports_milestones", False)),
-            versions=_versions(),
+            versions=installed_versions(),
             device=_device(),
             probe=self._probe(engine),
             said=tuple(self._said),
@@ -349,7 +349,8 @@ def _unseen(path: str, weights: str | None) -> Failure | None:
     return None
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Package -> version, of PACKAGES."""
     found = {}
     for name in PACKAGES:
         try:
