@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medbench.harness.runs.stored_run import StoredRun
     from medbench.harness.scoring.summary import TaskResult
     from medbench.harness.training.train import Trained
+    from medbench.trainers.gate_callback import GateCallback
 
 _PLACES = {
     "harness.api": ("compare", "evaluate", "gate", "gate_all", "load_run", "report", "score", "train"),
@@ -33,6 +34,7 @@ _PLACES = {
     "harness.runs.stored_run": ("StoredRun",),
     "harness.scoring.summary": ("TaskResult",),
     "harness.training.train": ("Trained",),
+    "trainers.gate_callback": ("GateCallback",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
@@ -42,6 +44,7 @@ __all__ = [
     "Difference",
     "Engine",
     "Gate",
+    "GateCallback",
     "GateFile",
     "GateResult",
     "Judged",

@@ -77,6 +77,12 @@ def test_importing_it_imports_nothing_else() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_the_callback_imports_no_trainer() -> None:
+    code = "import sys, medbench; medbench.GateCallback; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_a_run_its_samples_and_its_verdict(medqa: list[str]) -> None:
     base = stored("base", medqa, 48)
     assert base.results["medqa"].accuracy == 0.75

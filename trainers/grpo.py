@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
@@ -143,6 +144,7 @@ class Config(Record):
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
     """See trainer_plugins. Writes contamination.json into `folder`."""
+    refuse_other_versions("trl", "transformers")
     protocol = _protocol(config)
     engine = _engine(config.rollout)
     if fault := optimizer_fault(config.training.optimizer):

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
@@ -57,6 +58,7 @@ class Config(Record):
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
     """See trainer_plugins. Writes contamination.json into `folder`."""
+    refuse_other_versions("trl", "transformers")
     protocol = _protocol(config)
     if config.lora:
         refuse_unmatched(config.lora, start)

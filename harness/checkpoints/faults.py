@@ -13,7 +13,9 @@ from medbench.harness.contracts import BrokenCheckpoint, MedbenchError
 
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 OF_THE_MACHINE = re.compile(
-    r"memory|\bCUDA\b|max_model_len|max_num_|core initialization|keyword argument|No space left", re.IGNORECASE
+    r"memory|\bCUDA\b|max_model_len|max_num_|core initialization|keyword argument|No space left|\bGPUs?\b|parallel|"
+    r"\bNCCL\b|\bnvcc\b|\bninja\b|\bTriton\b",
+    re.IGNORECASE,
 )
 """In the messages of torch and vLLM, which raise RuntimeError and ValueError for everything."""
 

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
@@ -21,6 +20,7 @@ from medbench.harness.benchmarks.catalog import TaskCard, TaskLoader
 from medbench.harness.benchmarks.rows import HUB, SAMPLE
 from medbench.harness.checkpoints.cache import cache_dir
 from medbench.harness.checkpoints.resolve import SMOLLM2
+from medbench.harness.cli.gpus import described, held, list_gpus, on_gpus
 from medbench.harness.cli.tables import rendered
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.engines import vllm
@@ -42,7 +42,6 @@ SETTINGS = (
     "HF_HUB_OFFLINE",
     "MEDBENCH_CACHE",
 )
-GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
 
 def examine(data: str | None) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def examine(data: str | None) -> dict[str, Any]:
 
     Rows are loaded to compare their hash with the pinned one. The Hub is not contacted.
     """
-    gpus, gpu_fault = _gpus()
+    gpus, gpu_fault = list_gpus()
     memory, version = psutil.virtual_memory(), vllm.version()
     cache = _cache()
     findings = {
@@ -75,7 +74,7 @@ def examine(data: str | None) -> dict[str, Any]:
 
 def advise(findings: dict[str, Any]) -> list[str]:
     """One line for each thing that will be slow or wrong, with its fix; depends only on `findings`."""
-    parts = (_on_packages, _on_cpu, _on_room, _on_data)
+    parts = (_on_packages, on_gpus, _on_cpu, _on_room, _on_data)
     return list(dict.fromkeys(line for part in parts for line in part(findings)))
 
 
@@ -85,7 +84,7 @@ def report(findings: dict[str, Any]) -> str:
     converted = "converted" if findings["cache"][SMOLLM2] else "not converted yet (30 s, once)"
     facts = [
         ("python", findings["python"]),
-        *(("gpu", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}") for gpu in findings["gpus"]),
+        *(("gpu", line) for gpu in findings["gpus"] for line in (described(gpu), *held(gpu))),
         ("cpu", f"{findings['cpu']}, {findings['cores']} cores usable"),
         ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB available"),
         *(("disk", f"{free / GB:.1f} GB free at {folder}") for folder, free in findings["disk_free"].items()),
@@ -103,20 +102,6 @@ def report(findings: dict[str, Any]) -> str:
         rows.add_row(Text(one["task"]), one["split"], str(one["rows"] or "-"), one["state"])
     advice = [Text(f"- {line}") for line in findings["advice"]] or [Text("nothing to fix")]
     return rendered(shown, Text(), *((rows, Text()) if data["tasks"] else ()), *advice)
-
-
-def _gpus() -> tuple[list[dict[str, str]], str | None]:
-    """(GPUs that nvidia-smi lists, its error); without nvidia-smi there are no GPUs and no error."""
-    try:
-        done = subprocess.run(GPU_QUERY, capture_output=True, text=True, errors="replace", timeout=30)
-    except FileNotFoundError:
-        return [], None
-    except (OSError, subprocess.SubprocessError) as error:
-        return [], type(error).__name__
-    if done.returncode:
-        return [], " ".join((done.stdout + done.stderr).split())[:200] or f"exit status {done.returncode}"
-    rows = [line.rsplit(", ", 2) for line in done.stdout.splitlines()]
-    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3], None
 
 
 def _cpu_model() -> str:

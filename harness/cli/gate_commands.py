@@ -6,9 +6,10 @@ medbench gate checkpoints/step-800 --gates gates.yaml --baseline runs/base
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -105,7 +106,7 @@ def gate_command(
 
 
 @click.command("watch")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), required=True, help="Gate file (YAML).")
 @click.option("--baseline", type=click.Path(path_type=Path), help="A finished run that margins are relative to.")
 @click.option("--idle", type=click.FloatRange(min=0), help="Stop after this many seconds without a new checkpoint.")
@@ -115,6 +116,21 @@ def gate_command(
     default=10.0,
     show_default=True,
     help="Seconds without a change after which a checkpoint counts as complete.",
+)
+@click.option(
+    "--serve",
+    "port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    help="Also judge checkpoints that other programs name, by HTTP on 127.0.0.1; 0 is any free port.",
+)
+@click.option(
+    "--allow",
+    "allowed",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="With --serve, a folder whose checkpoints may be named, besides FOLDER; may be repeated.",
 )
 @click.option("--fresh-ledger", metavar="REASON", help="As for gate.")
 @click.option("--engine", metavar="NAME", help="As for eval.")
@@ -128,11 +144,13 @@ def gate_command(
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def watch_command(
-    folder: Path,
+    folder: Path | None,
     gates_file: Path,
     baseline: Path | None,
     idle: float | None,
     settled: float,
+    port: int | None,
+    allowed: tuple[Path, ...],
     fresh_ledger: str | None,
     as_json: bool,
     **options: Any,
@@ -142,9 +160,19 @@ def watch_command(
     Whatever program writes it: a checkpoint that lacks a file is given 10 minutes without a change before it counts as
     broken.
 
+    With --serve PORT it also takes checkpoints by HTTP: POST /judge {"checkpoint": PATH} answers with an id, or with
+    ?wait=1 with the verdict; GET /verdicts/ID, GET /queue; a browser shows http://127.0.0.1:PORT/. What was accepted is
+    judged even after a kill.
+
     Exit status with --idle: 1 if any failed, else 3 if any is undecided or none appeared, else 0. Without --idle the
     watch runs until Ctrl-C (exit status 4).
     """
+    if port is None and (folder is None or allowed):
+        raise click.UsageError("name a folder to watch; --allow belongs to --serve PORT")
+    if port is not None and idle is not None:
+        raise click.UsageError("--serve answers until Ctrl-C: leave out --idle")
+    if port is not None and folder is None and not allowed:
+        raise click.UsageError("name a folder to watch, or with --allow one whose checkpoints may be judged")
     from medbench.harness import api
     from medbench.harness.checkpoints.watch_folder import checkpoints_in
     from medbench.harness.cli.options import gate_keywords
@@ -153,6 +181,10 @@ def watch_command(
 
     judged = []
     rules, asked = api.rules_of(gates_file), api.gate_options(**gate_keywords(options))
+    if port is not None:
+        with Gatekeeper(rules, baseline, asked, say, fresh_ledger=fresh_ledger) as keeper:
+            _serve(keeper, asked.runs, folder, allowed, port, settled, as_json=as_json)
+    assert folder is not None
     with clean_stdout() as stdout, Gatekeeper(rules, baseline, asked, say, fresh_ledger=fresh_ledger) as keeper:
         for checkpoint in checkpoints_in(folder, idle_seconds=idle, settled_seconds=settled, say=say):
             one = _judged_if_there(keeper, checkpoint)
@@ -167,6 +199,41 @@ def watch_command(
         say(f"not gateable: no checkpoint appeared in {folder}")
         return EXIT_NOT_SCORED
     return exit_status(judged)
+
+
+def _serve(
+    keeper: Gatekeeper,
+    runs: Path,
+    folder: Path | None,
+    allowed: Sequence[Path],
+    port: int,
+    settled: float,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Judge what other programs name, and what appears in `folder`, until Ctrl-C."""
+    from medbench.harness.cli.own_faults import keep
+    from medbench.harness.cli.verdict_output import verdict_table
+    from medbench.harness.verdict_server.judge import accept_found, judged_items
+    from medbench.harness.verdict_server.queue import JudgingQueue
+    from medbench.harness.verdict_server.server import Desk, allowed_folders, answering
+
+    places = allowed_folders([*([folder] if folder is not None else []), *allowed])
+    with (
+        clean_stdout() as stdout,
+        JudgingQueue(runs, keeper.key) as queue,
+        answering(Desk(queue, places, keeper.about, keep), port) as address,
+    ):
+        say(f"medbench: judging what is named at {address}, until Ctrl-C")
+        if folder is not None:
+            accept_found(folder, queue, settled, say)
+        for item, judged in judged_items(keeper, queue, keep):
+            if item.error is not None:
+                say(f"medbench: {item.error}")
+            line = json.dumps(item.as_json(), ensure_ascii=False) + "\n"
+            stdout.write(line if as_json else verdict_table(judged.verdict) if judged is not None else "")
+            stdout.flush()
+    raise AssertionError("judging ends only by an exception")
 
 
 def _judged_if_there(keeper: Gatekeeper, checkpoint: Path) -> Judged | None:

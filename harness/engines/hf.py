@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.weights import end_tokens
 from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Request
@@ -38,6 +39,7 @@ WINDOW = 8
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
     """See engines.plugins."""
     assert checkpoint is not None
+    refuse_other_versions("transformers")
     with needed("--engine hf cannot start"):
         return HFEngine(checkpoint.path, dtype=choice.config.dtype, batch_size=choice.config.batch_size)
 

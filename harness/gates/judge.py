@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.weights import refuse_nan
@@ -210,6 +211,26 @@ class Gatekeeper:
             ledger=self._ledger,
         )
         return judge_checkpoint(options, asked, self._keeper, self._say)
+
+    def drop_engine(self) -> None:
+        """Close the engine, of which nothing is known after a fault; the next checkpoint gets a new one."""
+        self._keeper.close()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the verdicts are about, for people: gate file, gates in words, and the baseline's run."""
+        baseline = None if self._baseline is None else self._baseline.name
+        return {
+            "gate_file": self._rules.file_name or "gates",
+            "gates": [gate.rule for gate in self._rules.gates],
+            "baseline": baseline,
+            "rules": self.key,
+        }
+
+    @property
+    def key(self) -> str:
+        """See `GateFile.key`; verdicts with another one answer another question."""
+        return self._ledger.key
 
     def __enter__(self) -> Gatekeeper:
         return self

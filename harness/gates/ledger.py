@@ -101,7 +101,7 @@ class Ledger:
 
         Raises MedbenchError for a damaged ledger.
         """
-        key, checkpoint = self._key(), _checkpoint_of(model, seed)
+        key, checkpoint = self.key, _checkpoint_of(model, seed)
         with self._locked():
             events = self._events(key)
             entries = [event for event in events if isinstance(event, Entered)]
@@ -129,9 +129,11 @@ class Ledger:
     def start_afresh(self, reason: str) -> None:
         """Count from 1 again. Only sound where nothing learned from the earlier verdicts."""
         with self._locked():
-            self._append(Fresh(rules=self._key(), created=_now(), reason=reason))
+            self._append(Fresh(rules=self.key, created=_now(), reason=reason))
 
-    def _key(self) -> str:
+    @property
+    def key(self) -> str:
+        """See `GateFile.key`. Raises MedbenchError for a baseline that cannot be read."""
         baseline = read_run(self.baseline).model.fingerprint if self.baseline is not None else None
         return self.rules.key(baseline)
 

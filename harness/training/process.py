@@ -32,6 +32,8 @@ from medbench.harness.training.worker import JOB, MARK, PARENT, forget_earlier, 
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """A vLLM engine in the loop's process sets some of these, which would make a training believe it is part of a group."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Where a user may have set up PyTorch's allocator."""
 GRACE_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 EXIT_SECONDS = 60.0
@@ -126,6 +128,8 @@ def _environment(launch: Launch, seed: int, mark: str, wait_until_judged: bool) 
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // launch.processes)))
     env[checkpoint_folder.WAIT] = "1" if wait_until_judged else "0"
     env["PYTHONHASHSEED"] = str(seed % 2**32)
+    if not any(name in env for name in ALLOCATOR):  # after hours of rows of many lengths, memory is in pieces
+        env["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     env["PYTHONUNBUFFERED"] = "1"  # or the last lines of a killed training would be lost
     return env | launch.env | {MARK: mark, PARENT: str(os.getpid())}
 

@@ -46,6 +46,9 @@ from medbench.harness.training.recipe import Recipe, Stage
 from medbench.harness.training.state import stages_of
 from medbench.harness.training.trainer_plugins import DATA_FOLDER
 
+SHARED_UTILIZATION = 0.45
+"""Of a GPU's memory for the engine that shares it with a training, unless engine.gpu_memory_utilization is set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -133,7 +136,7 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     lines = [
         f"training {recipe.name} in {options.runs / f'train-{recipe.name}'}: at most {', '.join(limits)}",
         f"start: {recipe.start} ({prepared.start})",
-        f"device: {recipe.device}",
+        f"device: {_device(recipe)}",
     ]
     for index, stage in enumerate(recipe.stages):
         with tempfile.TemporaryDirectory() as scratch:
@@ -177,13 +180,24 @@ def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
     )
 
 
+def _device(recipe: Recipe) -> str:
+    share = _sleeping(recipe).gpu_memory_utilization
+    if recipe.device == "separate" or share is None:
+        return recipe.device
+    return f"shared; the engine takes {share:.0%} of the GPU while it judges (engine.gpu_memory_utilization)"
+
+
 def _sleeping(recipe: Recipe) -> Any:
-    """Engine settings, with vLLM's sleep mode if a training shares its GPU."""
+    """Engine settings, with vLLM's sleep mode if a training shares its GPU: it keeps its weights and optimizer there
+    while a checkpoint is judged, so the engine does not get vLLM's usual 92 % of the memory."""
     from medbench.harness.engines.vllm import runs_on_cpu
 
     if recipe.device == "separate" or runs_on_cpu():
         return recipe.engine
-    return recipe.engine.model_copy(update={"vllm_args": {"enable_sleep_mode": True, **recipe.engine.vllm_args}})
+    changes: dict[str, Any] = {"vllm_args": {"enable_sleep_mode": True, **recipe.engine.vllm_args}}
+    if recipe.engine.gpu_memory_utilization is None:
+        changes["gpu_memory_utilization"] = SHARED_UTILIZATION
+    return recipe.engine.model_copy(update=changes)
 
 
 def _launcher(prepared: Prepared) -> Callable[..., TrainingProcess]:

@@ -130,7 +130,7 @@ def view_of(run: RunView, pairs: Sequence[tuple[str, str]]) -> RunPage:
         state=state_of(run),
         tasks=tasks,
         axis=axis_over(task.score.interval for task in tasks if task.score),
-        verdicts=tuple(map(_verdict_block, run.verdicts)),
+        verdicts=tuple(map(verdict_block, run.verdicts)),
         facts=tuple(_facts(run)),
         protocol=tuple(flat(run.record.protocol)),
         engine=tuple(flat(redacted(run.record.engine))),
@@ -160,7 +160,8 @@ def _plain_interval(pair: tuple[float, float]) -> str:
     return f"{number(pair[0], 1)}–{number(pair[1], 1)}"
 
 
-def _verdict_block(verdict: Verdict) -> VerdictBlock:
+def verdict_block(verdict: Verdict) -> VerdictBlock:
+    """What templates show of a verdict."""
     controls = dict.fromkeys(name for gate in verdict.gates for name in gate.controls)
     settings = {
         "checkpoint of this gate file": "" if verdict.number is None else str(verdict.number),

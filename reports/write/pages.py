@@ -2,7 +2,7 @@
 
     python -c "from medbench.reports.write.pages import ASSETS; print(*ASSETS)"
 
-reports.site calls these and writes what they return:
+reports.site calls most of these and writes what they return:
 
     index.html                    index_page(collection, references); `references`: a file of the user's, or None
     runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
@@ -12,6 +12,7 @@ reports.site calls these and writes what they return:
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
+    judging_page, verdict_page    the pages of `medbench watch --serve`, which are never written
     assets/<name>                 ASSETS[name] -> bytes; a name may have a folder in it ("vendor/uplot.js")
 
 Every expression of a template is escaped, and passes formats.finalize first, which spells out hidden characters.
@@ -29,6 +30,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.benchmarks.task_folders import core_tasks
+from medbench.harness.gates.verdict import Verdict
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
 from medbench.harness.scoring.summary import NOTES
 from medbench.reports.read.collect import state_of
@@ -101,6 +103,20 @@ def compare_page(
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
     """The page of one training; its charts are drawn from trajectory_charts.script."""
     return _render("training.html.j2", page=page)
+
+
+def judging_page(listed: Mapping[str, Any]) -> str:
+    """The state of `medbench watch --serve`; `listed` is what it answers to GET /queue."""
+    return _render("judging.html.j2", page=listed)
+
+
+def verdict_page(item: Mapping[str, Any]) -> str:
+    """One checkpoint of `medbench watch --serve`; `item` is what it answers to GET /verdicts/ID."""
+    found = dict(item["verdict"] or {})
+    run = found.pop("run", None)
+    found.pop("seconds", None)
+    block = run_view.verdict_block(Verdict.model_validate(found)) if found else None
+    return _render("verdict.html.j2", item=item, block=block, run=run)
 
 
 def runs_script(collection: Collection) -> bytes:

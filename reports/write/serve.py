@@ -86,6 +86,11 @@ def keep_building(
             seen, said = "", str(error)
 
 
+def names_this_machine(host: str | None) -> bool:
+    """Whether a request's Host, with its port, is the loopback address and not a name that a web page gave it."""
+    return (host or "").rpartition(":")[0] in (ADDRESS, "localhost")
+
+
 class _Handler(SimpleHTTPRequestHandler):
     """Files of the site and nothing else."""
 
@@ -94,8 +99,7 @@ class _Handler(SimpleHTTPRequestHandler):
     sys_version = ""
 
     def send_head(self) -> Any:
-        host = (self.headers.get("Host") or "").rpartition(":")[0]
-        if host not in (ADDRESS, "localhost"):
+        if not names_this_machine(self.headers.get("Host")):
             self.send_error(421, "this server answers to its own address alone")
             return None
         path = unquote(urlsplit(self.path).path)

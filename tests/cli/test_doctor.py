@@ -152,6 +152,74 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
     assert findings["gpu_fault"] is None
 
 
+SMI = """
+case "$*" in
+  *query-gpu=name*) echo "NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06"; echo "Tesla T4, 15360 MiB, 580.65.06" ;;
+  *query-gpu=index*) echo "0, GPU-a, 81559, 30000, 9.0"; echo "1, GPU-b, 15360, 15000, 7.5" ;;
+  *query-compute-apps*) echo "GPU-a, 4711, /usr/bin/python3 train.py, 50000"; echo "GPU-a, 12, [N/A], [N/A]" ;;
+  *) echo "| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06    CUDA Version: 13.0   |" ;;
+esac
+"""
+
+
+def test_a_gpu_is_described_with_its_free_memory_and_who_holds_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvidia_smi(tmp_path / "bin", SMI)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    findings = examine("hub")
+    first, second = findings["gpus"]
+    assert (first["total"], first["free"], first["capability"], first["cuda"]) == (
+        81559 << 20,
+        30000 << 20,
+        "9.0",
+        "13.0",
+    )
+    assert first["holders"] == [{"pid": 4711, "name": "python3", "bytes": 50000 << 20}]
+    assert (second["capability"], second["holders"]) == ("7.5", [])
+    shown = " ".join(report(findings).split())
+    assert "81559 MiB (29.3 GiB free), compute capability 9.0, driver 580.65.06 (CUDA 13.0)" in shown
+    assert "python3 (pid 4711) holds 48.8 GiB" in shown
+    (advice,) = [line for line in findings["advice"] if line.startswith("GPU ")]
+    assert advice == (
+        "GPU 0: 29.3 of 79.6 GiB are free (python3 (pid 4711) holds 48.8); vLLM asks for 92% and does not start: end "
+        "what holds it, or set engine_config.gpu_memory_utilization to 0.35"
+    )
+
+
+def detailed(**given: Any) -> dict[str, Any]:
+    known = {"index": 0, "total": 80 << 30, "free": 79 << 30, "capability": "9.0", "cuda": "13.0", "holders": []}
+    return GPU | known | given
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"gpus": [detailed(free=4 << 30)]}, "does not start: end what holds it"),
+        (
+            {"gpus": [detailed(capability="7.5")], "settings": {"VLLM_BATCH_INVARIANT": "1"}},
+            "VLLM_BATCH_INVARIANT needs compute capability 8.0 or higher (A100, H100), and NVIDIA H100 has 7.5: unset",
+        ),
+        (
+            {"gpus": [detailed(cuda="12.4")], "packages": ON_GPU["packages"] | {"torch": "2.13.0+cu130"}},
+            "torch is built for CUDA 13.0, and the driver supports CUDA 12.4, so no GPU is used",
+        ),
+    ],
+    ids=["full", "batch invariance", "driver"],
+)
+def test_what_a_gpu_cannot_do_is_told_with_its_remedy(change: dict[str, Any], what: str) -> None:
+    (line,) = advise(ON_GPU | change)
+    assert what in line
+
+
+@pytest.mark.parametrize("chosen", [None, "1", "0,1", "GPU-b", "MIG-x"])
+def test_memory_in_use_on_a_gpu_that_is_not_visible_does_not_matter(chosen: str | None) -> None:
+    settings = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
+    gpus = [detailed(free=9 << 30), detailed(index=1)]
+    told = [line for line in advise(ON_GPU | {"gpus": gpus, "settings": settings}) if line.startswith("GPU 0")]
+    assert bool(told) is (chosen != "1")
+
+
 def test_a_failing_nvidia_smi_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(tmp_path / "bin", 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,9 +75,11 @@ def test_running_replies_report_their_milestones_and_read_the_same(tiny_engine: 
         else:
             found[one.id] = one
     assert found == whole
-    expected = {id: [m for m in (16, 32) if one.completion_tokens > m] for id, one in whole.items()}
-    assert told == {id: passed for id, passed in expected.items() if passed}
-    assert any(expected.values())
+    # a reply that ends with the token that passes a milestone may say so or not: it is over
+    for id, one in whole.items():
+        passed = [m for m in (16, 32) if one.completion_tokens > m]
+        assert told.get(id, []) in (passed, [m for m in passed if one.completion_tokens > m + 1])
+    assert told
 
 
 @pytest.mark.engine
@@ -201,12 +202,17 @@ def test_vllm_still_needs_the_patch_of_cpu_generators(tiny_engine: Any) -> None:
         torch.Generator().get_offset()
 
 
-def test_an_untested_vllm_is_not_patched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(vllm, "version", lambda: "0.32.0")
-    with caplog.at_level(logging.WARNING):
-        vllm._let_cpu_generators_rewind()
-    (line,) = caplog.messages
-    assert line.startswith("vLLM 0.32.0 is untested on a CPU (tested: 0.31.*)")
+@only_cpu
+@pytest.mark.engine
+def test_a_vllm_without_that_fault_is_left_alone(tiny_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    def its_own(self: Any) -> None: ...
+
+    monkeypatch.setattr(CPUModelRunner, "_bookkeeping_sync", its_own)
+    monkeypatch.setattr(vllm, "REWINDS", "generator.rewind()")
+    vllm._let_cpu_generators_rewind()
+    assert CPUModelRunner._bookkeeping_sync is its_own
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,7 @@ STATE = ".trainer"
 GIB = 1 << 30
 UNORDERED = ("target_modules", "exclude_modules", "modules_to_save")
 """Sets in peft's config, whose order differs from process to process."""
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
 FINAL = "train_runtime"
 """Marks the summary that transformers logs when training ends: it has times, not the metrics of a step."""
 
@@ -145,6 +147,10 @@ def load_model(start: Path, settings: TrainingSettings, *, adapter: bool, **argu
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if NO_MEMORY.search(reason):
+            raise MedbenchError(
+                f"{start}: no memory to load the model ({reason}): end what else uses it, or train fewer weights (lora)"
+            ) from None
         raise MedbenchError(f"{start}: the model cannot be loaded ({reason}): copy the checkpoint again") from None
 
 
@@ -179,7 +185,32 @@ def run(trainer: Any, *, folder: Path, start: Path) -> None:
             return
         _restore_token_count(trainer, folder)
     trainer.add_callback(_publisher(trainer, folder, start))
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    with memory_faults_named(trainer.args):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+
+
+@contextmanager
+def memory_faults_named(args: Any) -> Iterator[None]:
+    """Raises MedbenchError with the settings to change where training runs out of the GPU's memory, which another
+    attempt with the same settings would too. `args`: of TRL's config."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        first = " ".join(str(error).split())
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not NO_MEMORY.search(first):
+            raise
+        batch = args.per_device_train_batch_size
+        remedies = [
+            f"lower training.batch_size ({batch}) and raise gradient_accumulation alike" if batch > 1 else "",
+            "" if args.gradient_checkpointing else "set training.gradient_checkpointing: true",
+            "lower max_length" if hasattr(args, "max_length") else "lower rollout.max_completion_tokens",
+            "lower rollout.vllm_gpu_memory_utilization" if getattr(args, "use_vllm", False) else "",
+            "choose a smaller optimizer, such as adamw_8bit",
+            "lower engine.gpu_memory_utilization where the engine shares the GPU",
+        ]
+        raise MedbenchError(f"out of memory ({first[:200]}): {', '.join(filter(None, remedies))}") from None
 
 
 def _restore_token_count(trainer: Any, folder: Path) -> None:
