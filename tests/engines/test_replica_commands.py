@@ -183,6 +183,16 @@ def test_ray_address_of_the_environment_is_used(cluster: Cluster, folder: Path, 
     assert wait_until(lambda: is_clean(cluster), 20)
 
 
+def test_no_prompt_no_reply_and_no_token_is_in_the_logs_of_ray(cluster: Cluster, folder: Path, place: Path) -> None:
+    words = evaluation("--replicas", "2", "--ray-address", address_of(cluster))
+    assert finished(folder, *words, HF_TOKEN="hf_s3cretvalue")[0] == 0
+    logs = [path for path in place.glob("medbench-ray-*/session_2*/logs/**/*") if path.is_file()]
+    said = b"\n".join(path.read_bytes() for path in logs)
+    assert b"raylet" in said
+    for secret in ("Which metal", "The answer is", "hf_s3cretvalue", os.environ["RAY_AUTH_TOKEN"]):
+        assert secret.encode() not in said
+
+
 def test_a_cluster_that_others_use_up_is_told_with_what_is_free(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_two_replicas_answer_byte_for_byte_as_one_engine(
     assert not any("lost" in note for note in notes)
 
 
+@pytest.mark.timeout(1800)  # ten starts of vLLM
 def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(
     alone: list[bytes], tiny_model: Path, data: Path, tmp_path: Path, place: Path
 ) -> None:
