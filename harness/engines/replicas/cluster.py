@@ -129,12 +129,13 @@ class _Local:
 
 
 def _start(cpus: int | None) -> _Local:
-    from ray._private import ray_constants
-    from ray._private.node import Node
-    from ray._private.parameter import RayParams
-    from ray._raylet import Config
+    # as values: Ray's annotations are wrong in places
+    node_class: Any = import_module("ray._private.node").Node
+    parameters_of: Any = import_module("ray._private.parameter").RayParams
+    constants: Any = import_module("ray._private.ray_constants")
+    settings: Any = import_module("ray._raylet").Config
 
-    class Small(Node):  # type: ignore[misc]
+    class Small(node_class):  # type: ignore[misc]
         def start_api_server(self, **_: Any) -> None:
             """Without the dashboard's server, which takes longer to start than all the rest."""
             self._webui_url = ""
@@ -153,9 +154,9 @@ def _start(cpus: int | None) -> _Local:
         os.environ.setdefault(name, value)  # Ray reads the token once, so that it stays for the process's life
     os.environ[MARK] = mark
     try:
-        Config.initialize("")  # what Ray read when it was imported
-        ray_constants.ENABLE_RAY_CLUSTER = False  # "this is one machine": it listens on the loopback interface
-        parameters = RayParams(
+        settings.initialize("")  # what Ray read when it was imported
+        constants.ENABLE_RAY_CLUSTER = False  # "this is one machine": it listens on the loopback interface
+        parameters = parameters_of(
             num_cpus=cpus or _cores(),
             node_ip_address=LOOPBACK,
             temp_dir=str(folder),
