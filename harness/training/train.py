@@ -111,7 +111,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
             runs=folder / "runs",
             resume=True,
             quiet=options.quiet,
-            engine=EngineChoice(config=_sleeping(recipe)),
+            engine=EngineChoice(config=engine_of(recipe)),
         )
         keeper = EngineKeeper(say)
         try:
@@ -181,13 +181,13 @@ def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
 
 
 def _device(recipe: Recipe) -> str:
-    share = _sleeping(recipe).gpu_memory_utilization
+    share = engine_of(recipe).gpu_memory_utilization
     if recipe.device == "separate" or share is None:
         return recipe.device
     return f"shared; the engine takes {share:.0%} of the GPU while it judges (engine.gpu_memory_utilization)"
 
 
-def _sleeping(recipe: Recipe) -> Any:
+def engine_of(recipe: Recipe) -> Any:
     """Engine settings, with vLLM's sleep mode if a training shares its GPU: it keeps its weights and optimizer there
     while a checkpoint is judged, so the engine does not get vLLM's usual 92 % of the memory."""
     from medbench.harness.engines.vllm import runs_on_cpu
