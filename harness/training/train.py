@@ -23,7 +23,7 @@ from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.engines.pool import EngineKeeper
-from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.engines.settings import WHERE, EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.runs import provenance
 from medbench.harness.secrets import redacted_command
@@ -160,8 +160,9 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """Hash of everything that affects the result. Not the budget: it may grow when a training is resumed."""
-    content = recipe.model_dump(mode="json", exclude={"budget"})
+    """Hash of everything that affects the result. Not the budget, which may grow when a training is resumed, nor where
+    the engine's replicas are."""
+    content = recipe.model_dump(mode="json", exclude={"budget": True, "engine": {*WHERE}})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
