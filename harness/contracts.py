@@ -303,12 +303,12 @@ class Checkpoint:
 class Engine(Protocol):
     """Something that answers requests. Long-lived; not thread-safe.
 
-    engines.plugins says how to add one. Four attributes are optional. `fingerprint` (str) identifies the weights of an
+    engines.plugins says how to add one. Five attributes are optional. `fingerprint` (str) identifies the weights of an
     engine that a caller passes in, for run.json. `places` (int) is how many requests it can work on at once before
     they slow each other down; an engine without it gets its requests in blocks where a gate may stop early.
     `reports_milestones` (bool) says that it yields Passed; without it a gate waits for whole replies. `not_applied`
     (mapping) names the settings of requests that it could not apply, such as "temperature", each with a line for
-    readers of the run.
+    readers of the run. `incidents` (sequence of lines) tells them what happened to it meanwhile.
     """
 
     name: str

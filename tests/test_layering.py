@@ -42,8 +42,9 @@ BARRED = {
 """Wings that a folder must not import although they are lower: pages read only the disk, trainers ask no model."""
 
 MOST_LOOSE_MODULES = 7
-HEAVY = {"torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", "pandas", "statsmodels"}
+HEAVY = {"ray", "torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", "pandas", "statsmodels"}
 ONLY_IN = {
+    "ray": tuple(f"harness/engines/replicas/{name}.py" for name in ("cluster", "placement")),
     "vllm": ("harness/engines/vllm.py",),
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
     "openai": tuple(f"harness/engines/{name}.py" for name in ("openai", "server_patience", "server_replies")),

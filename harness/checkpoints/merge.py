@@ -7,8 +7,10 @@ the whole base in memory.
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,12 @@ from medbench.harness.contracts import Checkpoint, MedbenchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MERGE_FILE = "medbench_merge.json"
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
+LAYERS = "end other processes: about four times its largest layer in float32 is needed, and the adapter"
+WHOLE = (
+    "it is merged with the whole base in memory ({}), at four bytes a weight: merge it on a larger machine by peft's "
+    "merge_and_unload, and name the result"
+)
 
 
 def forget_merge(checkpoint: Checkpoint) -> None:
@@ -66,15 +74,29 @@ def merge_adapter(base: Path, adapter: Path, tokenizer: Path, folder: Path) -> N
             config = adapter_config(adapter)
             dtype = getattr(torch, own_dtype(read_json_file(base / "config.json")) or "float32")
             try:
-                deviation = merge_by_layers(base, adapter, config, saved, folder, dtype)
-            except CannotStream:
+                with _lack_of_memory_named(f"adapter {adapter} cannot be merged into {base}", LAYERS):
+                    deviation = merge_by_layers(base, adapter, config, saved, folder, dtype)
+            except CannotStream as reason:
                 remove_shards(folder)
-                deviation = _merge_whole(base, adapter, saved, folder, dtype)
+                with _lack_of_memory_named(f"adapter {adapter} cannot be merged into {base}", WHOLE.format(reason)):
+                    deviation = _merge_whole(base, adapter, saved, folder, dtype)
     except NotWritten as error:
         raise error.reason from None
     (folder / MERGE_FILE).write_text(json.dumps({"deviation": deviation}) + "\n")
     for path in tokenizer_files(tokenizer):
         shutil.copy(path, folder)  # copied: saved again, they would count as another tokenizer
+
+
+@contextmanager
+def _lack_of_memory_named(what: str, needs: str) -> Iterator[None]:
+    """Raises MedbenchError where memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(said):
+            raise
+        raise MedbenchError(f"{what}: out of memory ({said[:150]}): {needs}") from None
 
 
 def _merge_whole(base: Path, adapter: Path, saved: Mapping[str, Any], folder: Path, dtype: Any) -> float:

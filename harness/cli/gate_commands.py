@@ -15,6 +15,7 @@ import click
 
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.own_faults import describe
+from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, say
 from medbench.harness.contracts import MedbenchError
 
@@ -40,6 +41,7 @@ EXIT_NOT_SCORED = 3
 @click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")
 @click.option("--replies", type=click.Path(path_type=Path), help="As for eval.")
 @click.option("--base", metavar="MODEL", help="As for eval.")
+@replica_options
 @click.option("--data", help="As for eval.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="As for eval.")
 @click.option("--seed", type=click.IntRange(min=0), help="As for eval.")
@@ -132,6 +134,7 @@ def gate_command(
 )
 @click.option("--fresh-ledger", metavar="REASON", help="As for gate.")
 @click.option("--engine", metavar="NAME", help="As for eval.")
+@replica_options
 @click.option("--base-url", help="As for eval, with --swap.")
 @click.option("--swap", is_flag=True, default=None, help="As for eval: one checkpoint after another in one server.")
 @click.option("--patience", metavar="TIME", callback=as_seconds, help="As for eval.")

@@ -16,6 +16,7 @@ from medbench.harness.cli import own_faults
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.judge_commands import judge_command
+from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import as_text
@@ -59,7 +60,9 @@ for command in (gate_command, watch_command, compare_command, judge_command):
 @click.argument("model")
 @click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
-@click.option("--engine", help="vllm, hf, openai, fake, or a plugin's.  [default: by the other options, else vllm]")
+@click.option(
+    "--engine", help="vllm, hf, openai, fake, ray, or a plugin's.  [default: by the other options, else vllm]"
+)
 @click.option("--base-url", help="OpenAI-compatible server; MODEL is its model name. Key: OPENAI_API_KEY.")
 @click.option(
     "--swap",
@@ -75,6 +78,7 @@ for command in (gate_command, watch_command, compare_command, judge_command):
 )
 @click.option("--replies", type=click.Path(path_type=Path), help='Stored replies, JSON lines {"id", "output"}.')
 @click.option("--base", metavar="MODEL", help="Base model of an adapter, instead of the one that it names.")
+@replica_options
 @click.option("--data", help="Folder of benchmark files, or `sample`, or `hub`.  [default: MEDBENCH_DATA, else hub]")
 @click.option(
     "--partition",

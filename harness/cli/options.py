@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.harness.config import read_yaml
+from medbench.harness.engines.settings import WHERE
 from medbench.harness.evaluation.options import EvalConfig
 
 GATE_OPTIONS = ("engine", "base_url", "swap", "seed", "engine_config")
 """Keys of the config file that a gate takes; what is asked, and how, comes from its gate file."""
-ENGINE_OPTIONS = ("patience", "base")
+ENGINE_OPTIONS = ("patience", "base", *WHERE)
 """Options that are keys of engine_config."""
 
 

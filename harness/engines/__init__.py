@@ -3,5 +3,6 @@
 `vllm`, `hf`, `openai` and `fake` are the engines, `plugins` finds them and those of other packages, `settings` holds
 their options, `pool` starts one and keeps it for the next checkpoint, `hot_swap` verifies a swap of weights in this
 process and `served_swap` one in a running server, by the endpoints in `vllm_development`. `stored_replies` reads
-replies from a file. Others use `settings`, `pool`, `plugins`, `stored_replies` and the errors of `served_swap`.
+replies from a file. `ray` makes one engine of many `replicas`. Others use `settings`, `pool`, `plugins`,
+`stored_replies` and the errors of `served_swap`.
 """

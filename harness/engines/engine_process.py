@@ -97,7 +97,8 @@ class EngineProcess:
         """
         manager = getattr(getattr(client, "resources", None), "engine_manager", None)
         sentinels = [one.sentinel for one in getattr(manager, "processes", ())]
-        if self._own and sentinels:
+        can_be_told = hasattr(client, "outputs_queue") and hasattr(client, "utility_results")
+        if self._own and sentinels and can_be_told:
             threading.Thread(target=self._tell_of_end, args=(sentinels, client), daemon=True).start()
 
     def _tell_of_end(self, sentinels: list[Any], client: Any) -> None:

@@ -29,7 +29,8 @@ from medbench.harness.text import did_you_mean, one_line
 
 GROUP = "medbench.engines"
 BUILT_IN = {
-    name: EntryPoint(name, f"medbench.harness.engines.{name}", GROUP) for name in ("vllm", "hf", "openai", "fake")
+    name: EntryPoint(name, f"medbench.harness.engines.{name}", GROUP)
+    for name in ("vllm", "hf", "openai", "fake", "ray")
 }
 FLAGS = {"base_url": "--base-url", "replies": "--replies"}
 """Field of EngineChoice -> its option on the command line."""
@@ -77,7 +78,10 @@ def takes_checkpoint(choice: EngineChoice) -> bool:
 def check_choice(choice: EngineChoice) -> None:
     """Raises MedbenchError for an unknown or broken engine, and for settings that do not go with it."""
     if choice.instance is not None:
+        if choice.config.replicas is not None:
+            raise MedbenchError("replicas are made of an engine by its name, not of an engine object: leave one out")
         return
+    _check_replicas(choice)
     if choice.config.batch_invariant and choice.name != "vllm":
         raise MedbenchError(
             f"engine_config.batch_invariant is a mode of vLLM: leave it out with --engine {choice.name}"
@@ -91,6 +95,18 @@ def check_choice(choice: EngineChoice) -> None:
             raise MedbenchError(f"--engine {choice.name} needs {flag}: add it, or choose another engine")
         if given and field not in needs:
             raise MedbenchError(f"--engine {choice.name} does not take {flag}: leave one of them out")
+
+
+def _check_replicas(choice: EngineChoice) -> None:
+    config = choice.config
+    if config.replicas is None:
+        for field in ("ray_address", "ship_weights"):
+            if getattr(config, field):
+                raise MedbenchError(
+                    f"--{field.replace('_', '-')} is for replicas: add --replicas N, or --engine ray for as many as fit"
+                )
+    elif choice.name == "openai":
+        raise MedbenchError("--replicas: a server has replicas of its own: leave it out with --engine openai")
 
 
 def checked_engine(engine: Any, where: str) -> Engine:

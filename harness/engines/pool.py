@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from medbench.harness.contracts import Checkpoint, Engine, Say
+from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, Engine, Say
 from medbench.harness.engines.hot_swap import WarmEngine
 from medbench.harness.engines.plugins import check_choice, checked_engine, find_engine
+from medbench.harness.engines.replicas.engine import ReplicatedEngine
 from medbench.harness.engines.served_swap import SwapServer
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.secrets import redacted
@@ -16,7 +17,7 @@ from medbench.harness.secrets import redacted
 
 class EngineKeeper:
     """One engine for many checkpoints: vLLM stays warm and swaps weights, as does its server if asked to; any other is
-    restarted for each.
+    restarted for each. Replicas stay where they are, and each does the same.
 
     An engine that the caller made is used as it is and never closed here.
     """
@@ -25,12 +26,15 @@ class EngineKeeper:
         self._say = say
         self._warm: WarmEngine | None = None
         self._plain: Engine | None = None
+        self._replicas: ReplicatedEngine | None = None
         self._server: SwapServer | None = None
 
     def serve(self, choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
         """The engine, with `checkpoint` loaded; arguments as for `start_engine`."""
         if choice.instance is not None:
             return start_engine(choice, name, checkpoint)
+        if choice.config.replicas is not None:
+            return self._serve_replicas(choice, name, checkpoint)
         if choice.swap:
             assert checkpoint is not None
             self._server = self._server or SwapServer(choice)
@@ -63,14 +67,33 @@ class EngineKeeper:
         """Free the device until the next `serve`: vLLM sleeps if it was started with sleep mode, others are closed."""
         if self._warm is not None:
             self._warm.engine.sleep()
+        if self._replicas is not None:
+            self._replicas.rest()
         self._close_plain()
 
     def close(self) -> None:
         self.pause()
         self._close_plain()
+        replicas, self._replicas = self._replicas, None
+        if replicas is not None:
+            replicas.close()
         warm, self._warm = self._warm, None
         if warm is not None:
             warm.close()
+
+    def _serve_replicas(self, choice: EngineChoice, name: str, checkpoint: Checkpoint | None) -> Engine:
+        check_choice(choice)
+        if self._replicas is None:
+            self._replicas = ReplicatedEngine(choice)
+        try:
+            self._replicas.load(name, checkpoint)
+        except BrokenCheckpoint:  # the next checkpoint may be sound
+            raise
+        except BaseException:  # what they serve now is unknown
+            replicas, self._replicas = self._replicas, None
+            replicas.close()
+            raise
+        return self._replicas
 
     def _close_plain(self) -> None:
         plain, self._plain = (
@@ -94,6 +117,8 @@ def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None)
     if choice.instance is not None:
         return checked_engine(choice.instance, "the given engine")
     check_choice(choice)
+    plugin = "ray" if choice.config.replicas is not None else choice.name
+    return checked_engine(find_engine(plugin).start(name, checkpoint, choice), f"engine {plugin!r}")
     if choice.swap:
         assert checkpoint is not None
         return SwapServer(choice).serve(checkpoint)

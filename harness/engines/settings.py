@@ -13,6 +13,9 @@ from medbench.harness.config import Record
 from medbench.harness.contracts import Engine
 from medbench.harness.text import seconds_of
 
+WHERE = ("replicas", "ray_address", "ship_weights")
+"""Settings that say where an engine runs and how often, and change no answer."""
+
 
 def _duration(given: object) -> object:
     try:
@@ -42,7 +45,14 @@ class EngineConfig(Record):
     timeout: float = Field(600, gt=0)
     """Seconds for one request, for the openai engine."""
     patience: Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)] = 600
-    """Seconds to wait for a server that is busy or away, for the openai engine; "10m" and "2h" are read too."""
+    """Seconds to wait for a server that is busy or away (openai engine), and for a sign of life from a replica that has
+    work to do; "10m" and "2h" are read too."""
+    replicas: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """That many engines, each in a process of its own that Ray places; "all": as many as the GPUs allow."""
+    ray_address: str | None = Field(None, min_length=1)
+    """Of the head of a running cluster, HOST:PORT, or "auto"; None: RAY_ADDRESS, or a Ray of this machine's own."""
+    ship_weights: bool = False
+    """Send checkpoints to nodes that do not see their folder."""
     delay: float = Field(0, ge=0, le=1)
     """Seconds per reply, for the fake engine: stored replies as if they came slowly."""
     swap_hosts: list[str] = Field(default_factory=list)
@@ -58,7 +68,8 @@ class EngineChoice:
     """Which engine answers, and what it needs besides a checkpoint: an engine by name, or one the caller made."""
 
     name: str = "vllm"
-    """Built in ("vllm", "hf", "openai", "fake") or a plugin's, see engines.plugins; with `instance`, the instance's."""
+    """Built in ("vllm", "hf", "openai", "fake") or a plugin's, see engines.plugins; with `instance`, the instance's.
+    "ray" becomes "vllm" with `replicas: all`."""
     config: EngineConfig = field(default_factory=EngineConfig)
     base_url: str | None = None
     """Address of the server, for engines that need one (`openai`)."""
@@ -72,3 +83,7 @@ class EngineChoice:
     def __post_init__(self) -> None:
         if self.instance is not None:
             object.__setattr__(self, "name", getattr(self.instance, "name", type(self.instance).__name__))
+        elif self.name == "ray":
+            object.__setattr__(self, "name", "vllm")
+            if self.config.replicas is None:
+                object.__setattr__(self, "config", self.config.model_copy(update={"replicas": "all"}))

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -30,6 +30,7 @@ from medbench.harness.contracts import (
     Request,
 )
 from medbench.harness.engines.engine_process import EngineProcess
+from medbench.harness.engines.served_path import served_path
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
@@ -138,6 +139,7 @@ class VLLMEngine:
             )
         refuse_other_versions("vllm", "transformers")
         self._cpu = runs_on_cpu()
+        refuse_parallel(config, None if self._cpu else _visible_gpus)
         if self._cpu:
             _set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -147,14 +149,17 @@ class VLLMEngine:
         self._reports_seldom = hasattr(SamplingParams, "stream_interval")
         if self._cpu:
             _let_cpu_generators_rewind()
-        _refuse_parallel(config, cpu=self._cpu)
         self._tokenizer = load_tokenizer(path)
         self._decoder = ReplyDecoder(self._tokenizer)
         self._arguments = self._engine_arguments(config, quantized=is_quantized(Path(path)))
         refuse_other_shapes(Path(path))
         self._process = EngineProcess(own=_has_own_process())
-        with blame_checkpoint(f"vLLM cannot load {path}"), self._process.starting(Path(path)):
-            self.llm = LLM(model=path, trust_remote_code=False, **self._arguments)
+        with (
+            blame_checkpoint(f"vLLM cannot load {path}"),
+            served_path(Path(path)) as served,
+            self._process.starting(Path(path)),
+        ):
+            self.llm = LLM(model=served, trust_remote_code=False, **self._arguments)
         self._process.watch(self.llm.llm_engine.engine_core)
         settings = self.llm.llm_engine.vllm_config
         self._path = path
@@ -442,8 +447,9 @@ def _places(seats: int, *, chosen: bool, cpu: bool) -> int:
     return min(seats, CPU_PLACES) if cpu and not chosen else seats
 
 
-def _refuse_parallel(config: EngineConfig, *, cpu: bool) -> None:
-    """Raises MedbenchError for more processes than vLLM can start from here."""
+def refuse_parallel(config: EngineConfig, gpus: Callable[[], int] | None) -> None:
+    """Raises MedbenchError for more processes than vLLM can start from here. `gpus` counts the GPUs that can be seen;
+    None on a CPU."""
     if "distributed_executor_backend" in config.vllm_args:  # Ray, or a launcher: they know other machines
         return
     if config.data_parallel_size > 1:  # vllm/entrypoints/llm.py
@@ -452,18 +458,21 @@ def _refuse_parallel(config: EngineConfig, *, cpu: bool) -> None:
             "hang: leave it out, or start `vllm serve MODEL --data-parallel-size N` and name it by --base-url"
         )
     asked = config.tensor_parallel_size * int(config.vllm_args.get("pipeline_parallel_size", 1))
-    if cpu or asked == 1:
+    if asked == 1 or gpus is None or asked <= (found := gpus()):
         return
-    from vllm.platforms import current_platform
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+    raise MedbenchError(
+        f"engine_config.tensor_parallel_size: {asked} GPUs are asked for and {found} can be seen{why}: lower it or "
+        f"make more of them visible"
+    )
 
-    found = current_platform.device_count()
-    if asked > found:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
-        raise MedbenchError(
-            f"engine_config.tensor_parallel_size: {asked} GPUs are asked for and {found} can be seen{why}: lower it "
-            f"or make more of them visible"
-        )
+
+def _visible_gpus() -> int:
+    """Found out without a CUDA context, which processes forked later could not use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.version.cuda or torch.version.hip else sys.maxsize
 
 
 def _has_own_process() -> bool:

@@ -86,7 +86,7 @@ def ask(
     On any exception (Ctrl-C, a full disk) the samples stored so far are kept, and run.json gets the totals.
     """
     started = time.monotonic()
-    before = run.record.totals
+    before, noted = run.record.totals, run.record.notes
     stored = prompt_tokens = completion_tokens = 0
     sent: dict[str, _Sent] = {}
     stream = completions(_requests(instances, protocol, engine, run.record.seed, milestones, sent), protocol, engine)
@@ -97,7 +97,7 @@ def ask(
                 "seconds": round(before.seconds + time.monotonic() - started, 3),
                 "prompt_tokens": before.prompt_tokens + prompt_tokens,
                 "completion_tokens": before.completion_tokens + completion_tokens,
-                "peak_memory_gib": peak_memory_gib() if engine.settings().get("device") == "cpu" else None,
+                "peak_memory_gib": peak_memory_gib() if _is_here(engine.settings()) else None,
             }
         )
 
@@ -117,25 +117,32 @@ def ask(
             completion_tokens += sample.completion_tokens
             if time.monotonic() - kept > KEEP_SECONDS:
                 kept = time.monotonic()
-                run.update(totals=totals(), **_not_applied(run.record, engine))
+                run.update(totals=totals(), **_told(run.record, engine, noted))
             yield task, sample
     finally:
         stream.close()  # aborts what is under way
         if stored:
-            run.update(totals=totals(), **_not_applied(run.record, engine))
+            run.update(totals=totals(), **_told(run.record, engine, noted))
 
 
-def _not_applied(record: RunRecord, engine: Engine) -> dict[str, Any]:
-    """Changes of run.json that say what of the requests the engine could not apply, in this session or before."""
+def _is_here(settings: Mapping[str, Any]) -> bool:
+    """Whether the engine's memory is this process's."""
+    return settings.get("device") == "cpu" and "replicas" not in settings
+
+
+def _told(record: RunRecord, engine: Engine, noted: Sequence[str]) -> dict[str, Any]:
+    """Changes of run.json by what the engine has to tell: what of the requests it could not apply, in this session or
+    before, and what happened to it. `noted`: the notes before it was asked."""
     found: Mapping[str, str] = getattr(engine, "not_applied", {})
-    if not found:
+    incidents: Sequence[str] = getattr(engine, "incidents", ())
+    if not found and not incidents:
         return {}
+    notes = {"notes": list(dict.fromkeys([*noted, *found.values(), *incidents]))}
+    if not found:
+        return notes
     settings = record.engine.get("settings", {})
     fields = sorted({*record.not_applied, *found})
-    return {
-        "notes": list(dict.fromkeys([*record.notes, *found.values()])),
-        "engine": {**record.engine, "settings": {**settings, "not_applied": fields}},
-    }
+    return {**notes, "engine": {**record.engine, "settings": {**settings, "not_applied": fields}}}
 
 
 def completions(

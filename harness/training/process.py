@@ -128,7 +128,8 @@ def _environment(launch: Launch, seed: int, mark: str, wait_until_judged: bool) 
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // launch.processes)))
     env[checkpoint_folder.WAIT] = "1" if wait_until_judged else "0"
     env["PYTHONHASHSEED"] = str(seed % 2**32)
-    if not any(name in env for name in ALLOCATOR):  # after hours of rows of many lengths, memory is in pieces
+    if not (env | launch.env).keys() & set(ALLOCATOR):
+        # after hours of rows of many lengths, free memory would be in pieces
         env["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     env["PYTHONUNBUFFERED"] = "1"  # or the last lines of a killed training would be lost
     return env | launch.env | {MARK: mark, PARENT: str(os.getpid())}

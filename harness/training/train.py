@@ -23,7 +23,7 @@ from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.engines.pool import EngineKeeper
-from medbench.harness.engines.settings import EngineChoice
+from medbench.harness.engines.settings import WHERE, EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.runs import provenance
 from medbench.harness.secrets import redacted_command
@@ -111,7 +111,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
             runs=folder / "runs",
             resume=True,
             quiet=options.quiet,
-            engine=EngineChoice(config=_sleeping(recipe)),
+            engine=EngineChoice(config=engine_of(recipe)),
         )
         keeper = EngineKeeper(say)
         try:
@@ -160,8 +160,9 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """Hash of everything that affects the result. Not the budget: it may grow when a training is resumed."""
-    content = recipe.model_dump(mode="json", exclude={"budget"})
+    """Hash of everything that affects the result. Not the budget, which may grow when a training is resumed, nor where
+    the engine's replicas are."""
+    content = recipe.model_dump(mode="json", exclude={"budget": True, "engine": {*WHERE}})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,13 +181,13 @@ def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:
 
 
 def _device(recipe: Recipe) -> str:
-    share = _sleeping(recipe).gpu_memory_utilization
+    share = engine_of(recipe).gpu_memory_utilization
     if recipe.device == "separate" or share is None:
         return recipe.device
     return f"shared; the engine takes {share:.0%} of the GPU while it judges (engine.gpu_memory_utilization)"
 
 
-def _sleeping(recipe: Recipe) -> Any:
+def engine_of(recipe: Recipe) -> Any:
     """Engine settings, with vLLM's sleep mode if a training shares its GPU: it keeps its weights and optimizer there
     while a checkpoint is judged, so the engine does not get vLLM's usual 92 % of the memory."""
     from medbench.harness.engines.vllm import runs_on_cpu

@@ -69,7 +69,7 @@ class Desk:
             "allowed": list(map(str, self.allowed)),
             "running": [short[item.id] for item in items if item.state == "running"],
             "queued": [short[item.id] for item in items if item.state == "queued"],
-            "over": [short[item.id] for item in over[:OVER_SHOWN]],
+            "judged": [short[item.id] for item in over[:OVER_SHOWN]],
         }
 
 

@@ -18,7 +18,7 @@ from medbench.harness.checkpoints import merge, shards
 from medbench.harness.checkpoints.merge import merge_adapter
 from medbench.harness.checkpoints.streaming import CannotStream
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
-from medbench.harness.contracts import MedbenchError
+from medbench.harness.contracts import BrokenCheckpoint, MedbenchError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
@@ -230,6 +230,29 @@ def test_a_damaged_base_is_blamed(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(MedbenchError, match="does not fit its base"):
         merge_adapter(base, adapter, base, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("whole_base", [False, True])
+def test_a_merge_without_memory_says_what_it_needs(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_base: bool
+) -> None:
+    def fail(*_: object) -> float:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)"
+        )
+
+    if whole_base:
+        whole(monkeypatch)
+    monkeypatch.setattr(merge, "_merge_whole" if whole_base else "merge_by_layers", fail)
+    adapter = build_tiny_lora(tiny_model, tmp_path / "adapter", use_dora=False, use_rslora=False)
+    with pytest.raises(MedbenchError) as caught:
+        merged(tiny_model, adapter, tmp_path / "merged")
+    assert not isinstance(caught.value, BrokenCheckpoint)
+    line = str(caught.value)
+    assert line.startswith(f"adapter {adapter} cannot be merged into {tiny_model}: out of memory ([enforce fail")
+    assert ("four bytes a weight" in line) is whole_base
+    assert ("four times its largest layer" in line) is not whole_base
 
 
 @pytest.mark.slow

@@ -53,7 +53,13 @@ def test_built_in_engines_are_sound_plugins(name: str) -> None:
 
 def test_each_built_in_engine_says_what_it_needs() -> None:
     needs = {name: list(needs_of(find_engine(name))) for name in BUILT_IN}
-    assert needs == {"vllm": ["checkpoint"], "hf": ["checkpoint"], "openai": ["base_url"], "fake": ["replies"]}
+    assert needs == {
+        "vllm": ["checkpoint"],
+        "hf": ["checkpoint"],
+        "openai": ["base_url"],
+        "fake": ["replies"],
+        "ray": ["checkpoint"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ def test_each_way_of_being_broken_is_one_line(plugin: Callable[..., EntryPoint],
 
 def test_an_unknown_name_lists_similar_ones(plugin: Callable[..., EntryPoint]) -> None:
     assert fault(plugin(SOUND), name="mien") == "engine 'mien': no such engine; did you mean mine?"
-    assert fault(name="xyz") == "engine 'xyz': no such engine; known: fake, hf, openai, vllm"
+    assert fault(name="xyz") == "engine 'xyz': no such engine; known: fake, hf, openai, ray, vllm"
 
 
 def test_a_name_that_two_plugins_have_is_refused(plugin: Callable[..., EntryPoint]) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from medbench.harness.contracts import Completion, Message, Passed, Request
+from medbench.harness.contracts import Completion, MedbenchError, Message, Passed, Request
 from medbench.harness.engines import vllm
 from medbench.harness.engines.hf import HFEngine
+from medbench.harness.engines.settings import EngineConfig
 
 only_cpu = pytest.mark.skipif(not vllm.runs_on_cpu(), reason="the patch is for vLLM on a CPU")
 
@@ -227,3 +233,74 @@ def test_a_gate_fills_all_seats_but_not_all_of_a_cpu(seats: int, chosen: bool, c
 def test_places_are_assumed_where_max_num_seqs_is_not_set(tiny_engine: Any) -> None:
     seats = tiny_engine.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
     assert tiny_engine.places == min(seats, vllm.CPU_PLACES if vllm.runs_on_cpu() else seats)
+
+
+def test_several_copies_of_a_model_are_refused_with_the_way_to_run_them(tmp_path: Path) -> None:
+    with pytest.raises(MedbenchError, match=r"engine_config.data_parallel_size: .*vllm serve.*--base-url"):
+        vllm.VLLMEngine(str(tmp_path), EngineConfig(data_parallel_size=2))
+
+
+@pytest.mark.parametrize("given", [{"tensor_parallel_size": 4}, {"vllm_args": {"pipeline_parallel_size": 4}}], ids=str)
+def test_more_gpus_than_can_be_seen_are_refused(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    with pytest.raises(MedbenchError) as caught:
+        vllm.refuse_parallel(EngineConfig(**given), lambda: 2)
+    assert str(caught.value) == (
+        "engine_config.tensor_parallel_size: 4 GPUs are asked for and 2 can be seen (CUDA_VISIBLE_DEVICES=0,3): lower "
+        "it or make more of them visible"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [
+        ({}, 0),
+        ({"tensor_parallel_size": 2}, 2),
+        ({"tensor_parallel_size": 16, "vllm_args": {"distributed_executor_backend": "ray"}}, 2),
+    ],
+    ids=["one", "enough", "other machines"],
+)
+def test_gpus_that_are_there_or_on_other_machines_are_left_to_vllm(given: dict[str, Any], gpus: int) -> None:
+    vllm.refuse_parallel(EngineConfig(**given), lambda: gpus)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by /proc")
+def test_a_killed_engine_process_ends_the_run_and_leaves_it_resumable(tiny_model: Path, tmp_path: Path) -> None:
+    """As the kernel kills it when memory runs out; vLLM itself would wait for its replies for ever."""
+    config = tmp_path / "eval.yaml"
+    config.write_text("engine_config: {max_num_seqs: 2, kv_cache_gib: 1}\nmax_new_tokens: 1500\n")  # long enough
+    command = [
+        sys.executable,
+        "-m",
+        "medbench.harness.cli",
+        "eval",
+        str(tiny_model),
+        "--data",
+        "sample",
+        "--name",
+        "run",
+    ]
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "MEDBENCH_CACHE": str(tmp_path / "cache")}
+    environment.pop("VLLM_LOGGING_LEVEL", None)
+    with subprocess.Popen(
+        [*command, "--name", "run", "--config", str(config)],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        samples = tmp_path / "runs" / "run" / "samples"
+        while run.poll() is None and not list(samples.glob("*.jsonl")):
+            time.sleep(0.05)
+        started = psutil.Process(run.pid).children(recursive=True)
+        engine = next(one for one in started if "EngineCore" in " ".join(one.cmdline()))
+        engine.kill()
+        said = run.communicate(timeout=120)[1]
+    assert run.returncode == 4
+    last = said.strip().splitlines()[-1]
+    assert last.startswith(
+        "medbench: vLLM's engine process ended (it was killed, perhaps for lack of memory): go on by"
+    )
+    assert psutil.wait_procs(started, timeout=60)[1] == []

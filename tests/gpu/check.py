@@ -4,6 +4,9 @@
     python tests/gpu/check.py --tiny --out figures.jsonl                             # rehearsal on a CPU, 6 minutes
     python tests/gpu/check.py --quick --out figures.jsonl                            # does every step run? on one card
 
+With `--share`, steps can run side by side on one card in several such commands with the same `--work`, after `--only
+versions,start`: to find out within minutes what works. So far the script has only been rehearsed.
+
 Each figure is a line of JSON, written when it is known: {"step", "figure", "value", ...}. A step that fails or takes
 too long is a line too, with the end of what it printed, and the next one begins. `--reference RUN` is a run of the same
 questions elsewhere (float32 on a CPU): replies are compared with its.

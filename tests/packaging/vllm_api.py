@@ -58,8 +58,14 @@ USED: dict[str, tuple[str, ...]] = {
     "InputBatch": ("generators", "num_reqs"),
 }  # fmt: skip
 
-WHERE_THERE = {"SamplingParams": ("stream_interval",)}
-"""What the engine uses only where it is there: vLLM 0.26 has none, and reports on a running reply at every token."""
+WHERE_THERE = {
+    "SamplingParams": ("stream_interval",),
+    "SyncMPClient": ("outputs_queue", "resources", "utility_results"),
+    "BackgroundResources": ("engine_manager",),
+    "CoreEngineProcManager": ("processes",),
+}
+"""What the engine uses only where it is there: vLLM 0.26 has no stream_interval, and reports on a running reply at each
+token. The others are for EngineProcess.watch, checked in 0.31: without them a killed engine process is not noticed."""
 
 PLACES = {
     "LLMEngine": "vllm/v1/",

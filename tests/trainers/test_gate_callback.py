@@ -215,6 +215,7 @@ def test_and_gives_up_on_one_that_stays_away(tmp_path: Path) -> None:
         JudgingClient(address, patience_seconds=0.1).judge(tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_all_processes_of_a_training_stop_together(tmp_path: Path) -> None:
     """The second process is told by the first; each has its own control, as in a trainer."""
     script = tmp_path / "rank.py"
@@ -252,7 +253,7 @@ print(stopped, [one.status for one in callback.judged], state.best_global_step)
             )
             for rank in (0, 1)
         ]
-        said = [rank.communicate(timeout=100)[0] for rank in ranks]
+        said = [rank.communicate(timeout=280)[0] for rank in ranks]
     assert said == ["[False, False, True] ['fail', 'pass'] 4\n"] * 2
 
 

@@ -25,6 +25,7 @@ from medbench.trainers.trl.run import (
     common_arguments,
     last_state,
     load_model,
+    memory_faults_named,
     reporting_fault,
     run,
     write_checkpoint,
@@ -189,3 +190,41 @@ def test_a_reporter_that_is_not_installed_is_named_before_any_training() -> None
     fault = reporting_fault(TrainingSettings(steps=1, report_to=missing[:1]))
     assert fault == f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}, or leave it out"
     assert reporting_fault(TrainingSettings(steps=1)) is None
+
+
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "not_said"),
+    [
+        (
+            {"per_device_train_batch_size": 8, "gradient_checkpointing": False, "max_length": 2048},
+            ["lower training.batch_size (8)", "training.gradient_checkpointing: true", "lower max_length"],
+            ["rollout"],
+        ),
+        (
+            {"per_device_train_batch_size": 1, "gradient_checkpointing": True, "use_vllm": True},
+            ["rollout.max_completion_tokens", "rollout.vllm_gpu_memory_utilization"],
+            ["batch_size", "gradient_checkpointing"],
+        ),
+    ],
+    ids=["sft", "grpo"],
+)
+def test_a_lack_of_memory_is_told_with_the_settings_that_can_still_change(
+    args: dict[str, Any], said: list[str], not_said: list[str]
+) -> None:
+    import torch
+
+    with pytest.raises(MedbenchError) as caught, memory_faults_named(SimpleNamespace(**args)):
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+    line = str(caught.value)
+    assert line.startswith(f"out of memory ({OUT_OF_MEMORY}): ")
+    assert "\n" not in line
+    assert all(word in line for word in said)
+    assert not any(word in line for word in not_said)
+
+
+def test_other_faults_of_a_training_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_faults_named(SimpleNamespace()):
+        raise RuntimeError("shapes do not match")

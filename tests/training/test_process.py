@@ -261,6 +261,7 @@ def test_the_trainer_gets_what_the_job_says(tmp_path: Path, start: Callable[...,
     env = found["env"]
     assert (env["CUDA_VISIBLE_DEVICES"], env["MINE"], env["PYTHONHASHSEED"]) == ("3", "yes", "7")
     assert int(env["OMP_NUM_THREADS"]) >= 1
+    assert env["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert last_lines(training.folder / LOG) == "finished"
 
 
@@ -284,6 +285,16 @@ def test_variables_of_another_process_group_are_not_inherited(
         monkeypatch.setenv(name, "1")
     assert ended(start("finish")) == 0
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & set(told(tmp_path / "work")["env"])
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_user_s_settings_of_the_allocator_are_kept(
+    tmp_path: Path, start: Callable[..., TrainingProcess], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "max_split_size_mb:512")
+    assert ended(start("finish")) == 0
+    env = told(tmp_path / "work")["env"]
+    assert {key: env[key] for key in env if key.endswith("ALLOC_CONF")} == {name: "max_split_size_mb:512"}
 
 
 def test_it_waits_until_judged_if_asked(tmp_path: Path, start: Callable[..., TrainingProcess]) -> None:

@@ -261,3 +261,14 @@ def test_validate_recognises_a_recipe_by_its_stages(written: Callable[..., Path]
 @pytest.mark.parametrize("text", ["", "3", "stages: [", "[]"])
 def test_anything_but_a_yaml_mapping_is_one_line(written: Callable[..., Path], text: str) -> None:
     assert len(faults(written(text))) == 1
+
+
+def test_where_replicas_of_the_engine_are_makes_no_other_recipe(written: Callable[..., Path]) -> None:
+    """As with the budget, a training goes on when they change."""
+    from medbench.harness.training.train import recipe_sha256
+
+    def digest(**engine: object) -> str:
+        return recipe_sha256(read_recipe(written({**SOUND, "engine": engine}), POINTS))
+
+    assert digest(replicas=4, ray_address="head:6379", ship_weights=True) == digest()
+    assert digest(dtype="float32") != digest()

@@ -19,6 +19,7 @@ from support.tiny_training import NAME, RECIPE, TASK, command, differences, kill
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli.main import run
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.training.checkpoint_folder import read_metrics
 from medbench.harness.training.journal import (
     AttemptEnded,
@@ -31,6 +32,8 @@ from medbench.harness.training.journal import (
     TrainingEnded,
     read_events,
 )
+from medbench.harness.training.recipe import Recipe
+from medbench.harness.training.train import engine_of
 from medbench.trainers.rewards.rewards import COMPONENTS
 
 SFT, GRPO = f"train-{NAME}/1-sft", f"train-{NAME}/2-grpo"
@@ -315,3 +318,25 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(
     assert "MEDBENCH_DATA" not in os.environ  # set only while the trainers looked for their data
     assert train(RECIPE, "--dry-run", "--json") == 0
     assert json.loads(capfd.readouterr().out)["plan"][:3] == out.splitlines()[:3]
+
+
+# a GPU shared with the engine
+
+
+def shared(**engine: Any) -> Recipe:
+    return Recipe.model_construct(device="shared", engine=EngineConfig(**engine))
+
+
+def test_an_engine_that_shares_a_gpu_leaves_room_for_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training keeps its weights and optimizer there while a checkpoint is judged."""
+    monkeypatch.setattr("medbench.harness.engines.vllm.runs_on_cpu", lambda: False)
+    found = engine_of(shared())
+    assert (found.gpu_memory_utilization, found.vllm_args) == (0.45, {"enable_sleep_mode": True})
+    own = engine_of(shared(gpu_memory_utilization=0.6, vllm_args={"enable_sleep_mode": False}))
+    assert (own.gpu_memory_utilization, own.vllm_args) == (0.6, {"enable_sleep_mode": False})
+
+
+def test_an_engine_with_a_gpu_of_its_own_takes_what_vllm_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medbench.harness.engines.vllm.runs_on_cpu", lambda: False)
+    separate = Recipe.model_construct(device="separate", engine=EngineConfig())
+    assert engine_of(separate) == EngineConfig()

@@ -143,7 +143,7 @@ def test_pages_and_lists_show_what_is_there_and_no_markup_from_outside(address: 
     assert "<script>alert" not in verdict
     assert "<i>step" not in page + verdict
     listed = ask(address, "/queue")[2]
-    assert [one["id"] for one in listed["over"]] == [item["id"]]
+    assert [one["id"] for one in listed["judged"]] == [item["id"]]
     assert listed["allowed"] == [str(place.allowed.resolve())]
     assert ask(address, "/assets/site.css")[1]["Content-Type"] == "text/css; charset=utf-8"
     assert ask(address, "/", method="HEAD")[0] == 200
