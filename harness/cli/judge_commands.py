@@ -41,7 +41,9 @@ def judge_command() -> None:
 @click.option("--engine", help="For --model, as for eval.  [default: openai with --base-url, else vllm]")
 @click.option("--base-url", help="For --model, as for eval.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --model: YAML with engine_config.")
-@click.option("--timeout", metavar="TIME", callback=as_seconds, help="Longest wait for a verdict.  [default: 10m]")
+@click.option(
+    "--timeout", metavar="TIME", callback=as_seconds, help="Longest wait for a verdict of --command.  [default: 10m]"
+)
 @click.option("--tasks", help="Comma-separated.  [default: all of the run that have a text to judge by]")
 @click.option("--sources", type=click.Path(path_type=Path), help='Texts to judge by, JSON lines {"id", "source"}.')
 @click.option("--limit", type=click.IntRange(min=1), help="At most N questions per task, the same ones each time.")
@@ -101,7 +103,9 @@ def run_command(
             stdout.write(scores_table(judge, scores, found))
     lacking = [score.task for score in scores if score.lacks_verdicts]
     if lacking:
-        say(f"more than 2 % of the steps of {', '.join(lacking)} have no verdict: run the same command again")
+        say(
+            f"more than 2 % of the steps of {', '.join(lacking)} have no verdict, for the reasons shown: the same command asks them again"
+        )
         return EXIT_NOT_SCORED
     return 0
 
