@@ -103,9 +103,7 @@ def run_command(
             stdout.write(scores_table(judge, scores, found))
     lacking = [score.task for score in scores if score.lacks_verdicts]
     if lacking:
-        say(
-            f"more than 2 % of the steps of {', '.join(lacking)} have no verdict, for the reasons shown: the same command asks them again"
-        )
+        say(f"more than 2 % of the steps of {', '.join(lacking)} have no verdict: the same command asks them again")
         return EXIT_NOT_SCORED
     return 0
 
