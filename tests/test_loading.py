@@ -11,8 +11,8 @@ PACKAGES = ("harness", "tasks", "trainers", "reports")
 
 MODELS = {"trust_remote_code": False, "use_safetensors": True}
 CODELESS = {"trust_remote_code": False}
-NOT_LOADERS = {"PeftModel", "PeftConfig"}
-"""peft reads adapter_model.safetensors first, and resolve() refuses an adapter without one; its configs are JSON."""
+NOT_LOADERS = {"PeftModel", "PeftConfig", "GenerationConfig"}
+"""peft reads adapter_model.safetensors first, and resolve() refuses an adapter without one; the configs are JSON."""
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
