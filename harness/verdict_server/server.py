@@ -2,7 +2,7 @@
 
     POST /judge {"checkpoint": PATH}     accepted: 202 and the item; with ?wait=1 the item once it is judged
     GET /verdicts/ID                     the item; /verdicts/ID.html is a page
-    GET /queue                           what is queued, running and over; / is a page
+    GET /queue                           what is queued, running and judged; / is a page
 
 Whatever arrives is hostile. Only the loopback address listens; a request that names another host, or that a page of
 another origin sends, is turned away; a body is one small JSON object; a path must lie in an allowed folder.
