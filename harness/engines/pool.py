@@ -96,10 +96,7 @@ class EngineKeeper:
         return self._replicas
 
     def _close_plain(self) -> None:
-        plain, self._plain = (
-            self._plain,
-            None,
-        )  # forgotten first: closed once, whatever fails
+        plain, self._plain = self._plain, None  # forgotten first: closed once, whatever fails
         if plain is not None:
             plain.close()
 
@@ -117,12 +114,11 @@ def start_engine(choice: EngineChoice, name: str, checkpoint: Checkpoint | None)
     if choice.instance is not None:
         return checked_engine(choice.instance, "the given engine")
     check_choice(choice)
-    plugin = "ray" if choice.config.replicas is not None else choice.name
-    return checked_engine(find_engine(plugin).start(name, checkpoint, choice), f"engine {plugin!r}")
     if choice.swap:
         assert checkpoint is not None
         return SwapServer(choice).serve(checkpoint)
-    return checked_engine(find_engine(choice.name).start(name, checkpoint, choice), f"engine {choice.name!r}")
+    plugin = "ray" if choice.config.replicas is not None else choice.name
+    return checked_engine(find_engine(plugin).start(name, checkpoint, choice), f"engine {plugin!r}")
 
 
 @contextmanager
