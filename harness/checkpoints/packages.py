@@ -1,17 +1,28 @@
-"""One line about a package that is not installed, instead of a traceback.
+"""Which packages are installed; one line about one that is not, instead of a traceback.
 
 with needed("--engine hf cannot start", "torch"): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
 
 from medbench.harness.contracts import MedbenchError
 
 STACKS = "'medbench[vllm]' (GPU) or 'medbench[cpu]'"
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """name -> version of those that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class StoredWeights:
             name = self._name_of[id(module), key]
             files[self._file_of[name]].append((module, key, name))
         for path, entries in files.items():
-            # opened anew each time: pages of the file that were read count as this process's memory until it is closed
+            # reopened each time: pages of the file that were read count as this process's memory until it is closed
             with safe_open(path, framework="pt") as file:
                 for module, key, name in entries:
                     tensor = file.get_tensor(name).to(device).to(dtype, copy=device.type == "cpu")

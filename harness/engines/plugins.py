@@ -19,13 +19,13 @@ reading the metadata of every installed package, and no plugin can replace one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError
 from medbench.harness.engines.settings import EngineChoice
-from medbench.harness.text import did_you_mean, one_line
+from medbench.harness.text import did_you_mean, foreign, one_line
 
 GROUP = "medbench.engines"
 BUILT_IN = {
@@ -51,17 +51,9 @@ def known_engines() -> list[str]:
 
 def find_engine(name: str, points: Sequence[EntryPoint] | None = None) -> EnginePlugin:
     """The engine called `name`. Raises MedbenchError for an unknown or ambiguous name and for a broken plugin."""
-    point = BUILT_IN.get(name) or _find_point(name, list(entry_points(group=GROUP)) if points is None else points)
-    where = f"engine {name!r} ({point.value})"
-    try:
-        plugin = point.load()
-    except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
-        raise MedbenchError(
-            f"{where} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}): fix or uninstall it"
-        ) from None
-    faults = list(_faults(plugin))
-    if faults:
-        raise MedbenchError(f"{where}: {'; '.join(faults)}: fix or uninstall it")
+    plugin, _ = loaded_plugin(
+        "engine", name, BUILT_IN, list(entry_points(group=GROUP)) if points is None else points, _faults
+    )
     return cast(EnginePlugin, plugin)
 
 
@@ -120,13 +112,38 @@ def checked_engine(engine: Any, where: str) -> Engine:
     return cast(Engine, engine)
 
 
-def _find_point(name: str, points: Sequence[EntryPoint]) -> EntryPoint:
+def loaded_plugin(
+    kind: str,
+    name: str,
+    built_in: Mapping[str, EntryPoint],
+    points: Sequence[EntryPoint],
+    faults_of: Callable[[Any], Iterable[str]],
+) -> tuple[Any, str]:
+    """(the plugin called `name`, what messages call it). `kind` is "engine", or what else such plugins are.
+
+    Raises MedbenchError for an unknown or ambiguous name, and for a plugin that cannot be imported or has faults.
+    """
+    point = built_in.get(name) or _find_point(kind, name, built_in, points)
+    where = f"{kind} {name!r} ({point.value})"
+    try:
+        plugin = point.load()
+    except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
+        raise MedbenchError(
+            f"{where} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}): fix or uninstall it"
+        ) from None
+    faults = list(faults_of(plugin))
+    if faults:
+        raise MedbenchError(f"{where}: {'; '.join(faults)}: fix or uninstall it")
+    return plugin, where
+
+
+def _find_point(kind: str, name: str, built_in: Mapping[str, EntryPoint], points: Sequence[EntryPoint]) -> EntryPoint:
     found = {point.value: point for point in points if point.name == name}
     if not found:
-        hint = did_you_mean(name, [*BUILT_IN, *(point.name for point in points)])
-        raise MedbenchError(f"engine {name!r}: no such engine; {hint}")
+        hint = did_you_mean(name, [*built_in, *(point.name for point in points)])
+        raise MedbenchError(f"{kind} {foreign(name, 60)!r}: no such {kind}; {hint}")
     if len(found) > 1:
-        raise MedbenchError(f"engine {name!r}: {' and '.join(sorted(found))} both have this name: uninstall one")
+        raise MedbenchError(f"{kind} {name!r}: {' and '.join(sorted(found))} both have this name: uninstall one")
     (point,) = found.values()
     return point
 

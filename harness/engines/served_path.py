@@ -3,7 +3,7 @@
     with served_path(Path("step-800")) as path: llm = LLM(path)
 
 The key of vLLM's compile cache has the model's path in it (ModelConfig.compute_hash in vllm/config/model.py, 0.31), so
-each checkpoint of a training, and each merged adapter, would be compiled anew. Here they share a symbolic link in
+each checkpoint of a training, and each merged adapter, would be compiled again. Here they share a symbolic link in
 medbench's cache, which points to the one that is being loaded.
 """
 

@@ -57,7 +57,7 @@ class Judge(Protocol):
     name: str
     """As a user gives it; part of a file name."""
     fingerprint: str
-    """A hash of everything that verdicts depend on; another fingerprint is asked anew."""
+    """A hash of everything that verdicts depend on; another fingerprint is asked again."""
 
     def judge(self, items: Sequence[Item]) -> Iterator[Ruling]:
         """Rulings in any order, as they come. A later ruling on the same item replaces the earlier one.

@@ -20,9 +20,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.engines.plugins import loaded_plugin
 from medbench.harness.files import slug
 from medbench.harness.judges.contracts import Judge, JudgeChoice
-from medbench.harness.text import did_you_mean, foreign, one_line
+from medbench.harness.text import foreign
 
 GROUP = "medbench.judges"
 BUILT_IN = {name: EntryPoint(name, f"medbench.harness.judges.{name}", GROUP) for name in ("command", "llm")}
@@ -39,19 +40,9 @@ def known_judges() -> list[str]:
 
 def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None) -> Judge:
     """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it."""
-    point = BUILT_IN.get(choice.name) or _find_point(
-        choice.name, list(entry_points(group=GROUP)) if points is None else points
+    plugin, where = loaded_plugin(
+        "judge", choice.name, BUILT_IN, list(entry_points(group=GROUP)) if points is None else points, _faults
     )
-    where = f"judge {choice.name!r} ({point.value})"
-    try:
-        plugin = point.load()
-    except (Exception, SystemExit) as error:  # importing a plugin may fail in any way
-        raise MedbenchError(
-            f"{where} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}): fix or uninstall it"
-        ) from None
-    faults = list(_faults(plugin))
-    if faults:
-        raise MedbenchError(f"{where}: {'; '.join(faults)}: fix or uninstall it")
     needs = getattr(plugin, "NEEDS", ())
     for field, flag in FLAGS.items():
         given = getattr(choice, field) is not None
@@ -77,17 +68,6 @@ def _checked(judge: Any, where: str, name: str) -> Judge:
             f"of letters, digits, dashes and underscores"
         )
     return cast(Judge, judge)
-
-
-def _find_point(name: str, points: Sequence[EntryPoint]) -> EntryPoint:
-    found = {point.value: point for point in points if point.name == name}
-    if not found:
-        hint = did_you_mean(name, [*BUILT_IN, *(point.name for point in points)])
-        raise MedbenchError(f"judge {foreign(name, 60)!r}: no such judge; {hint}")
-    if len(found) > 1:
-        raise MedbenchError(f"judge {name!r}: {' and '.join(sorted(found))} both have this name: uninstall one")
-    (point,) = found.values()
-    return point
 
 
 def _faults(plugin: Any) -> list[str]:

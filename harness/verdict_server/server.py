@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from medbench.harness.secrets import redact
 from medbench.harness.text import foreign
 from medbench.harness.verdict_server.queue import ID_LENGTH, Full, JudgingQueue
 from medbench.reports.write import pages
-from medbench.reports.write.serve import ADDRESS, HEADERS, TYPES, names_this_machine
+from medbench.reports.write.serve import ADDRESS, HEADERS, TYPES, names_this_machine, running
 
 LONGEST_BODY = 16 * 1024
 LONGEST_PATH = 4096
@@ -89,14 +88,8 @@ def answering(desk: Desk, port: int) -> Iterator[str]:
     except OSError as error:
         raise MedbenchError(f"port {port}: {error.strerror}: give another one to --serve, 0 for any") from None
     server.desk = desk
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{ADDRESS}:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(server) as address:
+        yield address
 
 
 class _Server(ThreadingHTTPServer):

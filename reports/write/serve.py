@@ -53,6 +53,13 @@ def serving(site: Path, port: int) -> Iterator[str]:
     except OSError as error:
         raise MedbenchError(f"port {port}: {error.strerror}: give another --port, 0 for any") from None
     server.daemon_threads = True
+    with running(server) as address:
+        yield address
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """The address of a server on this machine while it answers, in a thread of its own; closed at the end."""
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

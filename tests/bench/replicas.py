@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.gate_runs import a_task, answer, write_medqa
-from verdict_time import LIMITS, A, B, lognormal
+from verdict_time import LIMITS, A, B, lognormal, verdict_seconds
 
 from medbench.harness.contracts import Checkpoint, Completion, Message, Passed, Request
 from medbench.harness.engines.plugins import GROUP
@@ -49,7 +48,6 @@ from medbench.harness.engines.replicas.engine import AHEAD, FEWEST_AHEAD
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.gates.live_gate import LiveGate
 from medbench.harness.gates.rules import Gate, GateFile
-from medbench.harness.gates.schedule import Schedule
 from medbench.harness.protocols.chat import plain_text
 
 NEEDS: tuple[str, ...] = ()
@@ -315,19 +313,9 @@ def gate_seconds(
     rules = GateFile(gates=[Gate(task="health", at_least=floor)])
     gate = LiveGate(rules, [a_task(list(lengths), "health")], 0, None, [], limits=LIMITS)
     engine = Simulated(lengths, replicas, seconds)
-    schedule = Schedule(gate, {"health": {}}, engine.places)
-    while not schedule.done:
-        ids = (item and item[1] for item in schedule.to_send())
-        with closing(engine.generate(ids, gate.limits.tokens)) as stream:
-            for id, limit in stream:
-                if limit is None:
-                    schedule.arrived("health", samples[id], seconds=0.0)
-                else:
-                    schedule.passed("health", id, limit)
-                if schedule.done:
-                    break
+    took = verdict_seconds(gate, samples, engine, engine.places)
     (result,) = gate.results()
-    return engine.clock, result.used
+    return took, result.used
 
 
 def model(seconds: float, seeds: int) -> None:

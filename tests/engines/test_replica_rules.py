@@ -11,6 +11,7 @@ import pytest
 from support import faulty_engine
 from support.replicas import made_checkpoint
 
+from medbench.harness.checkpoints.packages import installed
 from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Passed, Request
 from medbench.harness.engines.hot_swap import StaleSwapError
 from medbench.harness.engines.replicas import placement
@@ -20,7 +21,6 @@ from medbench.harness.engines.replicas.replica import (
     Failure,
     Replica,
     Serving,
-    installed_versions,
     packed,
     packed_request,
     unpacked,
@@ -101,7 +101,7 @@ def test_no_secret_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serving(probe: float | None, device: str = "cpu", **versions: str) -> Serving:
-    found = {name: version for name, version in installed_versions().items() if name == "medbench"}
+    found = installed(("medbench",))
     found |= {"vllm": "0.31.0"} | versions
     return Serving(
         "node", 1, "vllm", {}, "model", 32, True, found, device, None if probe is None else (probe, -1.0), ()

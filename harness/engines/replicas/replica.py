@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from medbench.harness.checkpoints.fingerprint import fingerprint
+from medbench.harness.checkpoints.packages import installed
 from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import (
     BrokenCheckpoint,
@@ -313,7 +313,7 @@ class Replica:
             chat_template=engine.chat_template,
             places=getattr(engine, "places", None),
             reports_milestones=bool(getattr(engine, "reports_milestones", False)),
-            versions=installed_versions(),
+            versions=installed(PACKAGES),
             device=_device(),
             probe=self._probe(engine),
             said=tuple(self._said),
@@ -347,17 +347,6 @@ def _unseen(path: str, weights: str | None) -> Failure | None:
         line = f"node {node} has other weights at {path} than this one: copy them again, or use --ship-weights"
         return Failure("other weights", (line,))
     return None
-
-
-def installed_versions() -> dict[str, str]:
-    """Package -> version, of PACKAGES."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _device() -> str:
