@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from medbench.harness.contracts import Say
+from medbench.harness.judges.abstracts import Abstract
 from medbench.harness.judges.contracts import VERDICTS
-from medbench.harness.judges.local.abstracts import Abstract
 from medbench.harness.judges.local.network import Network
 from medbench.harness.judges.local.pairs import Pair, pairs_of
 from medbench.harness.text import duration
@@ -109,5 +111,7 @@ def _rate(at: int, of: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (at - warm) / max(1, of - warm)))
 
 
-def _half_precision(torch: object) -> object:
-    raise NotImplementedError
+def _half_precision(torch: Any) -> AbstractContextManager[Any]:
+    """bfloat16 for products of matrices, on a GPU and on CPUs that have instructions for it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=True)  # type: ignore[no-any-return]

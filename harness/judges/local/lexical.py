@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from medbench.harness.judges.steps import sentences
 
@@ -36,7 +37,7 @@ def features_of(step: str, source: str) -> list[float]:
     """Of FEATURES, in that order; shares and small counts."""
     words, known = _words(step), _known(source)
     content = content_words(step)
-    pairs = set(zip(words, words[1:], strict=False))
+    pairs = set(pairwise(words))
     nearest = max(known.sentences, key=lambda one: _alike(words, content, one), default=_Sentence((), frozenset(), 0))
     numbers = _NUMBER.findall(step)
     denials = len(_DENIAL.findall(step.lower()))
@@ -81,7 +82,7 @@ def _known(source: str) -> _Source:
     return _Source(
         frozenset(words),
         content_words(source),
-        frozenset(zip(words, words[1:], strict=False)),
+        frozenset(pairwise(words)),
         tuple(
             _Sentence(_words(one), content_words(one), len(_DENIAL.findall(one.lower()))) for one in sentences(source)
         ),

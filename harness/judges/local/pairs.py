@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medbench.harness.judges.abstracts import Abstract
 from medbench.harness.judges.contracts import Verdict
 from medbench.harness.judges.counterfactuals import CHANGES, changed
-from medbench.harness.judges.local.abstracts import Abstract
 from medbench.harness.judges.local.lexical import content_words
 from medbench.harness.judges.local.rewording import framed, reworded
 
@@ -45,7 +45,8 @@ SHARED = 0.5
 """Share of a conclusion's content words that the abstract must have."""
 NEIGHBOURS = 5
 _ADVICE = re.compile(
-    r"\b(?:further|future|should|need(?:s|ed)?|recommend\w*|warrant\w*|research|must|propose\w*|advis\w*)\b", re.IGNORECASE
+    r"\b(?:further|future|should|need(?:s|ed)?|recommend\w*|warrant\w*|research|must|propose\w*|advis\w*)\b",
+    re.IGNORECASE,
 )
 
 
@@ -86,7 +87,7 @@ def _of_abstract(
 ) -> Iterator[Pair]:
     usable = [sentence for sentence in dict.fromkeys(abstract.sentences()) if len(sentence.split()) in WORDS]
     left_out = _left_out(abstract, usable, draw)
-    source = abstract.source(frozenset(left_out))
+    source = abstract.without(frozenset(left_out))
     kept: list[tuple[Form, str]] = [("sentence", one) for one in usable if one not in left_out]
     kept = draw.sample(kept, min(MOST_SENTENCES, len(kept)))
     kept += [("conclusion", one) for one in conclusions_of(abstract)][:MOST_CONCLUSIONS]
@@ -110,7 +111,7 @@ def _of_abstract(
 
 def conclusions_of(abstract: Abstract) -> list[str]:
     """The sentences of the conclusion that the abstract supports, as far as words tell."""
-    known = content_words(abstract.source())
+    known = content_words(abstract.text)
     return [
         sentence
         for sentence in abstract.conclusion
@@ -127,7 +128,7 @@ def _left_out(abstract: Abstract, usable: Sequence[str], draw: random.Random) ->
     for sentence in draw.sample(usable, len(usable)):
         if len(found) == (2 if len(usable) > 6 else 1):
             break
-        rest = content_words(abstract.source(frozenset([*found, sentence])))
+        rest = content_words(abstract.without(frozenset([*found, sentence])))
         if len(content_words(sentence) - rest) >= ONLY_THERE:
             found.append(sentence)
     return found if len(usable) > len(found) + 1 else []
@@ -150,8 +151,8 @@ def _neighbours(abstracts: Sequence[Abstract]) -> Mapping[int, Sequence[int]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if len(abstracts) < 2:
-        return {at: () for at in range(len(abstracts))}
-    weights = TfidfVectorizer(sublinear_tf=True).fit_transform([one.source() for one in abstracts])
+        return dict.fromkeys(range(len(abstracts)), ())
+    weights = TfidfVectorizer(sublinear_tf=True).fit_transform([one.text for one in abstracts])
     near = (weights @ weights.T).toarray()
     np.fill_diagonal(near, -1.0)
     order = np.argsort(-near, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(abstracts) - 1)]

@@ -20,7 +20,7 @@ from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import expanded
 from medbench.harness.hub.repository import Repository, dataset_rows
 from medbench.harness.judges.steps import sentences
-from medbench.tasks.pubmedqa.rows import LABELS, official_test_ids
+from medbench.tasks.pubmedqa.rows import official_test_ids
 
 Split = Literal["train", "test"]
 DATASET = "qiaojin/PubMedQA"
@@ -28,20 +28,21 @@ DATASET = "qiaojin/PubMedQA"
 
 @dataclass(frozen=True, slots=True)
 class Abstract:
-    """A question that the title of a paper asks, the abstract, and what it concludes."""
+    """A question that a paper's title asks, its abstract, and what that concludes."""
 
     id: str
     question: str
+    text: str
+    """As a task gives it: a line per section, without the conclusion."""
     sections: tuple[tuple[str, ...], ...]
-    """Sentences of each, without the conclusion."""
+    """Sentences of each."""
     conclusion: tuple[str, ...]
     decision: str
     """yes, no or maybe: what people read in it."""
 
-    def source(self, left_out: frozenset[str] = frozenset(), *, conclusion: bool = False) -> str:
-        """The text as a task gives it: a line per section, without the sentences `left_out`."""
-        sections = [*self.sections, self.conclusion] if conclusion else self.sections
-        lines = (" ".join(sentence for sentence in section if sentence not in left_out) for section in sections)
+    def without(self, left_out: frozenset[str]) -> str:
+        """The text, but for these sentences."""
+        lines = (" ".join(sentence for sentence in section if sentence not in left_out) for section in self.sections)
         return "\n".join(filter(None, lines))
 
     def sentences(self) -> Iterator[str]:
@@ -65,12 +66,14 @@ class _Row(BaseModel):
     def abstract(self) -> Abstract:
         texts = (self.question, *self.context.contexts, self.long_answer)
         "".join(texts).encode()  # half of a surrogate pair is no text: ValueError
-        sections = tuple(tuple(sentences(text)) for text in self.context.contexts)
-        conclusion = tuple(sentences(self.long_answer))
-        return Abstract(str(self.pubid), " ".join(self.question.split()), sections, conclusion, self.final_decision)
-
-
-assert LABELS == ("yes", "no", "maybe")
+        return Abstract(
+            id=str(self.pubid),
+            question=" ".join(self.question.split()),
+            text="\n".join(self.context.contexts),
+            sections=tuple(tuple(sentences(text)) for text in self.context.contexts),
+            conclusion=tuple(sentences(self.long_answer)),
+            decision=self.final_decision,
+        )
 
 
 def abstracts_of(data: str, split: Split) -> list[Abstract]:
