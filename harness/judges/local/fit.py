@@ -9,10 +9,8 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from medbench.harness.contracts import Say
 from medbench.harness.judges.abstracts import Abstract
@@ -66,9 +64,8 @@ def fit(network: Network, abstracts: Sequence[Abstract], how: Fit, say: Say) -> 
     began = said = time.monotonic()
     losses: list[float] = []
     for at, (source, steps, verdicts) in enumerate(_encoded(network, batches, how), 1):
-        with _half_precision(torch):
-            scores = network.scores(source, steps)
-        loss = torch.nn.functional.cross_entropy(scores.float(), torch.tensor(verdicts, device=scores.device))
+        scores = network.scores(source, steps)
+        loss = torch.nn.functional.cross_entropy(scores, torch.tensor(verdicts, device=scores.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*trained, *network.head.parameters()], LARGEST_GRADIENT)
         optimizer.step()
@@ -109,9 +106,3 @@ def _rate(at: int, of: int) -> float:
     if at < warm:
         return (at + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (at - warm) / max(1, of - warm)))
-
-
-def _half_precision(torch: Any) -> AbstractContextManager[Any]:
-    """bfloat16 for products of matrices, on a GPU and on CPUs that have instructions for it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=True)  # type: ignore[no-any-return]

@@ -52,12 +52,24 @@ class Network:
         seen = (order[None] <= order[:, None]) & ((part[None] == 0) | (part[None] == part[:, None]))
         ids = torch.tensor([*source, *(token for step in steps for token in step)], device=device)
         mask = torch.zeros(seen.shape, device=device).masked_fill(~seen, torch.finfo(torch.float32).min)
-        hidden = self.backbone(
-            input_ids=ids[None], attention_mask=mask[None, None], position_ids=place[None].to(device), use_cache=False
-        ).last_hidden_state[0]
+        with _half_precision(device.type):
+            hidden = self.backbone(
+                input_ids=ids[None],
+                attention_mask=mask[None, None],
+                position_ids=place[None].to(device),
+                use_cache=False,
+            ).last_hidden_state[0]
         of_steps = torch.split(hidden, lengths)[1:]
         pooled = [torch.cat([one.mean(dim=0), one.amax(dim=0), one[-1]]) for one in of_steps]
         return self.head(torch.stack(pooled).float())
+
+
+def _half_precision(device: str) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 for products of matrices, which halves the time, where the processor has instructions for it."""
+    import torch
+
+    able = device != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=able)
 
 
 def fresh_network(folder: Path, layers: int) -> Network:
