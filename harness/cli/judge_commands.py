@@ -114,7 +114,9 @@ def run_command(
 
 @judge_command.command("check")
 @click.argument("paths", nargs=-1, required=True, metavar="[RUN] LABELS", type=click.Path(path_type=Path))
-@click.option("--judge", metavar="NAME", help="Where several judges have judged the run; without RUN: the judge to ask.")
+@click.option(
+    "--judge", metavar="NAME", help="Where several judges have judged the run; without RUN: the judge to ask."
+)
 @click.option("--task", help="Where several tasks have been judged.")
 @click.option("--fingerprint", metavar="DIGITS", help="Where the judge has changed: its first digits.")
 @asked_judge_options

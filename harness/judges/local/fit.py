@@ -34,6 +34,8 @@ class Fit:
     """How the network is trained."""
 
     passes: int
+    layers: int
+    """The last ones; those before them keep their weights, as the embeddings do."""
     seed: int
     most_source_tokens: int
     most_step_tokens: int
@@ -45,7 +47,7 @@ def fit(network: Network, abstracts: Sequence[Abstract], how: Fit, say: Say) -> 
     import torch
 
     torch.manual_seed(how.seed)
-    trained = [weight for name, weight in network.backbone.named_parameters() if not _is_frozen(name, weight)]
+    trained = network.trainable(how.layers)
     optimizer = torch.optim.AdamW(
         [{"params": trained, "lr": LEARNING_RATE}, {"params": network.head.parameters(), "lr": HEAD_LEARNING_RATE}],
         weight_decay=WEIGHT_DECAY,
@@ -91,14 +93,6 @@ def _encoded(
         steps = [(step, verdict) for step, verdict in steps if 0 < len(step) <= how.most_step_tokens]
         if steps and len(source) <= how.most_source_tokens:
             yield source, [step for step, _ in steps], [verdict for _, verdict in steps]
-
-
-def _is_frozen(name: str, weight: object) -> bool:
-    """The embeddings are: rare words would otherwise leave the place that pretraining gave them."""
-    frozen = "embed_tokens" in name
-    if frozen:
-        weight.requires_grad_(False)  # type: ignore[attr-defined]
-    return frozen
 
 
 def _rate(at: int, of: int) -> float:

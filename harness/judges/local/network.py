@@ -40,6 +40,15 @@ class Network:
         ids = self.tokens(text)
         return [first, *ids] if ids and first is not None else ids
 
+    def trainable(self, layers: int) -> list[Any]:
+        """The weights of the last `layers` and of the norm behind them; all others are frozen."""
+        self.backbone.requires_grad_(False)
+        parts = [*self.backbone.layers[len(self.backbone.layers) - layers :], self.backbone.norm]
+        found = [weight for part in parts for weight in part.parameters()]
+        for weight in found:
+            weight.requires_grad_(True)
+        return found
+
     def scores(self, source: Sequence[int], steps: Sequence[Sequence[int]]) -> Any:
         """Tensor [steps, verdicts] of unscaled log-probabilities, in the order of VERDICTS; no step may be empty."""
         import torch
@@ -68,7 +77,8 @@ def _half_precision(device: str) -> contextlib.AbstractContextManager[Any]:
     """bfloat16 for products of matrices, which halves the time, where the processor has instructions for it."""
     import torch
 
-    able = device != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    able = device != "cpu" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return torch.autocast(device, dtype=torch.bfloat16, enabled=able)
 
 
