@@ -15,7 +15,7 @@ from medbench.harness.cli.streams import clean_stdout, say
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the judge.")
 @click.option("--data", help="Folder of benchmark files, or hub, whose PubMedQA is used.  [default: MEDBENCH_DATA]")
 @click.option("--model", help="Model whose first layers are trained, as for eval.  [default: smollm2-135m]")
-@click.option("--layers", type=click.IntRange(1, 200), help="How many of them.  [default: 22]")
+@click.option("--layers", type=click.IntRange(1, 200), help="How many of them.  [default: 20]")
 @click.option("--passes", type=click.IntRange(0, 100), help="Over the abstracts, with new pairs each.  [default: 1]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="At most N abstracts per split, for a trial.")

@@ -64,8 +64,6 @@ class _Row(BaseModel):
     final_decision: Literal["yes", "no", "maybe"]
 
     def abstract(self) -> Abstract:
-        texts = (self.question, *self.context.contexts, self.long_answer)
-        "".join(texts).encode()  # half of a surrogate pair is no text: ValueError
         return Abstract(
             id=str(self.pubid),
             question=" ".join(self.question.split()),
@@ -88,8 +86,6 @@ def abstracts_of(data: str, split: Split) -> list[Abstract]:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, fault["loc"]))
             raise MedbenchError(f"{where}: {key}: {fault['msg'].lower()}") from None
-        except ValueError:
-            raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text; remove it") from None
         if abstract.id in found:
             raise MedbenchError(f"{where}: duplicate id {abstract.id}; remove one")
         found[abstract.id] = abstract

@@ -129,7 +129,7 @@ def test_the_hash_of_abstracts_is_of_their_contents_in_any_order(abstracts: list
         (
             '{"pubid": 1, "question": "\\ud83d", "context": {"contexts": ["a"]}, "long_answer": "b", '
             '"final_decision": "no"}',
-            "surrogate",
+            "question: input should be a valid string",
         ),
         ("", "no abstracts in its split train"),
     ],

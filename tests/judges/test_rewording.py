@@ -38,7 +38,7 @@ def test_numbers_and_denials_are_never_put_in(seed: int) -> None:
 
 def test_no_rewording_is_a_word_that_counterfactuals_put_in() -> None:
     put_in = {*DRUGS, *FINDINGS, *(word for pair in (*OPPOSITES, *POPULATIONS) for word in pair)}
-    assert not {word for new in WORDS.values() for word in new.split()} & put_in
+    assert {word for new in WORDS.values() for word in new.split()} & put_in <= {"with"}  # of "compared with"
 
 
 def test_a_name_keeps_its_capital_in_a_frame() -> None:

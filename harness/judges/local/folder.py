@@ -129,7 +129,7 @@ def load(folder: Path) -> Loaded:
     if missing:
         raise BrokenCheckpoint(f"{folder}: no {missing[0]}: copy the judge again, or train it again")
     try:
-        if content_hash(_hashed(folder)) != file.weights_sha256:
+        if hash_of(folder) != file.weights_sha256:
             raise BrokenCheckpoint(
                 f"{folder}: weights, config or tokenizer are not those that {JUDGE} was written with: copy the judge "
                 f"again, or train it again"
@@ -198,7 +198,7 @@ def save_network(folder: Path, network: Network) -> str:
     )
     network.backbone.config.save_pretrained(folder)
     network.tokenizer.save_pretrained(folder)
-    return content_hash(_hashed(folder))
+    return hash_of(folder)
 
 
 def write_folder(out: Path, fill: Callable[[Path], Any]) -> None:
@@ -241,8 +241,9 @@ def write_json(path: Path, content: Any) -> None:
     path.write_bytes(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def _hashed(folder: Path) -> list[Path]:
-    return [folder / CONFIG, folder / WEIGHTS, *tokenizer_files(folder)]
+def hash_of(folder: Path) -> str:
+    """sha256 over names and contents of weights, config and tokenizer. Raises OSError."""
+    return content_hash([folder / CONFIG, folder / WEIGHTS, *tokenizer_files(folder)])
 
 
 def _fingerprint(settings: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ WORDS = {
     "therefore": "thus", "thus": "therefore", "questionnaire": "survey", "method": "approach",
     "techniques": "methods", "technique": "method", "physician": "doctor", "physicians": "doctors", "upon": "on",
     "analyzed": "analysed", "analysed": "analyzed", "tumor": "tumour", "tumors": "tumours", "tumour": "tumor",
-    "tumours": "tumors", "anaemia": "anemia", "randomized": "randomised", "randomised": "randomized",
+    "tumours": "tumors", "randomized": "randomised", "randomised": "randomized",
     "performed": "done", "undergoing": "having", "underwent": "had", "numerous": "many",
     "surgical procedure": "operation", "procedures": "interventions",
     "parameters": "measures", "indicated": "suggested", "suggests": "indicates", "suggest": "indicate",
