@@ -2,6 +2,8 @@
 
 The score is the probability of "supported". For each kind: all supported steps against the steps of that kind. The same
 figures for the lexical baseline, a logistic regression on lexical.FEATURES alone, learnt from the same pairs.
+Calibration is that of a text of which a third is supported, as in what the judge was calibrated on: the supported steps
+of a kind are weighted so, or a rare kind would make every probability look too low.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Bin(_Record):
     probability: float
     """Mean."""
     share: float
-    """Of them that are supported."""
+    """Of them that are supported, weighted as the module says; so is the mean."""
 
 
 class Figures(_Record):
@@ -57,7 +59,7 @@ class Figures(_Record):
 
     auroc: Interval | None
     ece: float
-    """Mean distance of probability and share over `bins`, weighted by size; biased upwards where bins are small."""
+    """Mean distance of probability and share over `bins`, by weight; biased upwards where bins are small."""
     bins: list[Bin]
 
 
@@ -146,22 +148,27 @@ def _figures(pairs: Sequence[Pair], scores: np.ndarray, supported: np.ndarray, o
     bins = _bins(scores[of], supported[of])
     return Figures(
         auroc=Interval(value=found.value, low=found.low, high=found.high) if found else None,
-        ece=sum(one.steps * abs(one.probability - one.share) for one in bins) / int(of.sum()),
-        bins=bins,
+        ece=sum(weight * abs(one.probability - one.share) for weight, one in bins),
+        bins=[one for _, one in bins],
     )
 
 
-def _bins(scores: np.ndarray, supported: np.ndarray) -> list[Bin]:
-    """Of equal width, without empty ones."""
+def _bins(scores: np.ndarray, supported: np.ndarray) -> list[tuple[float, Bin]]:
+    """(share of all weight, bin) of those that have steps; of equal width."""
+    third = 1 / len(VERDICTS)
+    weights = np.where(supported, third / max(1, supported.sum()), (1 - third) / max(1, (~supported).sum()))
+    weights = weights / weights.sum()
     place = np.minimum((scores * BINS).astype(int), BINS - 1)
-    return [
-        Bin(
-            low=number / BINS,
-            high=(number + 1) / BINS,
-            steps=int((place == number).sum()),
-            probability=float(scores[place == number].mean()),
-            share=float(supported[place == number].mean()),
+    found = []
+    for number in np.unique(place):
+        inside = place == number
+        total = float(weights[inside].sum())
+        one = Bin(
+            low=int(number) / BINS,
+            high=(int(number) + 1) / BINS,
+            steps=int(inside.sum()),
+            probability=float((scores * weights)[inside].sum()) / total,
+            share=float(weights[inside & supported].sum()) / total,
         )
-        for number in range(BINS)
-        if (place == number).any()
-    ]
+        found.append((total, one))
+    return found
