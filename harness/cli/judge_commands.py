@@ -143,7 +143,7 @@ def check_command(
         return check_labels(paths[0], judge, asked, as_json)
     if any(value is not None for value in asked.values()):
         raise click.UsageError("a judged RUN is not judged again: leave --out and the judge's options out")
-    found = check_judge(CheckOptions(*paths, judge=judge, task=task, fingerprint=fingerprint))
+    found = check_judge(CheckOptions(paths[0], paths[1], judge, task, fingerprint))
     click.echo(json.dumps(found.as_json()) if as_json else check_tables(found), nl=as_json)
     return 0
 

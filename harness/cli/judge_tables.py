@@ -92,10 +92,11 @@ def training_table(report: Report, folder: Path) -> str:
     verdicts.add_column("verdicts", no_wrap=True)
     for heading in ("same %", "kappa", *(f"{verdict} found %" for verdict in VERDICTS)):
         verdicts.add_column(heading, justify="right")
-    for name, one in (("judge", report.judge), ("lexical baseline", report.baseline)):
-        same = f"{percent(one.same.value)} ({percent(one.same.low)} to {percent(one.same.high)})"
-        kappa = "-" if one.kappa is None else f"{one.kappa.value:.2f} ({one.kappa.low:.2f} to {one.kappa.high:.2f})"
-        verdicts.add_row(name, same, kappa, *(percent(one.sensitivity[verdict]) for verdict in VERDICTS))
+    for name, found in (("judge", report.judge), ("lexical baseline", report.baseline)):
+        same, kappa = found.same, found.kappa
+        shares = f"{percent(same.value)} ({percent(same.low)} to {percent(same.high)})"
+        agreed = "-" if kappa is None else f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
+        verdicts.add_row(name, shares, agreed, *(percent(found.sensitivity[verdict]) for verdict in VERDICTS))
     lines = [f"not found by this judge (AUROC below {UNCHECKED}): {', '.join(report.unchecked) or 'nothing'}"]
     tested, learnt = report.abstracts["tested"], report.pairs["trained"]
     lines.append(f"{tested} abstracts that it has not seen; {learnt} pairs to learn from; {report.seconds:.0f} s")

@@ -61,7 +61,7 @@ def test_calibration_learns_shares_and_thresholds_make_up_for_what_is_rare() -> 
     best = best_thresholds(shares, list(truth))
     assert best["supported"] > best["contradicted"]
     rarest = truth == 1
-    assert np.mean(chosen(shares, best)[rarest] == 1) > np.mean(chosen(shares, even)[rarest] == 1)
+    assert np.mean(np.array(chosen(shares, best))[rarest] == 1) > np.mean(np.array(chosen(shares, even))[rarest] == 1)
 
 
 def test_inputs_that_are_no_numbers_give_no_probability() -> None:

@@ -39,9 +39,9 @@ def probabilities(calibrator: Calibrator, inputs: np.ndarray) -> np.ndarray:
         return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
-def chosen(found: np.ndarray, thresholds: dict[str, float]) -> np.ndarray:
+def chosen(found: np.ndarray, thresholds: dict[str, float]) -> list[int]:
     """Places in VERDICTS, one per row of probabilities."""
-    return np.argmax(found / np.array([thresholds[verdict] for verdict in VERDICTS]), axis=1)
+    return [int(place) for place in (found / np.array([thresholds[verdict] for verdict in VERDICTS])).argmax(axis=1)]
 
 
 def best_thresholds(found: np.ndarray, verdicts: Sequence[int]) -> dict[str, float]:
@@ -49,7 +49,7 @@ def best_thresholds(found: np.ndarray, verdicts: Sequence[int]) -> dict[str, flo
     truth = np.asarray(verdicts)
 
     def worth(values: tuple[float, ...]) -> tuple[float, float]:
-        said = chosen(found, dict(zip(VERDICTS, values, strict=True)))
+        said = np.array(chosen(found, dict(zip(VERDICTS, values, strict=True))))
         hits = [float(np.mean(said[truth == place] == place)) for place in np.unique(truth)]
         return round(float(np.mean(hits)), 4), -(max(values) - min(values))
 

@@ -68,7 +68,7 @@ def fit(network: Network, abstracts: Sequence[Abstract], how: Fit, say: Say) -> 
     for at, (source, steps, verdicts) in enumerate(_encoded(network, batches, how), 1):
         scores = network.scores(source, steps)
         loss = torch.nn.functional.cross_entropy(scores, torch.tensor(verdicts, device=scores.device))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([*trained, *network.head.parameters()], LARGEST_GRADIENT)
         optimizer.step()
         schedule.step()

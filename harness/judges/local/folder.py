@@ -147,8 +147,10 @@ def load_network(folder: Path, layers: int) -> Network:
     The config decides how much memory is taken, so it must fit the tensors before anything is made by it.
     """
     import torch
+    import transformers
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    model: Any = transformers.AutoModel  # without types for what makes a model of a config
 
     header = check_safetensors(folder / WEIGHTS)
     named = read_json_file(folder / CONFIG).get("num_hidden_layers")
@@ -159,17 +161,17 @@ def load_network(folder: Path, layers: int) -> Network:
     shapes = {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             with torch.device("meta"):
-                empty = AutoModel.from_config(config, trust_remote_code=False)
+                empty = model.from_config(config, trust_remote_code=False)
             head_shape = (len(VERDICTS), POOLS * config.hidden_size)
             wanted = {BACKBONE + name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
             wanted |= {f"{HEAD}weight": head_shape, f"{HEAD}bias": (len(VERDICTS),)}
             if shapes != wanted:
                 odd = sorted({*shapes.items()} ^ {*wanted.items()})[0][0]
                 raise ValueError(f"{odd} does not fit {CONFIG}")
-            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            backbone = model.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if max(tokenizer.get_vocab().values()) >= config.vocab_size:
                 raise ValueError("the tokenizer has more tokens than the weights")
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}

@@ -79,6 +79,6 @@ class LocalJudge:
             if not np.isfinite(shares).all():
                 yield Ruling(item.id, None, "the judge's scores are no numbers")
                 continue
-            yield Ruling(item.id, VERDICTS[int(chosen(shares, self._file.thresholds)[0])])
+            yield Ruling(item.id, VERDICTS[chosen(shares, self._file.thresholds)[0]])
 
     def close(self) -> None: ...
