@@ -205,6 +205,13 @@ def test_a_folder_that_exists_and_faulty_data_are_refused_before_any_work(
     same = abstracts_data(tmp_path / "same", 30)
     shutil.copy(same / "pubmedqa" / "train.jsonl", same / "pubmedqa" / "test.jsonl")
     assert "is in train.jsonl and in test.jsonl" in refused(TrainOptions(tmp_path / "a", str(same)))
+    odd = tmp_path / "odd"
+    shutil.copytree(tiny_model, odd)
+    edit(odd, lambda config: config.update(model_type="none-such"), "config.json")
+    data = str(folder / "data")
+    assert "its first layers cannot be trained" in refused(TrainOptions(tmp_path / "a", data, base=str(odd)))
+    below_a_file = TrainOptions(folder / "data" / "pubmedqa" / "train.jsonl" / "a", data, str(tiny_model))
+    assert "cannot be made" in refused(below_a_file)
     assert not list(tmp_path.glob("*a*/judge.json"))
 
 

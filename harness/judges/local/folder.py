@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,7 +151,6 @@ def load_network(folder: Path, layers: int) -> Network:
     from safetensors.torch import load_file
 
     model: Any = transformers.AutoModel  # without types for what makes a model of a config
-
     header = check_safetensors(folder / WEIGHTS)
     named = read_json_file(folder / CONFIG).get("num_hidden_layers")
     if named != layers:
@@ -180,12 +179,15 @@ def load_network(folder: Path, layers: int) -> Network:
     except Exception as error:  # whatever transformers makes of foreign files
         reason = " ".join(str(error).split())[:200]
         raise BrokenCheckpoint(f"{folder}: no judge can be loaded from it ({reason}): train it again") from None
-    backbone.load_state_dict({name.removeprefix(BACKBONE): weights[name] for name in weights if name in wanted
-                              and name.startswith(BACKBONE)})  # fmt: skip
+    backbone.load_state_dict(_below(BACKBONE, weights))
     head = torch.nn.Linear(POOLS * config.hidden_size, len(VERDICTS))
-    head.load_state_dict({name.removeprefix(HEAD): weights[name] for name in weights if name.startswith(HEAD)})
+    head.load_state_dict(_below(HEAD, weights))
     backbone.eval()
     return Network(backbone, head, tokenizer)
+
+
+def _below(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def save_network(folder: Path, network: Network) -> str:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medbench.harness.contracts import MedbenchError
 from medbench.harness.judges.contracts import VERDICTS
+from medbench.harness.text import one_line
 
 POOLS = 3
 """Of a step's tokens: mean, largest value, last."""
@@ -83,17 +85,27 @@ def _half_precision(device: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def fresh_network(folder: Path, layers: int) -> Network:
-    """The first `layers` of the checkpoint in `folder` (all, if it has fewer) with a head of zeros, in float32."""
+    """The first `layers` of the checkpoint in `folder` (all, if it has fewer) with a head of zeros, in float32.
+
+    Raises MedbenchError for a model that is no plain decoder.
+    """
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.num_hidden_layers = min(layers, config.num_hidden_layers)
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: config.num_hidden_layers]
-        backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config.num_hidden_layers = min(layers, config.num_hidden_layers)
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[: config.num_hidden_layers]
+            backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        _ = backbone.layers, backbone.norm, config.hidden_size
+    except (AttributeError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+        reason = one_line(error)[:200]
+        raise MedbenchError(
+            f"{folder}: its first layers cannot be trained ({reason}): name a plain language model, or smollm2-135m"
+        ) from None
     head = torch.nn.Linear(POOLS * config.hidden_size, len(VERDICTS))
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)

@@ -17,7 +17,7 @@ import numpy as np
 
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.resolve import SMOLLM2, resolve
-from medbench.harness.contracts import MedbenchError, Say
+from medbench.harness.contracts import Checkpoint, MedbenchError, Say
 from medbench.harness.judges.abstracts import Abstract, abstracts_of, sha256_of
 from medbench.harness.judges.contracts import VERDICTS, Item, item_id
 from medbench.harness.judges.local.calibrate import best_thresholds, chosen, fitted, probabilities
@@ -73,78 +73,98 @@ def train_judge(options: TrainOptions, page: Callable[[Report], str], say: Say) 
     """`page`: the report as HTML, for the folder. Raises MedbenchError for faulty options, before any work."""
     refuse_existing(options.out)
     with needed("medbench judge train cannot start", "torch"):
-        return _trained(options, page, say)
+        given, test = (abstracts_of(options.data, split)[: options.limit] for split in ("train", "test"))
+        _refuse_few(options, given, test)
+        data = _Data(
+            learnt=[one for at, one in enumerate(given, 1) if at % CALIBRATED_ON],
+            held=given[CALIBRATED_ON - 1 :: CALIBRATED_ON],
+            test=test[:MOST_TESTED],
+            sha256={"train": sha256_of(given), "test": sha256_of(test)},
+        )
+        checkpoint = resolve(options.base, say)
+        network = fresh_network(Path(checkpoint.path), options.layers)
+        report: list[Report] = []
+
+        def fill(folder: Path) -> None:
+            file, found = _made(options, checkpoint, network, data, folder, say)
+            write_json(folder / JUDGE, file.model_dump())
+            write_json(folder / REPORT, found.model_dump())
+            (folder / PAGE).write_text(page(found), encoding="utf-8")
+            report.append(found)
+
+        write_folder(options.out, fill)
+    return report[0]
 
 
-def _trained(options: TrainOptions, page: Callable[[Report], str], say: Say) -> Report:
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """No abstract is in two of the three."""
+
+    learnt: list[Abstract]
+    held: list[Abstract]
+    """What the calibration is learnt from."""
+    test: list[Abstract]
+    sha256: dict[str, str]
+
+    def sizes(self) -> dict[str, int]:
+        return {"trained": len(self.learnt), "calibrated": len(self.held), "tested": len(self.test)}
+
+
+def _made(
+    options: TrainOptions, checkpoint: Checkpoint, network: Network, data: _Data, folder: Path, say: Say
+) -> tuple[JudgeFile, Report]:
+    """Trains the network and writes it to the folder; how it is used, and how well it does."""
     import torch
 
     began = time.monotonic()
-    given, test = (abstracts_of(options.data, split)[: options.limit] for split in ("train", "test"))
-    _refuse_few(options, given, test)
-    test = test[:MOST_TESTED]
-    held = given[CALIBRATED_ON - 1 :: CALIBRATED_ON]
-    learnt = [one for at, one in enumerate(given, 1) if at % CALIBRATED_ON]
-    checkpoint = resolve(options.base, say)
-    network = fresh_network(Path(checkpoint.path), options.layers)
     if torch.cuda.is_available():
         network.backbone.cuda()
         network.head.cuda()
     layers = int(network.backbone.config.num_hidden_layers)
-    say(f"training {layers} layers of {options.base} on {len(learnt)} abstracts, {options.passes} times")
+    say(f"training {layers} layers of {options.base} on {len(data.learnt)} abstracts, {options.passes} times")
     how = Fit(options.passes, min(TRAINED_LAYERS, layers), options.seed, LIMITS.source, LIMITS.step)
-    seen = fit(network, learnt, how, say)
-    report: list[Report] = []
-
-    def fill(folder: Path) -> None:
-        weights = save_network(folder, network)
-        stored = load_network(folder, layers)  # in another precision its scores are slightly others
-        say(f"measuring on {len(test)} abstracts")
-        calibrated = pairs_of(held, options.seed + CALIBRATION_SEED)
-        calibrator, thresholds = _calibration(stored, calibrated)
-        tested = _within_limits(stored, pairs_of(test, options.seed + TEST_SEED))
-        shares = probabilities(calibrator, tested.inputs)
-        plain, plain_thresholds = _baseline(seen, calibrated)
-        plain_shares = probabilities(plain, tested.features)
-        kinds = kind_reports(tested.pairs, shares[:, 0], plain_shares[:, 0])
-        found = Report(
+    seen = fit(network, data.learnt, how, say)
+    weights = save_network(folder, network)
+    stored = load_network(folder, layers)  # in another precision its scores are slightly others
+    say(f"measuring on {len(data.test)} abstracts")
+    calibrated = pairs_of(data.held, options.seed + CALIBRATION_SEED)
+    calibrator, thresholds = _calibration(stored, calibrated)
+    tested = _within_limits(stored, pairs_of(data.test, options.seed + TEST_SEED))
+    shares = probabilities(calibrator, tested.inputs)
+    plain, plain_thresholds = _baseline(seen, calibrated)
+    plain_shares = probabilities(plain, tested.features)
+    report = Report(
+        base=options.base,
+        layers=layers,
+        abstracts=data.sizes(),
+        pairs={"trained": len(seen), "calibrated": len(calibrated), "tested": len(tested.pairs)},
+        seconds=time.monotonic() - began,
+        cores=torch.get_num_threads(),
+        torch=torch.__version__,
+        kinds=kind_reports(tested.pairs, shares[:, 0], plain_shares[:, 0]),
+        judge=verdicts_of(tested.pairs, chosen(shares, thresholds)),
+        baseline=verdicts_of(tested.pairs, chosen(plain_shares, plain_thresholds)),
+    )
+    file = JudgeFile(
+        verdicts=list(VERDICTS),
+        features=list(FEATURES),
+        layers=layers,
+        most_source_tokens=LIMITS.source,
+        most_step_tokens=LIMITS.step,
+        calibrator=calibrator,
+        thresholds=thresholds,
+        unchecked=report.unchecked,
+        weights_sha256=weights,
+        made=Made(
             base=options.base,
-            layers=layers,
-            abstracts={"trained": len(learnt), "calibrated": len(held), "tested": len(test)},
-            pairs={"trained": len(seen), "calibrated": len(calibrated), "tested": len(tested.pairs)},
-            seconds=time.monotonic() - began,
-            cores=torch.get_num_threads(),
-            torch=torch.__version__,
-            kinds=kinds,
-            judge=verdicts_of(tested.pairs, chosen(shares, thresholds)),
-            baseline=verdicts_of(tested.pairs, chosen(plain_shares, plain_thresholds)),
-        )
-        file = JudgeFile(
-            verdicts=list(VERDICTS),
-            features=list(FEATURES),
-            layers=layers,
-            most_source_tokens=LIMITS.source,
-            most_step_tokens=LIMITS.step,
-            calibrator=calibrator,
-            thresholds=thresholds,
-            unchecked=found.unchecked,
-            weights_sha256=weights,
-            made=Made(
-                base=options.base,
-                base_fingerprint=checkpoint.fingerprint,
-                data_sha256={"train": sha256_of(given), "test": sha256_of(test)},
-                abstracts=found.abstracts,
-                passes=options.passes,
-                seed=options.seed,
-            ),
-        )
-        write_json(folder / JUDGE, file.model_dump())
-        write_json(folder / REPORT, found.model_dump())
-        (folder / PAGE).write_text(page(found), encoding="utf-8")
-        report.append(found)
-
-    write_folder(options.out, fill)
-    return report[0]
+            base_fingerprint=checkpoint.fingerprint,
+            data_sha256=data.sha256,
+            abstracts=data.sizes(),
+            passes=options.passes,
+            seed=options.seed,
+        ),
+    )
+    return file, report
 
 
 @dataclass(frozen=True, slots=True)
