@@ -118,6 +118,14 @@ def test_a_copy_has_the_same_fingerprint_and_another_threshold_another(folder: P
     assert fingerprint(tmp_path / "copy") != fingerprint(folder / "judge")
 
 
+def test_more_steps_than_are_read_at_once_all_get_their_verdicts(folder: Path) -> None:
+    sound = items_of(folder)[0]
+    many = [item(f"{sound.step} {number}", sound.source) for number in range(120)]
+    together = ruled(folder / "judge", many)
+    assert None not in {one.verdict for one in together}
+    assert ruled(folder / "judge", many[-3:]) == together[-3:]
+
+
 def edit(judge: Path, change: Callable[[dict[str, Any]], object], name: str = "judge.json") -> None:
     content = json.loads((judge / name).read_text())
     change(content)

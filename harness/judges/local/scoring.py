@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from medbench.harness.judges.local.folder import Loaded
     from medbench.harness.judges.local.network import Network
 
-MOST_STEPS = 32
-"""Read behind a source at once."""
+MOST_TOKENS = 1024
+"""Of steps that are read behind a source at once: the memory taken grows with the square of all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,19 @@ def inputs_of(network: Network, items: Sequence[Item], limits: Limits) -> Iterat
             if not 0 < len(step) <= limits.step:
                 yield item, f"the step has {len(step)} tokens; this judge reads 1 to {limits.step}"
         fitting = [(item, step) for item, step in encoded if 0 < len(step) <= limits.step]
-        for at in range(0, len(fitting), MOST_STEPS):
-            yield from _read(network, source, tokens, fitting[at : at + MOST_STEPS])
+        for pack in _packs(fitting):
+            yield from _read(network, source, tokens, pack)
+
+
+def _packs(encoded: Sequence[tuple[Item, list[int]]]) -> Iterator[list[tuple[Item, list[int]]]]:
+    pack: list[tuple[Item, list[int]]] = []
+    for item, step in encoded:
+        if pack and sum(len(tokens) for _, tokens in pack) + len(step) > MOST_TOKENS:
+            yield pack
+            pack = []
+        pack.append((item, step))
+    if pack:
+        yield pack
 
 
 def _read(
