@@ -106,7 +106,7 @@ class Report(_Record):
 
     @property
     def unchecked(self) -> list[str]:
-        return [one.kind for one in self.kinds if one.kind in KINDS and one.unchecked]
+        return [one.kind for one in self.kinds if one.kind != ALL and one.unchecked]
 
 
 def kind_reports(pairs: Sequence[Pair], judge: np.ndarray, baseline: np.ndarray) -> list[KindReport]:
