@@ -11,9 +11,11 @@ order of the prompts is fixed in advance, and no checkpoint falls between a gene
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -28,13 +30,14 @@ from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
-from medbench.harness.text import escaped
+from medbench.harness.text import escaped, foreign
 from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
-from medbench.trainers.data.prompts import Asker, Prompt, load_questions, prompt_order
+from medbench.trainers.data.prompts import CATEGORY, Asker, Prompt, load_questions, prompt_order
 from medbench.trainers.data.questions import DECISIONS, Row
 from medbench.trainers.data.rows import Source
-from medbench.trainers.rewards.rewards import RewardConfig
+from medbench.trainers.domain_weights import AdvantageSettings, DomainWeights
+from medbench.trainers.rewards.rewards import COMPONENTS, RewardConfig
 from medbench.trainers.rewards.trl_rewards import reward_functions
 from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
 from medbench.trainers.trl.memory import training_memory
@@ -50,6 +53,9 @@ from medbench.trainers.trl.run import (
 )
 
 TESTED_TRL = "1.16"
+MOST_DOMAINS = 50
+DOMAINS = "domains.json"
+"""Beside the trainer's state: see DomainWeights.state."""
 
 
 class RolloutSettings(Record):
@@ -89,6 +95,7 @@ class LossSettings(Record):
     dapo, none with dr_grpo."""
     num_iterations: int = Field(1, ge=1)
     """Number of steps on each batch of completions."""
+    advantage: AdvantageSettings = AdvantageSettings()
 
 
 class Config(Record):
@@ -153,7 +160,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         raise MedbenchError(fault)
     if config.lora is not None:
         refuse_unmatched(config.lora, start)
-    rows = load_questions(config.prompts)
+    rows = load_questions(config.prompts, config.loss.advantage.by)
     sources = ", ".join(source.name for source in config.prompts)
     texts = (row.screened(number) for number, row in enumerate(rows, 1))
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,6 +177,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"generation: {engine}",
         *training_memory(start, config.training, config.lora, tokens=longest + config.rollout.max_completion_tokens),
         *_untested_trl(version("trl")),
+        *_domains(config, prompts),
         *_free_text(config, prompts),
         *_hints(config, prompts),
     ]
@@ -177,7 +185,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
 
 def example(config: Config, *, start: Path, folder: Path) -> list[str]:
     """See trainer_plugins: the first prompt."""
-    rows = load_questions(config.prompts)
+    rows = load_questions(config.prompts, config.loss.advantage.by)
     dropped = dropped_rows(folder / CONTAMINATION, len(rows))
     prompts = _prompts(config, rows, dropped, Asker(_protocol(config), load_tokenizer(str(start))), start)
     first = prompts[0]
@@ -200,7 +208,7 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     # with either of these, TRL removes the reasoning from a completion before the rewards see it
     tokenizer.response_template = tokenizer.response_schema = None
     asker = Asker(_protocol(config), tokenizer)
-    rows = load_questions(config.prompts)
+    rows = load_questions(config.prompts, config.loss.advantage.by)
     prompts = _prompts(config, rows, dropped_rows(folder.parent / CONTAMINATION, len(rows)), asker, start)
     longest = max(prompt.tokens for prompt in prompts)
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
@@ -214,7 +222,7 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         | {"max_steps": steps, "shuffle_dataset": False, "remove_unused_columns": False}
     )
     model = load_model(start, config.training, adapter=config.lora is not None)
-    trainer = _trainer_class(asker)(
+    trainer = _trainer_class(asker, config.loss.advantage)(
         model=model,
         args=GRPOConfig(**arguments, reward_weights=config.rewards.weights.as_list()),
         processing_class=tokenizer,
@@ -294,6 +302,21 @@ def _context(start: Path) -> int:
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
+def _domains(config: Config, prompts: Sequence[Prompt]) -> list[str]:
+    """How many prompts each domain has. Raises MedbenchError where there are too many to learn anything about."""
+    by = config.loss.advantage.by
+    if by is None:
+        return []
+    counts = Counter(prompt.question.category[by] for prompt in prompts)
+    if len(counts) > MOST_DOMAINS:
+        raise MedbenchError(
+            f"loss.advantage.by: {by} has {len(counts)} different values, and there may be {MOST_DOMAINS} domains: use a "
+            f"column with fewer"
+        )
+    listed = ", ".join(f"{foreign(name, 60)} {count}" for name, count in counts.most_common())
+    return [f"domains by {by}: {listed}"]
+
+
 def _free_text(config: Config, prompts: Sequence[Prompt]) -> list[str]:
     free = sum(not prompt.question.labels for prompt in prompts)
     if not free:
@@ -364,22 +387,50 @@ def _untested_trl(installed: str) -> list[str]:
     ]
 
 
-def _trainer_class(asker: Asker) -> type[Any]:
-    """GRPOTrainer that asks and generates as the evaluation does. Raises MedbenchError if TRL lacks what it overrides.
+def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
+    """GRPOTrainer that asks and generates as the evaluation does, and weights advantages by domain.
 
-    TRL has no public hook for either. tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
+    Raises MedbenchError if TRL lacks what it overrides. TRL has no public hook for any of these. tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
     """
+    from accelerate.utils import gather_object
     from peft.helpers import DoraCaching
+    from transformers import TrainerCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    for name in ("_tokenize_prompts", "_generate_single_turn", "_calculate_rewards"):
+    overridden = (
+        "_tokenize_prompts",
+        "_generate_single_turn",
+        "_calculate_rewards",
+        "_generate_and_score_completions",
+    )
+    for name in overridden:
         if not hasattr(GRPOTrainer, name):
             raise MedbenchError(
                 f"TRL {version('trl')}: GRPOTrainer has no {name}, which grpo overrides: "
                 f"pip install 'trl=={TESTED_TRL}.*'"
             )
 
+    memory = DomainWeights(advantage)
+
+    class Remember(TrainerCallback):
+        """Keeps what the weights depend on beside the trainer's state, so that a resumed training goes on alike."""
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / DOMAINS
+                path.write_text(json.dumps(memory.state()), encoding="utf-8")
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step:
+                path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / DOMAINS
+                memory.restore(json.loads(path.read_text(encoding="utf-8")))
+
     class Trainer(GRPOTrainer):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            if advantage.kind == "domain":
+                self.add_callback(Remember())
+
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             # TRL encodes a prompt with the tokenizer's own special tokens, so with a second BOS if the chat template
             # has written one: https://github.com/huggingface/trl/issues/3853 (there with vLLM)
@@ -399,7 +450,29 @@ def _trainer_class(asker: Asker) -> type[Any]:
 
         def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
             with self._timed("reward_time"):
-                return super()._calculate_rewards(*arguments, **named)
+                rewards = super()._calculate_rewards(*arguments, **named)
+            self._right = rewards[:, COMPONENTS.index("accuracy")].tolist()
+            return rewards
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            if advantage.kind == "domain":
+                # of all processes, as the rewards are; the advantages are those of this one
+                domains = gather_object([row[f"{CATEGORY}{advantage.by}"] for row in inputs])
+                weights = self._weights_of(domains)[self.accelerator.process_index * len(inputs) :][: len(inputs)]
+                output["advantages"] = output["advantages"] * output["advantages"].new_tensor(weights)
+            return output
+
+        def _weights_of(self, domains: Sequence[str]) -> list[float]:
+            """Of each completion; a group has `num_generations` of them, one after another."""
+            size = self.num_generations
+            starts = range(0, len(domains), size)
+            groups = [(domains[at], self._right[at : at + size]) for at in starts]
+            weights = memory.weights(groups)
+            for (domain, right), weight in zip(groups, weights, strict=True):
+                self._metrics["train"][f"domains/{domain}/weight"].append(weight)
+                self._metrics["train"][f"domains/{domain}/accuracy"].append(sum(right) / size)
+            return [weight for weight in weights for _ in range(size)]
 
         @contextmanager
         def _timed(self, name: str) -> Iterator[None]:

@@ -62,6 +62,22 @@ def optional_text(raw: Raw, *columns: str) -> str:
     return ""
 
 
+LONGEST_CATEGORY = 100
+
+
+def category(raw: Raw, column: str) -> str:
+    """The column's value as a short name: text, or a whole number."""
+    value = raw.get(column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    name = text(raw, column)
+    if len(name) > LONGEST_CATEGORY:
+        raise ValueError(
+            f"{column}: {len(name)} characters, and a category has at most {LONGEST_CATEGORY}: use another column"
+        )
+    return name
+
+
 def listed(raw: Raw, column: str) -> Any:
     """The column's value; text that is JSON, as in a cell of a CSV file, is parsed."""
     value = raw.get(column)

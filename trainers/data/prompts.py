@@ -26,6 +26,10 @@ FINISH = (
 """Behind a question whose answer is free text, on a line of its own: the form that free_answer.py reads."""
 
 
+CATEGORY = "category_"
+"""Before a category's name in the columns of a Prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question as the model sees it."""
@@ -44,14 +48,15 @@ class Prompt:
             "labels": list(asked.labels),
             "gold": asked.gold,
             "context": asked.context,
+            **{f"{CATEGORY}{name}": value for name, value in asked.category.items()},
         }
 
 
-def load_questions(sources: Sequence[Source]) -> list[Row]:
-    """The rows of all sources. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
+def load_questions(sources: Sequence[Source], by: str | None = None) -> list[Row]:
+    """The rows of all sources; `by` as in load_rows. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
     no reward can judge."""
     rows: list[Row] = []
-    for row in load_rows(sources):
+    for row in load_rows(sources, by):
         if not isinstance(row, Row):
             raise MedbenchError(f"{row.where}: a chat has no ground truth, so no reward can judge a reply: {_USABLE}")
         if not row.question.labels and not row.verifiable:
