@@ -136,7 +136,9 @@ def _without_quotations(step: str) -> str:
     return _QUOTED.sub(lambda found: " " if len(found[0].split()) >= QUOTED_WORDS else found[0], step)
 
 
-_QUOTED = re.compile(r"“[^“”]{1,2000}”|\"[^\"]{1,2000}\"|«[^«»]{1,2000}»|(?<!\w)'[^'\n]{12,2000}'(?!\w)|‘[^‘’]{1,2000}’")
+_QUOTED = re.compile(
+    r"“[^“”]{1,2000}”|\"[^\"]{1,2000}\"|«[^«»]{1,2000}»|(?<!\w)'[^'\n]{12,2000}'(?!\w)|‘[^‘’]{1,2000}’"
+)
 
 
 def _answers(step: str, question: Question) -> bool:
@@ -145,7 +147,9 @@ def _answers(step: str, question: Question) -> bool:
     return bool(_STATES_THE_ANSWER.search(step))
 
 
-_STATES_THE_ANSWER = re.compile(r"\b(?:the|my)\s+(?:final\s+|correct\s+)?answer\s+(?:is|would\s+be)\b|\\boxed", re.IGNORECASE)
+_STATES_THE_ANSWER = re.compile(
+    r"\b(?:the|my)\s+(?:final\s+|correct\s+)?answer\s+(?:is|would\s+be)\b|\\boxed", re.IGNORECASE
+)
 
 
 def _is_hedged(step: str) -> bool:
@@ -179,12 +183,12 @@ def _is_no_sentence(step: str) -> bool:
     return grammar < LEAST_GRAMMAR * len(words) or _is_scrambled(step)
 
 
-_DETERMINER = "a an the its their our your his every".split()
-_PREPOSITION = "of from with into onto upon among between".split()
-_FINITE = "is was are were has had does did could might would should must".split()
-_CONJUNCTION = "and or but nor".split()
-_LINK = "in on at by to for as than that if because".split()
-_SUBJECT = "they we he she".split()
+_DETERMINER = ["a", "an", "the", "its", "their", "our", "your", "his", "every"]
+_PREPOSITION = ["of", "from", "with", "into", "onto", "upon", "among", "between"]
+_FINITE = ["is", "was", "are", "were", "has", "had", "does", "did", "could", "might", "would", "should", "must"]
+_CONJUNCTION = ["and", "or", "but", "nor"]
+_LINK = ["in", "on", "at", "by", "to", "for", "as", "than", "that", "if", "because"]
+_SUBJECT = ["they", "we", "he", "she"]
 
 
 def _pairs(*pairs: tuple[list[str], list[str]]) -> frozenset[tuple[str, str]]:
@@ -201,7 +205,7 @@ _CLASHES = _pairs(
     (["been", "be"], [*_FINITE, "been", "be"]),
 )
 """Function words that do not follow one another: "the of", "of is", "was had"."""
-_NO_BEGINNING = frozenset("of than been or".split())
+_NO_BEGINNING = frozenset(["of", "than", "been", "or"])
 _NO_END = frozenset([*_DETERMINER, *_CONJUNCTION, "of", "from", "into", "than", "between", "among"])
 _PLAIN_WORD = re.compile(r"[^\s]+")
 
