@@ -253,7 +253,7 @@ def paid(row: dict[str, Any], steps: list[str]) -> bool:
 def copies(row: dict[str, Any], how: str, draw: random.Random) -> list[str]:
     sentences = [sentence.strip(" .").split() for sentence in row["source"].split(". ")]
     words = [word for sentence in sentences for word in sentence]
-    spare = "however overall notably reported observed greater lower marked then quite indeed about".split()
+    spare = ["however", "overall", "notably", "reported", "observed", "greater", "lower", "then", "quite", "about"]
     made = {
         "as it is": lambda one: one,
         "words left out": lambda one: [word for word in one if draw.random() > 0.15],
@@ -285,3 +285,179 @@ def test_copies_of_the_source_hardly_ever_pay(how: str) -> None:
     share = sum(paid(row, copies(row, how, draw)) for row in rows) / len(rows)
     print(f"{how}: {share:.3f}")
     assert share <= (0.2 if how == "all words shuffled" else 0.02)
+
+
+# --- what TRL gets ---
+
+
+def test_factuality_is_the_last_component_and_has_its_weight(tmp_path: Path) -> None:
+    rewards = config(tmp_path, weight=0.3)
+    judge = judge_of(rewards, tmp_path)
+    functions = reward_functions(rewards, opened=False, judge=judge)
+    assert [function.__name__ for function in functions] == [*COMPONENTS, "factuality"] == list(rewards.components)
+    assert rewards.component_weights == [*RewardWeights().as_list(), 0.3]
+    assert RewardConfig().components == COMPONENTS
+    with pytest.raises(MedbenchError, match="no judge was started"):
+        reward_functions(rewards)
+
+
+def test_a_reply_without_a_source_has_no_value_and_one_with_a_fault_none_to_pay(tmp_path: Path) -> None:
+    rewards = config(tmp_path)
+    judge = judge_of(rewards, tmp_path)
+    logged: dict[str, float] = {}
+    rows = [SALT, {**SALT, "source": ""}, {**SALT, "reply": SALT["reply"].replace("</think>", "")}]
+    *_, factuality = reward_functions(rewards, opened=False, judge=judge)
+    assert factuality(**batch(rows), log_metric=logged.__setitem__) == [1.0, None, 0.0]
+    assert logged["steps/supported"] == 1
+    assert logged["steps/off_topic"] == pytest.approx(0.2)
+    assert set(logged) == {f"steps/{name}".replace(" ", "_") for name in (*VERDICTS, *DISCOUNTS, "failed", "number")}
+    judge.close()
+
+
+def test_a_judge_that_fails_on_steps_leaves_them_out(tmp_path: Path) -> None:
+    unsure = """
+import json, sys
+for line in sys.stdin:
+    item = json.loads(line)
+    print(json.dumps({"id": item["id"], "verdict": "?" if "96 ml" in item["step"] else "supported"}), flush=True)
+"""
+    rewards = config(tmp_path, unsure)
+    judge = judge_of(rewards, tmp_path)
+    *_, factuality = reward_functions(rewards, opened=False, judge=judge)
+    assert factuality(**batch([SALT])) == [1.0]
+    judge.close()
+
+
+@given(
+    *(st.floats(0, 3).map(lambda value: round(value, 2)) for _ in range(4)),
+    st.floats(0.01, 3).map(lambda value: round(value, 2)),
+)
+def test_weights_keep_right_above_wrong_whatever_the_judge_says_or_are_refused(
+    accuracy: float, form: float, length: float, reasoning: float, judged: float
+) -> None:
+    weights = {"accuracy": accuracy, "format": form, "length": length, "reasoning": reasoning}
+    given_ = {"weights": weights, "factuality": {"judge": "llm", "model": "m", "weight": judged}}
+    least_right = accuracy + form  # no verdict, or a judge that contradicts every step
+    most_wrong = form + reasoning + judged  # only right replies are paid for their length
+    if least_right > most_wrong + 1e-9:
+        assert RewardConfig.model_validate(given_).component_weights[-1] == judged
+    elif most_wrong > least_right + 1e-9:
+        with pytest.raises(ValidationError, match=r"must together stay below weights\.accuracy"):
+            RewardConfig.model_validate(given_)
+
+
+@pytest.mark.parametrize(
+    ("given_", "told"),
+    [
+        ({"judge": "command", "command": "x", "weight": 0.0}, "greater than 0"),
+        ({"judge": "command", "command": "x", "least_steps": 0}, "greater than or equal to 1"),
+        ({"judge": "command", "command": "x", "base_url": "http://localhost"}, "belong to model"),
+        ({"judge": "command", "comand": "x"}, "Extra inputs"),
+        ({"command": "x"}, "Field required"),
+    ],
+)
+def test_an_impossible_judge_is_refused(given_: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RewardConfig.model_validate({"factuality": given_})
+
+
+# --- the judge that a training keeps ---
+
+
+def items(*steps: str) -> dict[str, tuple[Item, str]]:
+    made = [Item(item_id(step, "source"), step, "source") for step in steps]
+    return {item.id: (item, "q1") for item in made}
+
+
+COUNTING = """
+import json, sys
+for line in sys.stdin:
+    item = json.loads(line)
+    with open(%r, "a") as notes:
+        notes.write(item["step"] + "\\n")
+    verdict = "?" if "silent" in item["step"] else "supported"
+    print(json.dumps({"id": item["id"], "verdict": verdict}), flush=True)
+"""
+
+
+def asked(folder: Path) -> list[str]:
+    path = folder / "asked"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_step_is_asked_once_also_by_a_resumed_training(tmp_path: Path) -> None:
+    rewards = config(tmp_path, COUNTING % str(tmp_path / "asked"))
+    first = judge_of(rewards, tmp_path)
+    assert first.rulings({}) == {}
+    before = first.rulings(items("one", "two", "silent"))
+    assert first.rulings(items("one", "silent")) == {id: before[id] for id in items("one", "silent")}
+    first.close()
+    again = judge_of(rewards, tmp_path)
+    assert again.rulings(items("one", "two", "silent")) == before
+    again.rulings(items("one", "three"))
+    again.close()
+    assert asked(tmp_path) == ["one", "two", "silent", "three"]
+    path = tmp_path / "attempt" / "judgements-0" / "command.jsonl"
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == ["one", "two", "silent", "three"]
+
+
+def test_a_line_torn_by_a_kill_is_asked_again_and_a_changed_judge_asks_all(tmp_path: Path) -> None:
+    rewards = config(tmp_path, COUNTING % str(tmp_path / "asked"))
+    first = judge_of(rewards, tmp_path)
+    first.rulings(items("one", "two"))
+    first.close()
+    path = tmp_path / "attempt" / "judgements-0" / "command.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    again = judge_of(rewards, tmp_path)
+    assert {one.verdict for one in again.rulings(items("one", "two")).values()} == {"supported"}
+    again.close()
+    assert asked(tmp_path) == ["one", "two", "two"]
+    changed = judge_of(config(tmp_path, COUNTING % str(tmp_path / "asked") + "# 2"), tmp_path)
+    changed.rulings(items("one"))
+    changed.close()
+    assert asked(tmp_path)[3:] == ["one"]
+
+
+def test_a_judge_that_says_nothing_ends_the_training_and_can_be_asked_again(tmp_path: Path) -> None:
+    rewards = config(tmp_path, COUNTING % str(tmp_path / "asked"))
+    judge = judge_of(rewards, tmp_path)
+    few = items(*(f"silent {number}" for number in range(MOST_SILENT - 1)))
+    assert {one.verdict for one in judge.rulings(few).values()} == {None}
+    with pytest.raises(MedbenchError, match=rf"^{WHERE}: the judge command gave no verdict on 38 steps .*--resume"):
+        judge.rulings(few)
+    judge.close()
+    assert not (tmp_path / "attempt" / "judgements-0" / "command.jsonl").read_text()
+
+
+def test_no_two_trainings_share_a_file_of_verdicts(tmp_path: Path) -> None:
+    rewards = config(tmp_path)
+    first, second = judge_of(rewards, tmp_path), judge_of(rewards, tmp_path)
+    first.rulings(items("one"))
+    with pytest.raises(MedbenchError, match="being written by another process"):
+        second.rulings(items("one"))
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("given_", "told"),
+    [
+        ({"judge": "comand", "command": "x"}, "did you mean command?"),
+        ({"judge": "command"}, "the judge command needs command: add it"),
+        ({"judge": "llm"}, "the judge llm needs model: add it"),
+        ({"judge": "llm", "model": "m", "command": "x"}, "the judge llm takes no command"),
+        ({"judge": "command", "command": "no-such-program-9"}, "no such program"),
+        ({"judge": "command", "command": f"{sys.executable} -c pass"}, "failed on a first step: no verdict"),
+        (
+            {"judge": "command", "command": f"{sys.executable} -c 'import sys; sys.stdin.read()'", "timeout": 1.0},
+            "must answer each line as it comes",
+        ),
+        ({"judge": "llm", "model": "m", "base_url": "http://localhost:1/v1", "engine": "opnai"}, "opnai"),
+    ],
+)
+def test_a_judge_that_cannot_be_used_is_one_line_before_training(given_: dict[str, Any], told: str) -> None:
+    with pytest.raises(MedbenchError) as caught:
+        tried(FactualityConfig.model_validate(given_), WHERE, "Leg volume fell. It rose later.")
+    assert str(caught.value).startswith(f"{WHERE}: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -37,11 +37,9 @@ def tried(settings: JudgeSettings, where: str, source: str, say: Say = print) ->
         if settings.command is not None:
             step = (sentences(source) or [source])[0]
             item = Item(item_id(step, source), step, source)
-            ruling = next(
-                (one for one in judge.judge([item]) if one.id == item.id), Ruling(item.id, None, "no verdict")
-            )
-            if ruling.verdict is None:
-                raise MedbenchError(f"{where}: the judge {judge.name} failed on a first step: {ruling.fault}")
+            rulings = list(judge.judge([item])) or [Ruling(item.id, None, "no verdict")]
+            if rulings[-1].verdict is None:
+                raise MedbenchError(f"{where}: the judge {judge.name} failed on a first step: {rulings[-1].fault}")
         return judge.fingerprint
     finally:
         judge.close()
