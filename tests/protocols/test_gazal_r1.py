@@ -16,7 +16,9 @@ THOUGHT = (
     "<think>\nStep 1: Dark urine two days after a sore throat is a short delay, which rather excludes C.\n"
     "Step 2: Complement is normal, so A is unlikely.\nStep 3: No hearing loss, hence not D.\n</think>\n\n"
 )
-SECTIONS = "## Clinical Assessment\n**Primary Diagnosis**: IgA nephropathy\n\n## Plan\n1. Biopsy\n2. Watch creatinine\n\n"
+SECTIONS = (
+    "## Clinical Assessment\n**Primary Diagnosis**: IgA nephropathy\n\n## Plan\n1. Biopsy\n2. Watch creatinine\n\n"
+)
 YES_NO = ("yes", "no", "maybe")
 
 

@@ -186,6 +186,7 @@ def _is_hedged(step: str) -> bool:
 
 
 _EMPTY_HEDGE = re.compile(
+    r"^either\b.*\bor\b|"
     r"\b(?:may|might|could|can|does|do|did|is|are|was|were|has|have|will|would|should)\s+or\s+"
     r"(?:(?:may|might|could|can|does|do|did|is|are|was|were|has|have|will|would|should)\s+)?(?:not\b|n['’]t)|"
     r"\b(?:or|and\s+also|but\s+also)\s+(?:(?:may|might|could|perhaps|maybe|possibly)\s+)?not\b|"
@@ -228,7 +229,25 @@ def _pairs(*pairs: tuple[list[str], list[str]]) -> frozenset[tuple[str, str]]:
 
 
 _CLASHES = _pairs(
-    (_DETERMINER, [*_DETERMINER, *_PREPOSITION, *_FINITE, *_CONJUNCTION, *_LINK, *_SUBJECT, "been", "be", "not"]),
+    (["over", "under", "through", "after", "before", "during", "without", "within"], ["of", "than", *_FINITE]),
+    (
+        _DETERMINER,
+        [
+            "them",
+            "him",
+            "us",
+            "me",
+            *_DETERMINER,
+            *_PREPOSITION,
+            *_FINITE,
+            *_CONJUNCTION,
+            *_LINK,
+            *_SUBJECT,
+            "been",
+            "be",
+            "not",
+        ],
+    ),
     ([*_PREPOSITION, "in", "on", "at", "by", "for", "to"], [*_FINITE, *_SUBJECT, "of", "been"]),
     (["of", "from", "with"], ["in", "with", "for", "by", "to", "on", "of", "than", "and", "or"]),
     (["to", "for", "by"], ["for", "with", "from", "by", "than", "as"]),
