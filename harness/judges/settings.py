@@ -10,7 +10,8 @@ from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
 from medbench.harness.judges.contracts import Judge, JudgeChoice
-from medbench.harness.judges.plugins import needs_of, start_judge
+from medbench.harness.judges.plugins import FLAGS, needs_of, start_judge
+from medbench.harness.text import foreign
 
 
 class JudgeSettings(Record):
@@ -38,14 +39,15 @@ def start_from(settings: JudgeSettings, where: str, say: Say, *, kept: bool = Fa
 
     Raises MedbenchError for a judge that is unknown or broken, or lacks what it needs.
     """
+    shown = foreign(settings.judge, 60)
     try:
         needs = needs_of(settings.judge)
-        for name in ("command", "model"):
-            given = getattr(settings, name) is not None
+        for name in FLAGS:
+            given = getattr(settings, name, None) is not None
             if given and name not in needs:
-                raise MedbenchError(f"the judge {settings.judge} takes no {name}: leave it out")
+                raise MedbenchError(f"the judge {shown} takes no {name}: leave it out")
             if name in needs and not given:
-                raise MedbenchError(f"the judge {settings.judge} needs {name}: add it, or choose another judge")
+                raise MedbenchError(f"the judge {shown} needs {name}: add it, or choose another judge")
         engine = settings.engine or ("openai" if settings.base_url else "vllm")
         choice = JudgeChoice(
             settings.judge,
