@@ -25,7 +25,7 @@ TRIAL_SECONDS = 120.0
 """For the first verdict of a program, which may have to load a model."""
 
 
-def tried(settings: JudgeSettings, where: str, source: str, say: Say = print) -> str:
+def tried(settings: JudgeSettings, where: str, source: str, say: Say = lambda _: None) -> str:
     """The judge's fingerprint, if it can be started. A program is also asked about a sentence of `source`, and must
     answer without waiting for the end of its input; other judges load a model for that, which is left to the training.
 
