@@ -19,8 +19,6 @@ from medbench.harness.text import foreign
 
 MOST_SILENT = 20
 """Steps in a row, over whole batches, without a verdict: the judge is then taken to be broken."""
-
-
 TRIAL_SECONDS = 120.0
 """For the first verdict of a program, which may have to load a model."""
 
