@@ -70,9 +70,7 @@ def start(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subjects = ["common"] * 7 + ["rare"]
-    return write(
-        tmp_path_factory.mktemp("rows") / "rows.jsonl", [a_row(at, name) for at, name in enumerate(subjects)]
-    )
+    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", [a_row(at, name) for at, name in enumerate(subjects)])
 
 
 def trained(config: grpo.Config, start: Path, folder: Path) -> list[dict[str, object]]:
