@@ -38,14 +38,17 @@ def known_judges() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
-def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None) -> Judge:
-    """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it."""
+def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None, *, prefix: str = "") -> Judge:
+    """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it.
+
+    `prefix`: what the names of the options begin with, after the dashes.
+    """
     plugin, where = loaded_plugin(
         "judge", choice.name, BUILT_IN, list(entry_points(group=GROUP)) if points is None else points, _faults
     )
     needs = getattr(plugin, "NEEDS", ())
     for field, flag in FLAGS.items():
-        given = getattr(choice, field) is not None
+        flag, given = f"--{prefix}{flag[2:]}", getattr(choice, field) is not None
         if field in needs and not given:
             raise MedbenchError(f"--judge {choice.name} needs {flag}: add it, or choose another judge")
         if given and field not in needs:
