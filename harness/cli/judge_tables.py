@@ -11,6 +11,7 @@ from rich.text import Text
 from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.judges.agreement import Calibration, calibration_of
 from medbench.harness.judges.check import Checked
+from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.judges.contracts import VERDICTS, Judge
 from medbench.harness.judges.judge_run import JudgedTask
 from medbench.harness.judges.scores import Figure, ReplyScores, TaskScores
@@ -73,6 +74,28 @@ def check_tables(found: Checked) -> str:
         shown("by error rates: right where the judge errs in all steps as it does in the labelled ones"),
         shown("prediction-powered: right where the labelled questions are a random part of the judged ones"),
     )
+
+
+def judged_differences(found: Sequence[JudgedComparison]) -> str:
+    """What `medbench compare` prints of judged runs; "" where neither is."""
+    if not found:
+        return ""
+    table = Table(title="reasoning as judged, B minus A", title_justify="left", show_edge=False)
+    table.add_column("task, judge")
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "p", "lower", "higher"):
+        table.add_column(heading, justify="right")
+    lines = []
+    for one in found:
+        if one.scores is None:
+            lines.append(f"{one.task}: judge {one.judge} is not compared: {one.fault}")
+            continue
+        table.add_row(shown(f"{one.task}, {one.judge} {one.fingerprint[:12]}"))
+        for name, d in one.scores.items():
+            interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
+            numbers = (str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval)
+            table.add_row(f"  {name}", *numbers, f"{d.p_value:.4f}", str(d.lost), str(d.gained))
+    parts: list[RenderableType] = [Text(), table] if len(lines) < len(found) else []
+    return rendered(*parts, *map(shown, lines))
 
 
 def _calibration(found: Calibration | None) -> str:

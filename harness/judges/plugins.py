@@ -65,7 +65,7 @@ def _checked(judge: Any, where: str, name: str) -> Judge:
         )
     if not isinstance(judge.fingerprint, str) or not judge.fingerprint:
         raise MedbenchError(f"{where}: fingerprint must be text, found {foreign(judge.fingerprint, 40)}: fix it")
-    if judge.name != name or slug(name) != name:
+    if judge.name != name or slug(name) != name or "." in name:
         raise MedbenchError(
             f"{where}: the judge calls itself {foreign(judge.name, 40)!r}: its name must be that of the entry point, "
             f"of letters, digits, dashes and underscores"

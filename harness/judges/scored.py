@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from medbench.harness.contracts import MedbenchError, Say
+from medbench.harness.contracts import MedbenchError, Say, sample_key
 from medbench.harness.files import write_atomically
 from medbench.harness.judges.contracts import VERDICTS, Judge, Verdict
 from medbench.harness.judges.judge_run import JudgedReply, JudgedTask, JudgeOptions, judge_run
@@ -47,6 +47,11 @@ class ScoredReply(msgspec.Struct, frozen=True, gc=False):
     """[start, end) of each step in the reply, in characters; None where it was not found there."""
     scores: tuple[Score, Score, Score] | None
     """As SCORES; None where every step failed."""
+
+    @property
+    def key(self) -> str:
+        """As Sample.key."""
+        return sample_key(self.id, self.repeat)
 
     @property
     def words(self) -> list[Verdict | None]:
@@ -121,6 +126,16 @@ def parse_scored(content: bytes, path: Path, task: str, judge: str) -> ScoredTas
     if torn or odd or (found.task, found.judge) != (task, judge):
         raise MedbenchError(f"{path}: does not agree with itself: judge the run again")
     return found
+
+
+def judged_unlike(one: ScoredTask, other: ScoredTask) -> str:
+    """What differs in how two runs were judged; "" where their scores may be compared."""
+    if one.fingerprint != other.fingerprint:
+        return f"another version of {other.judge} ({other.fingerprint[:12]}, not {one.fingerprint[:12]})"
+    texts = {reply.id: reply.source for reply in one.replies}
+    if any(texts.get(reply.id, reply.source) != reply.source for reply in other.replies):
+        return "other source texts"
+    return ""
 
 
 def _scored(judged: JudgedTask, judge: Judge, *, given: bool) -> ScoredTask:
