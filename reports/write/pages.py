@@ -7,7 +7,7 @@ reports.site calls most of these and writes what they return:
     index.html                    index_page(collection, references); `references`: a file of the user's, or None
     runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
     runs/<id>/viewer.html         viewer_page(run)
-    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault)
+    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault, judged)
     trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
@@ -31,6 +31,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
 from medbench.harness.scoring.summary import NOTES
 from medbench.reports.read.collect import state_of
@@ -95,9 +96,10 @@ def compare_page(
     comparisons: Sequence[TaskComparison],
     flips: Mapping[str, Sequence[Flip]] | None = None,
     fault: str = "",
+    judged: Sequence[JudgedComparison] = (),
 ) -> str:
     """Run B against run A; `fault` says why there is no comparison."""
-    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault))
+    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault, judged))
 
 
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
