@@ -10,7 +10,7 @@ import click
 
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED
 from medbench.harness.cli.judge_options import judge_options, judged, lack_verdicts, result_of, start_chosen
-from medbench.harness.cli.streams import clean_stdout, say
+from medbench.harness.cli.streams import clean_stdout
 
 
 class _RunOrCommand(click.Group):
@@ -40,9 +40,7 @@ def judge_command() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="At most N questions per task, the same ones each time.")
 @click.option("--data", help="As for eval.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
-def run_command(
-    run: Path, tasks: str | None, limit: int | None, data: str | None, as_json: bool, **given: Any
-) -> int:
+def run_command(run: Path, tasks: str | None, limit: int | None, data: str | None, as_json: bool, **given: Any) -> int:
     """Judge each step of the replies in RUN: is it supported or contradicted by the source, or not covered?
 
     Steps are the sentences of the thought or, without one, those before the answer; the source is the task's own text

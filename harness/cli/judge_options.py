@@ -39,10 +39,9 @@ def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[.
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, settings in reversed(_OPTIONS):
             command = click.option(f"--{prefix}{name}", f"judge_{name.replace('-', '_')}", **settings)(command)
-        required = {"required": True} if not prefix else {}
         shown = "command, llm, or a plugin's name."
         about = f"Then judge the steps of the replies: {shown}" if prefix else shown
-        return click.option("--judge", "judge_name", metavar="NAME", help=about, **required)(command)
+        return click.option("--judge", "judge_name", metavar="NAME", help=about, required=not prefix)(command)
 
     return decorate
 
@@ -65,7 +64,7 @@ def start_chosen(given: Mapping[str, Any], prefix: str = "") -> Judge | None:
 
 
 def refuse_unjudgeable(keywords: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises MedbenchError where no task of an evaluation to come has a text to judge by. `keywords`: of api.evaluate."""
+    """Raises MedbenchError where no task of an evaluation has a text to judge by. `keywords`: of api.evaluate."""
     from medbench.harness.benchmarks.task_folders import core_tasks
     from medbench.harness.judges.sources import refuse_without_sources
 

@@ -125,11 +125,12 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
     MODEL: a hub id (org/name or org/name@revision), a checkpoint folder, a PEFT adapter folder, or
     smollm2-135m, which needs no hub.
 
-    With --judge the finished run is judged as by `medbench judge`; one whose exit status is 3 is not, until --resume has
-    completed it.
+    With --judge the finished run is judged as by `medbench judge`; one whose exit status is 3 is not, until --resume
+    has completed it.
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords
+
     given = taken(options)
     keywords = eval_keywords(options)
     with clean_stdout() as stdout:

@@ -45,11 +45,15 @@ def start(choice: JudgeChoice) -> CommandJudge:
     try:
         words = shlex.split(choice.command)
     except ValueError as error:
-        raise MedbenchError(f"judge command {foreign(choice.command)}: {str(error).lower()}: quote as in a shell") from None
+        raise MedbenchError(
+            f"judge command {foreign(choice.command)}: {str(error).lower()}: quote as in a shell"
+        ) from None
     if not words or "\0" in choice.command:
         raise MedbenchError("judge command: names no program: write it with its arguments")
     if shutil.which(words[0]) is None:
-        raise MedbenchError(f"judge command {foreign(words[0])}: no such program, or it may not be run: correct the name")
+        raise MedbenchError(
+            f"judge command {foreign(words[0])}: no such program, or it may not be run: correct the name"
+        )
     return CommandJudge(words, choice.timeout)
 
 

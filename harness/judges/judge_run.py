@@ -147,9 +147,7 @@ def _replies(
 def _reply(sample: Sample, questions: Mapping[str, Question], source: str) -> Reply:
     steps = steps_of(sample)
     places = tuple(places_of(steps, sample.output))
-    return Reply(
-        sample.id, sample.cluster, sample.repeat, questions[sample.id].question, source, tuple(steps), places
-    )
+    return Reply(sample.id, sample.cluster, sample.repeat, questions[sample.id].question, source, tuple(steps), places)
 
 
 def _draw(id: str) -> str:

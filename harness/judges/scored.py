@@ -1,7 +1,7 @@
 """What a judge's verdicts come to for each reply: RUN/judgements/<task>.<judge>.scores.json, beside the verdicts.
 
-It is all that pages, comparisons and gates read: they need no task, no source text and no judge. Written whole whenever a
-run has been judged; judging again costs nothing where every step has its verdict, so a lost file is no loss.
+It is all that pages, comparisons and gates read: they need no task, no source text and no judge. Written whole whenever
+a run has been judged; judging again costs nothing where every step has its verdict, so a lost file is no loss.
 """
 
 from __future__ import annotations

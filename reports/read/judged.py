@@ -1,7 +1,7 @@
 """What judges say of a run's replies, from the files beside its samples.
 
-A judge is known by its labelled steps wherever in the collection they are: the run's own check comes first, then the one
-of another run with the most labels.
+A judge is known by its labelled steps wherever in the collection they are: the run's own check comes first, then the
+one of another run with the most labels.
 """
 
 from __future__ import annotations

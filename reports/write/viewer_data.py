@@ -48,9 +48,9 @@ control characters are in the strings as they were. `judged` is null, or what ea
 
     [[judge, [[start, end, verdict], ...], unplaced, source], ...]
 
-`start` and `end` as in `span`, in order and never overlapping; verdict is "s" supported, "c" contradicted, "n" not covered
-or "-" none; `unplaced` counts steps that were not found in the reply. `source` is the text that it was judged by, or null
-where that is the task's own, which stands in the prompt; of a long one the first SOURCE_SHOWN characters.
+`start` and `end` as in `span`, in order and never overlapping; verdict is "s" supported, "c" contradicted, "n" not
+covered or "-" none; `unplaced` counts steps that were not found in the reply. `source` is the text that it was judged
+by, or null where that is the task's own, which stands in the prompt; of a long one the first SOURCE_SHOWN characters.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ from medbench.reports.read.lines import head_of
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.scores import Scores
 from medbench.reports.write.viewer_index import Chunks, Columns, Put, script, write_index
-
 
 SOURCE_SHOWN = 2_000
 """Characters: with the most rows of a chunk, two megabytes."""
@@ -93,7 +92,9 @@ def write_task(
         with OrderedSamples(folder, task, record) as samples:
             for lines in samples.batches():
                 columns.add(lines, [head_of(line.prompt, samples.prefix) for line in lines])
-                content = script("medbenchChunk", run_id, slug, len(chunks.starts), [_row(line, judged) for line in lines])
+                content = script(
+                    "medbenchChunk", run_id, slug, len(chunks.starts), [_row(line, judged) for line in lines]
+                )
                 put(f"{len(chunks.starts)}.js", content)
                 chunks.add(len(lines), len(content))
         faults = samples.faults
