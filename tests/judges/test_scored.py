@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.judge_programs import Scripted, judged, labelled, pubmedqa_run, thought
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.judges.agreement import calibration_of, corrections_of
 from medbench.harness.judges.compare import comparison_of, judges_of
 from medbench.harness.judges.judge_run import JudgeOptions
-from medbench.harness.judges.scored import ScoredTask, judge_and_score, read_scored, scored_path
+from medbench.harness.judges.scored import (
+    ScoredReply,
+    ScoredTask,
+    judge_and_score,
+    parse_scored,
+    read_scored,
+    scored_path,
+)
 from medbench.harness.runs.stored_run import StoredRun
 
 
@@ -86,6 +97,51 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, change: tuple[str, str]) -> 
         scored_of(run)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@given(st.data())
+def test_whatever_a_file_holds_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
+    """One value anywhere in a sound file is replaced by another JSON value."""
+    content: Any = json.loads(msgspec.json.encode(SOUND))
+    node = content
+    while True:
+        key: Any = data.draw(st.sampled_from(sorted(node))) if isinstance(node, dict) else data.draw(at_of(node))
+        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = data.draw(ODD)
+    found, told = None, ""
+    try:
+        found = parse_scored(json.dumps(content).encode(), Path("f.json"), "t", "j")
+    except MedbenchError as error:
+        told = str(error)
+    if found is None:
+        assert told.startswith("f.json: ")
+        assert "\n" not in told
+    else:
+        summary = found.summary()
+        figures = (*summary.shares.values(), *summary.scores.values())
+        assert all(0 <= one.low <= one.value <= one.high <= 1 for one in figures)
+
+
+def at_of(listed: list[Any]) -> st.SearchStrategy[int]:
+    return st.integers(0, len(listed) - 1)
+
+
+ODD = st.sampled_from([None, -1, 0, 1, 2**40, 1e308, "", "s", "sc", [], [[5, 2]], {}, True, [1, 1, 1], [None], "\x00"])
+SOUND = ScoredTask(
+    "t",
+    "j",
+    "a1",
+    0,
+    0,
+    {"broken": 1},
+    [
+        ScoredReply("q1", "q1", 0, "0", "sc", [(0, 3), (4, 9)], (0.5, 0.5, 0.1)),
+        ScoredReply("q2", "q2", 0, "0", "n-", [(0, 3), None], (0.0, 0.0, 0.0)),
+        ScoredReply("q3", "q3", 0, "0", "", [], None),
+    ],
+)
 
 
 # --- agreement ---
