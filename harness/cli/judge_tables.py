@@ -42,6 +42,28 @@ def scores_table(judge: Judge, found: Sequence[tuple[JudgedTask, TaskScores]]) -
     return rendered(table, *map(shown, lines))
 
 
+def judged_differences(found: Sequence[JudgedComparison]) -> str:
+    """What `medbench compare` prints of judged runs; "" where neither is."""
+    if not found:
+        return ""
+    table = Table(title="reasoning as judged, B minus A", title_justify="left", show_edge=False)
+    table.add_column("task, judge")
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "p", "lower", "higher"):
+        table.add_column(heading, justify="right")
+    lines = []
+    for one in found:
+        if one.scores is None:
+            lines.append(f"{one.task}: judge {one.judge} is not compared: {one.fault}")
+            continue
+        table.add_row(shown(f"{one.task}, {one.judge} {one.fingerprint[:12]}"))
+        for name, d in one.scores.items():
+            interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
+            numbers = (str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval)
+            table.add_row(f"  {name}", *numbers, f"{d.p_value:.4f}", str(d.lost), str(d.gained))
+    parts: list[RenderableType] = [Text(), table] if len(lines) < len(found) else []
+    return rendered(*parts, *map(shown, lines))
+
+
 def check_tables(found: Checked) -> str:
     """What `medbench judge check` prints; ends with a newline."""
     agreement = found.agreement
@@ -74,28 +96,6 @@ def check_tables(found: Checked) -> str:
         shown("by error rates: right where the judge errs in all steps as it does in the labelled ones"),
         shown("prediction-powered: right where the labelled questions are a random part of the judged ones"),
     )
-
-
-def judged_differences(found: Sequence[JudgedComparison]) -> str:
-    """What `medbench compare` prints of judged runs; "" where neither is."""
-    if not found:
-        return ""
-    table = Table(title="reasoning as judged, B minus A", title_justify="left", show_edge=False)
-    table.add_column("task, judge")
-    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "p", "lower", "higher"):
-        table.add_column(heading, justify="right")
-    lines = []
-    for one in found:
-        if one.scores is None:
-            lines.append(f"{one.task}: judge {one.judge} is not compared: {one.fault}")
-            continue
-        table.add_row(shown(f"{one.task}, {one.judge} {one.fingerprint[:12]}"))
-        for name, d in one.scores.items():
-            interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
-            numbers = (str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval)
-            table.add_row(f"  {name}", *numbers, f"{d.p_value:.4f}", str(d.lost), str(d.gained))
-    parts: list[RenderableType] = [Text(), table] if len(lines) < len(found) else []
-    return rendered(*parts, *map(shown, lines))
 
 
 def _calibration(found: Calibration | None) -> str:
