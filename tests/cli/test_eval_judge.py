@@ -1,4 +1,4 @@
-"""`medbench eval --judge`, and what compare and gate make of judged runs: output, exit status, one line for wrong use."""
+"""`medbench eval --judge`, and what compare and gate make of judged runs: output, exit status, wrong use."""
 
 from __future__ import annotations
 
