@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ PREFIX = "judge-"
 """Of the options of `eval`."""
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("command", {"help": "Program of the judge command, with its arguments; no shell reads it."}),
-    ("model", {"help": "Model of the judge llm, as for eval."}),
+    ("model", {"help": "Model of the judge llm, as for eval, or folder of the judge local."}),
     ("engine", {"help": "For its model, as for eval.  [default: openai with a base URL, else vllm]"}),
     ("base-url", {"help": "For its model, as for eval."}),
     ("config", {"type": click.Path(path_type=Path), "help": "For its model: YAML with engine_config."}),
@@ -33,12 +33,23 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The command gets all of them as keywords "judge_...", whatever they are called."""
+def asking_options(prefix: str = "", without: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """All but --judge. The command gets them as keywords "judge_...", whatever they are called."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, settings in reversed(_OPTIONS):
-            command = click.option(f"--{prefix}{name}", f"judge_{name.replace('-', '_')}", **settings)(command)
+            if name not in without:
+                command = click.option(f"--{prefix}{name}", _key(name), **settings)(command)
+        return command
+
+    return decorate
+
+
+def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same with --judge, as "judge_name"."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = asking_options(prefix)(command)
         shown = "command, llm, or a plugin's name."
         about = f"Then judge the steps of the replies: {shown}" if prefix else shown
         return click.option("--judge", "judge_name", metavar="NAME", help=about, required=not prefix)(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -14,6 +15,7 @@ from medbench.harness.judges.check import Checked
 from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.judges.contracts import VERDICTS, Judge
 from medbench.harness.judges.judge_run import JudgedTask
+from medbench.harness.judges.local.report import PAGE, UNCHECKED, Figures, Report
 from medbench.harness.judges.scores import Figure, ReplyScores, TaskScores
 from medbench.harness.stats.agreement import Estimate
 from medbench.harness.stats.corrected_share import Share
@@ -90,12 +92,46 @@ def check_tables(found: Checked) -> str:
         for part in found.lengths:
             by_length.add_row(f"{part.shortest} to {part.longest}", str(part.steps), _share(part.share))
         parts += [Text(), by_length]
+    if found.order is not None:
+        changed = f"{found.order.steps} steps judged again with the source's sentences in reverse order"
+        parts += [Text(), shown(f"{changed}: {_share(found.order.changed)} % of the verdicts change")]
     return rendered(
         *parts,
         Text(),
         shown("by error rates: right where the judge errs in all steps as it does in the labelled ones"),
         shown("prediction-powered: right where the labelled questions are a random part of the judged ones"),
     )
+
+
+def training_table(report: Report, folder: Path) -> str:
+    """What `medbench judge train` prints; ends with a newline."""
+    by_kind = Table(title=shown(f"judge local · {folder}"), title_justify="left", show_edge=False)
+    by_kind.add_column("fault", no_wrap=True)
+    for heading in ("steps with it", "supported", "AUROC", "of the lexical baseline", "ECE %", "of the baseline %"):
+        by_kind.add_column(heading, justify="right")
+    for one in report.kinds:
+        counts = (one.faulty, one.supported)
+        figures = (_auroc(one.judge), _auroc(one.baseline), percent(one.judge.ece), percent(one.baseline.ece))
+        by_kind.add_row(shown(one.kind), *map(str, counts), *figures)
+    verdicts = Table(show_edge=False)
+    verdicts.add_column("verdicts", no_wrap=True)
+    for heading in ("same %", "kappa", *(f"{verdict} found %" for verdict in VERDICTS)):
+        verdicts.add_column(heading, justify="right")
+    for name, found in (("judge", report.judge), ("lexical baseline", report.baseline)):
+        same, kappa = found.same, found.kappa
+        shares = f"{percent(same.value)} ({percent(same.low)} to {percent(same.high)})"
+        agreed = "-" if kappa is None else f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
+        verdicts.add_row(name, shares, agreed, *(percent(found.sensitivity[verdict]) for verdict in VERDICTS))
+    lines = [f"not found by this judge (AUROC below {UNCHECKED}): {', '.join(report.unchecked) or 'nothing'}"]
+    tested, learnt = report.abstracts["tested"], report.pairs["trained"]
+    lines.append(f"{tested} abstracts that it has not seen; {learnt} pairs to learn from; {report.seconds:.0f} s")
+    lines.append(f"use it: medbench judge RUN --judge local --model {folder}; the report as a page: {folder / PAGE}")
+    return rendered(by_kind, Text(), verdicts, Text(), *map(shown, lines))
+
+
+def _auroc(figures: Figures) -> str:
+    found = figures.auroc
+    return "not defined" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _calibration(found: Calibration | None) -> str:

@@ -77,6 +77,15 @@ class LengthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderCheck:
+    """Labelled steps judged again, with the sentences of the source the other way round."""
+
+    steps: int
+    changed: Estimate
+    """Share of the verdicts that are others then, by question."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What `medbench judge check` found."""
 
@@ -90,6 +99,8 @@ class Checked:
     agreement: Agreement
     labels: dict[str, LabelCheck]
     lengths: tuple[LengthCheck, ...]
+    order: OrderCheck | None = None
+    """Of labels that were judged by themselves."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,8 +131,11 @@ class KnownAgreement(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Step:
+    """A judged step."""
+
     id: str
+    """Of the question."""
     cluster: str
     step: str
     verdict: str | None
@@ -134,11 +148,11 @@ def check_judge(options: CheckOptions) -> Checked:
     lines = _of_one_judge(path, read_judgements(path), options.fingerprint)
     steps: dict[str, dict[int, list[str]]] = {}
     verdicts = {(line.id, line.step): line.verdict for line in lines}
-    found: list[_Step] = []
+    found: list[Step] = []
     for sample in load_run(folder).samples(task):
         if sample.error is None:
             own = steps.setdefault(sample.id, {})[sample.repeat] = steps_of(sample)
-            found += [_Step(sample.id, sample.cluster, step, verdicts.get((sample.id, step))) for step in own]
+            found += [Step(sample.id, sample.cluster, step, verdicts.get((sample.id, step))) for step in own]
     known = Known(steps, {line.item: (line.id, line.step) for line in lines})
     labels = {(one.id, one.step): one.label for one in read_labels(options.labels, known)}
     judged = [one for one in found if one.verdict is not None]
@@ -146,20 +160,35 @@ def check_judge(options: CheckOptions) -> Checked:
     both = [one for one in once if (one.id, one.step) in labels]
     if not both:
         raise MedbenchError(f"{options.labels}: no labelled step has a verdict in {path}: judge them first")
-    pairs = [(one.cluster, labels[one.id, one.step], str(one.verdict)) for one in both]
-    agreement = agreement_of(pairs)
-    checked = Checked(
+    labelled = [(one, labels[one.id, one.step]) for one in both]
+    checked = compared(task, judge, lines[0].judge, judged, labelled, without_verdict=len(labels) - len(both))
+    _keep(path, checked, [(one.cluster, label, str(one.verdict)) for one, label in labelled])
+    return checked
+
+
+def compared(
+    task: str,
+    judge: str,
+    fingerprint: str,
+    judged: Sequence[Step],
+    labelled: Sequence[tuple[Step, str]],
+    *,
+    without_verdict: int,
+    order: OrderCheck | None = None,
+) -> Checked:
+    """`judged`: all steps with a verdict, of which those in `labelled` have a label too."""
+    pairs = [(one.cluster, label, str(one.verdict)) for one, label in labelled]
+    return Checked(
         task=task,
         judge=judge,
-        fingerprint=lines[0].judge,
+        fingerprint=fingerprint,
         judged=len(judged),
-        without_verdict=len(labels) - len(both),
-        agreement=agreement,
+        without_verdict=without_verdict,
+        agreement=agreement_of(pairs),
         labels={verdict: _of_label(verdict, pairs, judged) for verdict in VERDICTS},
-        lengths=_by_length(both, pairs),
+        lengths=_by_length([one for one, _ in labelled], pairs),
+        order=order,
     )
-    _keep(path, checked, pairs)
-    return checked
 
 
 def known_agreement(path: Path, fingerprint: str) -> KnownAgreement | None:
@@ -202,7 +231,7 @@ def _of_one_judge(path: Path, lines: Sequence[Judgement], wanted: str | None) ->
     return [line for line in lines if line.judge == chosen[0]]
 
 
-def _of_label(verdict: str, pairs: Sequence[tuple[str, str, str]], judged: Sequence[_Step]) -> LabelCheck:
+def _of_label(verdict: str, pairs: Sequence[tuple[str, str, str]], judged: Sequence[Step]) -> LabelCheck:
     agreement = agreement_of(pairs, positive=verdict)
     clusters: dict[str, list[str]] = {}
     for one in judged:
@@ -221,7 +250,7 @@ def _of_label(verdict: str, pairs: Sequence[tuple[str, str, str]], judged: Seque
     )
 
 
-def _by_length(steps: Sequence[_Step], pairs: Sequence[tuple[str, str, str]]) -> tuple[LengthCheck, ...]:
+def _by_length(steps: Sequence[Step], pairs: Sequence[tuple[str, str, str]]) -> tuple[LengthCheck, ...]:
     """Empty for too few steps to say anything of."""
     order = sorted(range(len(steps)), key=lambda at: (len(steps[at].step), at))
     if len(order) < 2 * LENGTHS:

@@ -26,7 +26,7 @@ from medbench.harness.judges.contracts import Judge, JudgeChoice
 from medbench.harness.text import foreign
 
 GROUP = "medbench.judges"
-BUILT_IN = {name: EntryPoint(name, f"medbench.harness.judges.{name}", GROUP) for name in ("command", "llm")}
+BUILT_IN = {name: EntryPoint(name, f"medbench.harness.judges.{name}", GROUP) for name in ("command", "llm", "local")}
 FLAGS = {"command": "--command", "model": "--model"}
 """Field of JudgeChoice -> its option on the command line."""
 MEMBERS = ("name", "fingerprint", "judge", "close")
