@@ -71,7 +71,7 @@ def start_chosen(given: Mapping[str, Any], prefix: str = "") -> Judge | None:
         if named:
             raise click.UsageError(f"--{prefix}{named[0]} belongs to --judge NAME")
         return None
-    return start_judge(_choice(given, prefix), prefix=prefix)
+    return start_judge(choice_of(given, prefix), prefix=prefix)
 
 
 def refuse_unjudgeable(keywords: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -108,7 +108,8 @@ def lack_verdicts(found: list[tuple[JudgedTask, TaskScores]]) -> bool:
     return bool(lacking)
 
 
-def _choice(given: Mapping[str, Any], prefix: str) -> JudgeChoice:
+def choice_of(given: Mapping[str, Any], prefix: str = "") -> JudgeChoice:
+    """What `taken` holds, where a judge is named. Raises UsageError for options that do not go together."""
     from medbench.harness.config import read_yaml
     from medbench.harness.engines.settings import EngineChoice, EngineConfig
     from medbench.harness.evaluation.options import EvalConfig

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED
-from medbench.harness.cli.judge_options import asking_options, start_chosen
+from medbench.harness.cli.judge_options import asking_options, choice_of
 from medbench.harness.cli.streams import clean_stdout, say
 
 
@@ -24,14 +24,15 @@ def check_labels(labels: Path, name: str | None, given: Mapping[str, Any], as_js
     """Exit status 3 where more than 2 % of the steps have no verdict, as for runs."""
     from medbench.harness.cli.judge_tables import check_tables
     from medbench.harness.judges.direct_check import check_directly, read_labelled
+    from medbench.harness.judges.plugins import start_judge
     from medbench.harness.judges.scores import MOST_FAILED
 
     if name is None:
         raise click.UsageError("labels without a RUN need --judge NAME, the judge to ask about them")
+    choice = choice_of({"judge_name": name, **given})
     read_labelled(labels)  # before a model is loaded
     with clean_stdout() as stdout:
-        judge = start_chosen({"judge_name": name, **given})
-        assert judge is not None
+        judge = start_judge(choice)
         try:
             found = check_directly(labels, given["out"], judge, say)
         finally:
