@@ -171,6 +171,8 @@ def test_labels_without_a_run_are_judged_themselves(folder: Path, capfd: pytest.
 def test_training_and_labels_used_wrongly_are_one_line(
     folder: Path, words: list[str], told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    row = {"id": "q", "step": "It fell.", "source": "It fell by 3 points.", "label": "supported"}
+    (folder / "labels.jsonl").write_text(json.dumps(row) + "\n")
     assert run(["judge", *words]) == 2
     err = capfd.readouterr().err
     assert told in err
