@@ -368,6 +368,7 @@ def test_faults_of_a_recipe_name_their_keys(rows: Path) -> None:
     assert "rollout.completions: " in found
     assert "loss.type: " in found
     assert "promts: unknown key; did you mean prompts?" in found
+    assert "lora.rnk: unknown key; did you mean rank?" in faults_of(recipe(rows, lora={"rnk": 4}))
     assert "must be a multiple of rollout.completions (3)" in faults_of(recipe(rows, rollout={"completions": 3}))
     assert "training.save_every (3) must be a multiple of loss.num_iterations (2)" in faults_of(
         recipe(rows, training={"save_every": 3}, loss={"num_iterations": 2})

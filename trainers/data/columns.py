@@ -13,6 +13,8 @@ from medbench.harness.files import parse_json
 from medbench.harness.text import foreign
 
 TAGS = REASONING_TAGS[0]
+SOURCE_WORDS = 8
+"""A shorter text in a column `source` is a name."""
 Columns = Mapping[str, str | list[str]]
 """medbench's name -> the data's column, or the columns that make a list."""
 Raw = Mapping[str, Any]
@@ -59,6 +61,18 @@ def optional_text(raw: Raw, *columns: str) -> str:
         value = raw.get(name)
         if value is not None and not (isinstance(value, str) and not value.strip()):
             return text(raw, name)
+    return ""
+
+
+def source(raw: Raw) -> str:
+    """The text of the column source or reference that a judge reads; "" without one.
+
+    Many data sets have a column `source` that names where a row comes from: anything but a sentence is none.
+    """
+    for name in ("source", "reference"):
+        value = raw.get(name)
+        if isinstance(value, str) and len(value.split()) >= SOURCE_WORDS:
+            return value.strip()
     return ""
 
 

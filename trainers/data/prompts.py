@@ -33,6 +33,8 @@ class Prompt:
     question: Question
     text: str
     tokens: int
+    source: str = ""
+    """See Row.source."""
 
     def columns(self) -> dict[str, Any]:
         """A row of GRPOTrainer's dataset: the prompt, and the columns that the rewards need."""
@@ -44,6 +46,8 @@ class Prompt:
             "labels": list(asked.labels),
             "gold": asked.gold,
             "context": asked.context,
+            "source": self.source if self.source.strip() else "",
+            "id": asked.id,
         }
 
 
@@ -78,11 +82,11 @@ class Asker:
         self._protocol = protocol
         self._tokenizer = tokenizer
 
-    def prompt(self, question: Question, system: str = "") -> Prompt:
+    def prompt(self, question: Question, system: str = "", source: str = "") -> Prompt:
         """`system` is the system prompt of a question without labels; else the protocol has it."""
         turns = self._protocol.messages(question) if question.labels else free_turns(question, system, FINISH)
         text = prompt_text(self._protocol, self._tokenizer, turns)
-        return Prompt(question, text, len(self.ids(text)))
+        return Prompt(question, text, len(self.ids(text)), source)
 
     def ids(self, text: str) -> list[int]:
         """The tokens that the evaluation's engines see: without a second BOS after the template's."""
@@ -90,7 +94,8 @@ class Asker:
 
     def fitting(self, rows: Iterable[Row], most: int) -> list[Prompt]:
         """The prompts of `rows` with at most `most` tokens."""
-        return [prompt for prompt in (self.prompt(row.question, row.system) for row in rows) if prompt.tokens <= most]
+        asked = (self.prompt(row.question, row.system, row.source) for row in rows)
+        return [prompt for prompt in asked if prompt.tokens <= most]
 
 
 def prompt_order(n: int, draws: int, seed: int) -> list[int]:
