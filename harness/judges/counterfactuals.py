@@ -194,8 +194,8 @@ def _swapped(sentence: str, other: Mapping[str, str], draw: random.Random, unles
 
 def _exchanged(sentence: str, text: str, words: Sequence[str], draw: random.Random) -> str | None:
     places = [found for found in re.finditer(r"[A-Za-z]+", sentence) if found.group().lower() in words]
-    unnamed = [word for word in words if not _names(f"{text} {sentence}", word)]
-    if not places or not unnamed:
+    unnamed = [word for word in words if not _names(f"{text} {sentence}", word)] if places else []
+    if not unnamed:
         return None
     return _replaced(sentence, draw.choice(places).span(), draw.choice(unnamed))
 

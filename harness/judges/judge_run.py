@@ -6,22 +6,20 @@ medbench judge runs/base --judge command --command "python my_judge.py"
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.contracts import MedbenchError, Question, Sample, Say
+from medbench.harness.judges.asking import ask
 from medbench.harness.judges.contracts import Item, Judge, Ruling, Verdict, item_id
-from medbench.harness.judges.judgements import Judgement, JudgementLog, judgements_path
+from medbench.harness.judges.judgements import Judgement, judgements_path
+from medbench.harness.judges.places import Place, places_of
 from medbench.harness.judges.sources import questions_of, read_sources, sources_of
 from medbench.harness.judges.steps import steps_of
 from medbench.harness.runs.stored_run import StoredRun, load_run
 from medbench.harness.text import did_you_mean, foreign
-
-PLAIN_SECONDS = 10.0
-"""Between lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,8 @@ class Reply:
     question: str
     source: str
     steps: tuple[str, ...]
+    places: tuple[Place | None, ...] = ()
+    """Where each step stands in the reply."""
 
     def items(self) -> Iterator[Item]:
         for step in self.steps:
@@ -142,8 +142,9 @@ def _replies(
 
 
 def _reply(sample: Sample, questions: Mapping[str, Question], source: str) -> Reply:
-    question = questions[sample.id].question
-    return Reply(sample.id, sample.cluster, sample.repeat, question, source, tuple(steps_of(sample)))
+    steps = steps_of(sample)
+    places = tuple(places_of(steps, sample.output))
+    return Reply(sample.id, sample.cluster, sample.repeat, questions[sample.id].question, source, tuple(steps), places)
 
 
 def _draw(id: str) -> str:
@@ -153,39 +154,11 @@ def _draw(id: str) -> str:
 def _judged(run: StoredRun, task: str, asked: Replies, judge: Judge, say: Say) -> JudgedTask:
     path = judgements_path(run.folder, task, judge.name)
     items = {item.id: (item, reply.id) for reply in asked.replies for item in reply.items()}
-    with JudgementLog(path) as log:
-        known = {
-            line.item: Ruling(line.item, line.verdict, line.fault)
-            for line in log.before
-            if line.judge == judge.fingerprint and line.verdict is not None
-        }
-        wanted = [item for item, _ in items.values() if item.id not in known]
-        if wanted:
-            say(f"{task}: {len(wanted)} of {len(items)} different steps to judge")
-        said = time.monotonic()
-        for number, ruling in enumerate(judge.judge(wanted) if wanted else (), 1):
-            if time.monotonic() - said > PLAIN_SECONDS:
-                said = time.monotonic()
-                say(f"{task}: {number} of {len(wanted)} steps judged")
-            if ruling.id not in items:
-                raise MedbenchError(
-                    f"judge {judge.name} rules on {foreign(ruling.id, 60)!r}, which was not asked: fix it"
-                )
-            item, question = items[ruling.id]
-            log.append(Judgement(judge.fingerprint, item.id, question, item.step, ruling.verdict, ruling.fault))
-            known[ruling.id] = ruling
-    faults = {
-        id: (known[id].fault or "no verdict") if id in known else "no verdict"
-        for id in items
-        if id not in known or known[id].verdict is None
-    }
-    if items and len(faults) == len(items):
-        raise MedbenchError(
-            f"judge {judge.name}: no step of {task} got a verdict, first: {next(iter(faults.values()))}"
-        )
-    judged = tuple(JudgedReply(reply, _verdicts(reply, known)) for reply in asked.replies)
-    told = tuple(faults[item.id] for reply in asked.replies for item in reply.items() if item.id in faults)
-    return JudgedTask(task, path, judged, asked.unanswered, asked.without_source, len(wanted), told)
+    found = ask(judge, items, path, task, say)
+    judged = tuple(JudgedReply(reply, _verdicts(reply, found.rulings)) for reply in asked.replies)
+    faults = (found.fault(item.id) for reply in asked.replies for item in reply.items())
+    told = tuple(fault for fault in faults if fault is not None)
+    return JudgedTask(task, path, judged, asked.unanswered, asked.without_source, found.number, told)
 
 
 def _verdicts(reply: Reply, known: Mapping[str, Ruling]) -> tuple[Verdict | None, ...]:

@@ -13,7 +13,7 @@ from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
 from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples, refuse_unfit
 from medbench.harness.gates.finished_run import protocol_of, samples_of
-from medbench.harness.gates.rules import refuse_unknown_tasks
+from medbench.harness.gates.rules import refuse_judged, refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
 from medbench.harness.training.trainer_plugins import DATA_FOLDER, example, find_trainer, prepare
 
@@ -69,6 +69,7 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
         refuse_unknown_tasks(stage.gates, loader.names, options.recipe)
+        refuse_judged(stage.gates, options.recipe)
     named = [name for stage in recipe.stages for name in stage.gates.tasks]
     tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
     for stage in recipe.stages:

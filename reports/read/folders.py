@@ -13,6 +13,7 @@ from pathlib import Path
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import slug
 from medbench.harness.gates.verdict import KEPT, LATEST
+from medbench.harness.judges.judgements import FOLDER
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import JOURNAL, TRAINING
 
@@ -70,7 +71,7 @@ def signature(paths: Sequence[Path]) -> str:
     """Changes when a file that the pages read does. Looks at names, sizes and times alone, so it can be polled."""
     digest = hashlib.sha256()
     for folder, fault in run_folders(paths):
-        parts = () if fault else (folder / "results", folder / "samples", folder / KEPT)
+        parts = () if fault else (folder / "results", folder / "samples", folder / KEPT, folder / FOLDER)
         files = [folder / RUN, folder / LATEST, *(file for part in parts for file in _children(part))]
         for file in sorted(files):
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""Records in, HTML out: the five kinds of page and the files that they load.
+"""Records in, HTML out: the kinds of page and the files that they load.
 
     python -c "from medbench.reports.write.pages import ASSETS; print(*ASSETS)"
 
@@ -7,11 +7,12 @@ reports.site calls most of these and writes what they return:
     index.html                    index_page(collection, references); `references`: a file of the user's, or None
     runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
     runs/<id>/viewer.html         viewer_page(run)
-    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault)
+    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault, judged)
     trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
+    trained_judge_page            judge.html in a trained judge's folder
     judging_page, verdict_page    the pages of `medbench watch --serve`, which are never written
     assets/<name>                 ASSETS[name] -> bytes; a name may have a folder in it ("vendor/uplot.js")
 
@@ -20,6 +21,8 @@ Every expression of a template is escaped, and passes formats.finalize first, wh
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -28,16 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.judges.compare import JudgedComparison
+from medbench.harness.judges.local.report import Report
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
 from medbench.harness.scoring.summary import NOTES
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
-from medbench.reports.views import compare, formats, leaderboard, trajectory_charts, trajectory_page
+from medbench.reports.views import compare, formats, leaderboard, trained_judge, trajectory_charts, trajectory_page
 from medbench.reports.views import run as run_view
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
@@ -95,9 +101,10 @@ def compare_page(
     comparisons: Sequence[TaskComparison],
     flips: Mapping[str, Sequence[Flip]] | None = None,
     fault: str = "",
+    judged: Sequence[JudgedComparison] = (),
 ) -> str:
     """Run B against run A; `fault` says why there is no comparison."""
-    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault))
+    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault, judged))
 
 
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
@@ -117,6 +124,20 @@ def verdict_page(item: Mapping[str, Any]) -> str:
     found.pop("seconds", None)
     block = run_view.verdict_block(Verdict.model_validate(found)) if found else None
     return _render("verdict.html.j2", item=item, block=block, run=run)
+
+
+def trained_judge_page(report: Report) -> str:
+    """The report of `medbench judge train`: one file that needs no other."""
+    style = ASSETS["site.css"].decode()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return _render(
+        "trained_judge.html.j2",
+        view=trained_judge.view_of(report),
+        style=Markup(style),
+        own_policy=POLICY.replace("style-src 'self'", f"style-src 'sha256-{digest}'"),
+        side=trained_judge.SIDE,
+        margin=trained_judge.MARGIN,
+    )
 
 
 def runs_script(collection: Collection) -> bytes:

@@ -34,6 +34,7 @@ from typing import Any
 
 import msgspec
 
+from medbench.harness.judges.scored import scored_path
 from medbench.reports.read.flips import compared
 from medbench.reports.read.folders import is_file_name, times_of
 from medbench.reports.read.pairs import page_name
@@ -48,9 +49,11 @@ from medbench.reports.write.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
 DATA_CODE = (
+    "../harness/judges/scored.py",
     "../harness/runs/sample_check.py",
     "../harness/runs/sample_line.py",
     "read/folders.py",
+    "read/judged.py",
     "read/lines.py",
     "read/ordered.py",
     "read/scores.py",
@@ -140,7 +143,8 @@ def _build_runs(collection: Collection, manifest: Manifest, workers: Workers) ->
     for run in collection.runs:
         for task in run.slugs:
             counts = run.record.tasks[task].n, run.record.repeats
-            stamps[_data(run, task)] = _hash(data_code, run.id, task, _times(run, task), counts)
+            judges = _judges_times(run, task)
+            stamps[_data(run, task)] = _hash(data_code, run.id, task, _times(run, task), counts, judges)
         stamps[f"run {run.id}"] = _hash(code(), run.id, run.stamp, pairs[run.id])
         stale = tuple(task for task in run.slugs if not manifest.fresh(_data(run, task), stamps[_data(run, task)]))
         page = not manifest.fresh(f"run {run.id}", stamps[f"run {run.id}"])
@@ -166,7 +170,8 @@ def _run(job: _RunJob) -> _RunDone:
         known = None if task in job.stale else _stored_scores(f"{job.site}/{folder}")
         if known is None:
             written = _Written(writer, folder)
-            known = write_task(run.folder, task, run.id, slug, written.put, run.record)
+            judges = tuple(one.judge for one in run.judged.get(task, ()))
+            known = write_task(run.folder, task, run.id, slug, written.put, run.record, judges)
             written.put("scores.json", msgspec.json.encode(known))
             data[task] = written.names
         scores[task] = known
@@ -208,7 +213,7 @@ def _build_pairs(collection: Collection, manifest: Manifest, workers: Workers) -
 def _pair(job: _PairJob) -> str:
     one = compared(job.a, job.b)
     name = page_name(job.a.id, job.b.id)
-    page = pages.compare_page(job.a, job.b, one.comparisons, one.flips, one.fault)
+    page = pages.compare_page(job.a, job.b, one.comparisons, one.flips, one.fault, one.judged)
     Writer(job.site).put(name, _html(page))
     return name
 
@@ -282,6 +287,11 @@ def _data(run: RunView, task: str) -> str:
 
 def _times(run: RunView, task: str) -> str:
     return times_of(f"{run.folder}/samples/{task}.jsonl") if is_file_name(task) else ""
+
+
+def _judges_times(run: RunView, task: str) -> list[str]:
+    names = [one.judge for one in run.judged.get(task, ())]
+    return [f"{name} {times_of(scored_path(run.folder, task, name))}" for name in names]
 
 
 def _size(run: RunView, task: str) -> int:

@@ -116,7 +116,7 @@ def test_a_checked_judge_has_its_agreement_in_later_tables(folder: Path, capfd: 
     assert "not covered" in out
     assert judge(folder) == 0
     out = capfd.readouterr().out
-    assert "agreement with people on 6 steps of 3 questions: kappa 1.00" in out
+    assert "agreement with people: kappa 1.00 (1.00 to 1.00) on 6 steps of 3 questions" in out
     assert "uncalibrated" not in out
     assert run(["judge", "check", "runs/judged", "labels.jsonl", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["agreement"]["items"] == 6
@@ -128,3 +128,53 @@ def test_faulty_labels_are_one_line(folder: Path, capfd: pytest.CaptureFixture[s
     capfd.readouterr()
     assert run(["judge", "check", "runs/judged", "labels.jsonl"]) == 2
     assert "labels.jsonl:1: question 'x' has no reply in the run" in capfd.readouterr().err
+
+
+def test_labels_without_a_run_are_judged_themselves(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = "Drug 1 lowers blood pressure. We studied 11 patients."
+    rows = [
+        {"id": f"q{at}", "step": step, "source": source, "label": label}
+        for at, (step, label) in enumerate(
+            [("Drug 1 lowers blood pressure.", "supported"), ("Drug 1 does not lower it.", "contradicted")]
+        )
+    ]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["judge", "check", "labels.jsonl", "--judge", "command", "--command", program(folder)]
+    assert run(words) == 0
+    out = capfd.readouterr().out
+    assert "2 labelled steps of 2 questions" in out
+    assert "2 steps judged again with the source's sentences in reverse order: 0.0" in out
+    assert run([*words, "--json"]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert content["order"]["changed"]["value"] == 0
+    assert content["agreement"]["kappa"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["check", "labels.jsonl"], "labels without a RUN need --judge NAME"),
+        (["check", "labels.jsonl", "--judge", "llm", "--base-url", "http://x"], "belong to --model"),
+        (["check", "labels.jsonl", "--judge", "command", "--task", "a"], "--task and --fingerprint belong to a RUN"),
+        (["check", "runs/judged", "labels.jsonl", "--model", "m"], "a judged RUN is not judged again"),
+        (["check", "a", "b", "c"], "at most two paths"),
+        (["check", "none.jsonl", "--judge", "llm", "--model", "m"], "none.jsonl: no such file"),
+        (["train", "--out", "runs"], "runs: exists already: name another folder with --out"),
+        (["train", "--out", "new", "--data", "none"], "data folder none does not exist"),
+        (["train", "--out", "new", "--data", "sample"], "name a folder with --data"),
+        (["train", "--out", "new", "--layers", "0"], "0 is not in the range"),
+        (["train", "--out", "new"], "pubmedqa/train.jsonl: no such file"),
+        (["labels", "pubmedqa", "--out", "x/y.jsonl", "--data", "none"], "data folder none does not exist"),
+        (["labels", "other"], "No such command 'other'"),
+    ],
+)
+def test_training_and_labels_used_wrongly_are_one_line(
+    folder: Path, words: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row = {"id": "q", "step": "It fell.", "source": "It fell by 3 points.", "label": "supported"}
+    (folder / "labels.jsonl").write_text(json.dumps(row) + "\n")
+    assert run(["judge", *words]) == 2
+    err = capfd.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+    assert not (folder / "new").exists()

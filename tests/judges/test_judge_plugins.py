@@ -39,8 +39,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ent
 
 def test_a_sound_plugin_is_started_and_the_built_in_ones_are_known(plugin: Callable[..., EntryPoint]) -> None:
     assert start_judge(JudgeChoice("mine"), [plugin(SOUND)]).fingerprint == "1"
-    assert set(BUILT_IN) == {"command", "llm"}
-    assert {"command", "llm"} <= set(known_judges())
+    assert set(BUILT_IN) == {"command", "llm", "local"}
+    assert set(BUILT_IN) <= set(known_judges())
 
 
 @pytest.mark.parametrize(
