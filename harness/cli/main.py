@@ -18,6 +18,7 @@ from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command,
 from medbench.harness.cli.judge_commands import judge_command
 from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
+from medbench.harness.cli.synth_command import synth_command
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import as_text
 from medbench.harness.secrets import redact
@@ -31,6 +32,7 @@ KEPT = {
     "gate": "; answers so far are kept: rerun the same command",
     "watch": "; answers so far are kept: rerun the same command",
     "judge": "; verdicts so far are kept: rerun the same command",
+    "synth": "; replies so far are kept: rerun the same command with --resume",
     "train": "; finished work is kept: rerun the same command with --resume",
 }
 EXIT_INTERRUPTED = 4
@@ -52,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command, judge_command):
+for command in (gate_command, watch_command, compare_command, judge_command, synth_command):
     cli.add_command(command)
 
 

@@ -69,14 +69,15 @@ def load_rows(sources: Sequence[Source]) -> list[Row | Conversation]:
     """The rows of all sources, in order. Raises MedbenchError naming file and line of the first fault."""
     rows: list[Row | Conversation] = []
     for source in sources:
-        found = list(_rows_of(source))
+        found = list(rows_in(source))
         if not found:
             raise MedbenchError(f"{source.name}: no rows")
         rows.extend(found)
     return rows
 
 
-def _rows_of(source: Source) -> Iterator[Row | Conversation]:
+def rows_in(source: Source) -> Iterator[Row | Conversation]:
+    """One row at a time, so that files of lines of any size can be read. Raises MedbenchError as load_rows."""
     chosen: str | None = None if source.format == "auto" else source.format
     for where, given in islice(_raw_rows(source), source.limit):
         raw = given
