@@ -44,7 +44,7 @@ def card_text(record: SynthRecord, recipe: SynthRecipe, card: Card) -> str:
         "",
         *_table(
             ("kind", "questions", "replies", "right", "accepted", "prompt (sha256)"),
-            ((one.kind, one.questions, one.replies, one.right, one.accepted, one.sha256[:12]) for one in card.kinds),
+            ((markdown_cell(one.kind), one.questions, one.replies, one.right, one.accepted, one.sha256[:12]) for one in card.kinds),
         ),
         "",
         "## Strategies",
@@ -170,4 +170,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterato
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for row in rows:
-        yield f"| {' | '.join(f'{one:,}' if isinstance(one, int) else markdown_cell(str(one)) for one in row)} |"
+        yield f"| {' | '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in row)} |"

@@ -67,7 +67,7 @@ def judged_alone(candidate: Candidate, asked: Asked, filters: Filters) -> Droppe
         return Dropped("form", "unclosed" if not parts.closed else "no_reasoning")
     if filters.form and (fault := _fault_of_form(parts, candidate, asked, filters)):
         return Dropped("form", fault)
-    repeated = -repetition_reward(parts.reasoning, NGRAM)
+    repeated = abs(repetition_reward(parts.reasoning, NGRAM))
     if filters.repetition is not None and repeated > filters.repetition:
         return Dropped("repetition", "repeats itself", f"{repeated:.3f}")
     if filters.answer and not candidate.right:

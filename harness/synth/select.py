@@ -228,6 +228,7 @@ class _Files:
     def install(self) -> None:
         """Replace what an earlier pass wrote."""
         self._file(REJECTED)
+        (self._folder / ACCEPTED).mkdir(exist_ok=True)
         for name in list(self._open):
             self._open.pop(name).close()
             self._temporary(name).replace(self._folder / name)
