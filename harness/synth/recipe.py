@@ -137,7 +137,7 @@ class Filters(Record):
     """One reasoning of at least `least_steps`, then one answer, and nothing hidden or addressed to a scorer."""
     least_steps: int = Field(2, ge=1)
     """Sentences with words of their own."""
-    least_words: int = Field(12, ge=1)
+    least_words: int = Field(8, ge=1)
     """Such words in all."""
     repetition: float | None = Field(0.1, ge=0, le=1)
     """Largest share of repeated word 4-grams beyond that of prose; null: off."""
