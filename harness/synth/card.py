@@ -44,7 +44,10 @@ def card_text(record: SynthRecord, recipe: SynthRecipe, card: Card) -> str:
         "",
         *_table(
             ("kind", "questions", "replies", "right", "accepted", "prompt (sha256)"),
-            ((markdown_cell(one.kind), one.questions, one.replies, one.right, one.accepted, one.sha256[:12]) for one in card.kinds),
+            (
+                (markdown_cell(one.kind), one.questions, one.replies, one.right, one.accepted, one.sha256[:12])
+                for one in card.kinds
+            ),
         ),
         "",
         "## Strategies",

@@ -89,6 +89,7 @@ class Generation:
         self._sent: dict[str, _Sent] = {}
         self._is_patient = hasattr(engine, "places")
         self._is_used_up = False
+        self._begun = -1
         self.session = Session()
 
     def run(self, questions: Iterator[Asked]) -> Session:
@@ -137,15 +138,14 @@ class Generation:
     def _has_room(self) -> bool:
         if not self._open:
             return True
-        oldest, newest = next(iter(self._open)), next(reversed(self._open))
-        return newest - oldest < self._window - 1
+        return self._begun + 1 - next(iter(self._open)) < self._window
 
     def _begin(self, asked: Asked) -> None:
         before = self._known.pop(asked.at, [])
         if before and before[0].id != asked.question.id:
             raise changed_source(asked, before[0])
         one = _Open(asked, chains_of(before, self._recipe.sampling.attempts))
-        self._open[asked.at] = one
+        self._open[asked.at], self._begun = one, asked.at
         for attempt in range(self._recipe.sampling.attempts):
             self._ask(one, attempt)
         self._close_if_done(one)

@@ -32,6 +32,7 @@ from medbench.trainers.data.questions import Row
 
 ACCEPTED = "accepted"
 REJECTED = "rejected.jsonl"
+PART = ".part"
 
 
 @dataclass(slots=True)
@@ -257,9 +258,12 @@ class _Files:
 
     def _temporary(self, name: str) -> Path:
         path = self._folder / name
-        return path.with_name(f".{path.name}.part")
+        return path.with_name(f".{path.name}{PART}")
 
     def __enter__(self) -> _Files:
+        for folder in (self._folder, self._folder / ACCEPTED):  # of a pass that was killed
+            for path in folder.glob(f".*{PART}"):
+                path.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:

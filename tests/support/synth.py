@@ -2,8 +2,8 @@
 
     from support.synth import write_rows, write_replies, good_reply, recipe
 
-A good reply names the findings of its question and holds the options against them; its words are drawn from the seed, so
-that two replies are no near-duplicates.
+A good reply has steps in full sentences, of made-up words that are drawn from its seed, so that two replies are no
+near-duplicates.
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ def line(folder: Path, path: Path, capfd: pytest.CaptureFixture[str], *more: str
         ({"verify": {"strategies": ["guessing"]}}, "verify.strategies.0"),
         ({"sampling": {"attempts": 0}}, "sampling.attempts"),
         (
-            {"generator": {"model": "m", "replies": None, "engine": "hf"}, "sampling": {"attempts": 2, "temperature": 0.0}},
+            {
+                "generator": {"model": "m", "replies": None, "engine": "hf"},
+                "sampling": {"attempts": 2, "temperature": 0.0},
+            },
             "attempts at temperature 0 would be equal",
         ),
         ({"generator": {"engine": "vlm"}}, "no such engine"),
@@ -142,8 +145,9 @@ def test_the_folder_of_another_recipe_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], more: dict[str, Any], part: str
 ) -> None:
     monkeypatch.chdir(folder)
-    (folder / "others.jsonl").write_text((folder / "replies.jsonl").read_text() + "\n".join(
-        [json.dumps({"id": "new", "output": "x"}), ""]))
+    (folder / "others.jsonl").write_text(
+        (folder / "replies.jsonl").read_text() + "\n".join([json.dumps({"id": "new", "output": "x"}), ""])
+    )
     assert run(["synth", str(recipe(folder)), "--out", "out", "--quiet"]) == 0
     before = (folder / "out/synth.json").read_bytes()
     said = line(folder, recipe(folder, **more), capfd, "--resume")

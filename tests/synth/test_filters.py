@@ -116,7 +116,9 @@ def test_an_earlier_filter_counts_before_a_later_one() -> None:
     text=st.one_of(
         st.text(max_size=300),
         st.lists(
-            st.sampled_from([GOOD, "<think>", "</think>", "The answer is (B).", "The answer is (C).", "\n\n", "Answer:"]),
+            st.sampled_from(
+                [GOOD, "<think>", "</think>", "The answer is (B).", "The answer is (C).", "\n\n", "Answer:"]
+            ),
             max_size=6,
         ).map("".join),
     ),

@@ -58,7 +58,6 @@ def test_right_replies_become_rows_that_sft_and_grpo_read(tmp_path: Path) -> Non
     path = str(tmp_path / "out/accepted/multiple_choice.jsonl")
     rows = load_rows([Source(path=path)])
     assert [row.question for row in rows] == questions
-    assert all(f" {question.options[0].split()[0]}" or row.reasoning for row, question in zip(rows, questions))
     assert [row.question.gold for row in load_questions([Source(path=path)])] == [one.gold for one in questions]
 
 
@@ -200,7 +199,9 @@ def test_pass_rates_are_those_of_first_replies(tmp_path: Path) -> None:
     )
     more = {"sampling": {"attempts": 4}, "verify": {"rounds": 1}}
     found = made(tmp_path, recipe(tmp_path, filters={"pass_rate": [0.25, 0.5]}, **more))
-    rates = {row["provenance"]["id"]: row["provenance"]["pass_rate"] for row in (*accepted(tmp_path), *rejected(tmp_path))}
+    rates = {
+        row["provenance"]["id"]: row["provenance"]["pass_rate"] for row in (*accepted(tmp_path), *rejected(tmp_path))
+    }
     assert rates == {question.id: at / 4 for at, question in enumerate(questions)}
     assert {row["provenance"]["pass_rate"] for row in accepted(tmp_path)} == {0.25, 0.5}
     (band,) = [one for one in found.card.filters if one.filter == "pass_rate"]
@@ -264,7 +265,9 @@ def test_rows_that_overlap_a_benchmark_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     (question,) = questions_in(tmp_path / "rows.jsonl")
     write_replies(tmp_path / "replies.jsonl", [question], right, 1)
-    found = made(tmp_path, recipe(tmp_path, filters={"contamination": {}, "form": False}, benchmarks=["medqa"]), data="sample")
+    found = made(
+        tmp_path, recipe(tmp_path, filters={"contamination": {}, "form": False}, benchmarks=["medqa"]), data="sample"
+    )
     assert found.card.accepted == 0
     (dropped,) = rejected(tmp_path)
     assert (dropped["filter"], dropped["reason"]) == ("contamination", "overlaps medqa")
@@ -275,18 +278,24 @@ def test_a_judge_drops_reasoning_that_the_reference_contradicts(tmp_path: Path) 
     """The judge of support.judge_programs calls a step with "not" contradicted, and one with common words supported."""
     rows = []
     for at in range(4):
-        rows.append({
-            "question": f"Does drug {at} help?",
-            "context": {"contexts": [f"The drug {at} lowered the pressure of every patient who took it for weeks."]},
-            "long_answer": "It does.",
-            "final_decision": "yes",
-        })
+        rows.append(
+            {
+                "question": f"Does drug {at} help?",
+                "context": {
+                    "contexts": [f"The drug {at} lowered the pressure of every patient who took it for weeks."]
+                },
+                "long_answer": "It does.",
+                "final_decision": "yes",
+            }
+        )
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = questions_in(tmp_path / "rows.jsonl")
 
     def reply(question: Question, sample: int) -> str:
         number = question.question.split()[2]
-        said = f"The drug {number} lowered the pressure of every patient. It took weeks for the pressure of every patient."
+        said = (
+            f"The drug {number} lowered the pressure of every patient. It took weeks for the pressure of every patient."
+        )
         if number in "13":
             said += " The patient did not gain from the drug. The drug did not lower the pressure. It was not taken."
         return f"{said} Hence option yes fits the trial {number}.\n\nThe answer is (yes)."
@@ -348,7 +357,9 @@ def test_chats_are_asked_again_where_answers_need_not_be_right(tmp_path: Path) -
     write_replies(
         tmp_path / "replies.jsonl",
         ids,
-        lambda q, n: f"The symptom comes from the nerve, see {q.id}. Patients want to hear what helps.\n\nAnswer: Rest {q.id}.",
+        lambda q, n: (
+            f"The symptom comes from the nerve, see {q.id}. Patients want to hear what helps.\n\nAnswer: Rest {q.id}."
+        ),
         1,
     )
     found = made(tmp_path, path)
@@ -390,7 +401,12 @@ def test_sources_are_asked_in_turn(tmp_path: Path) -> None:
     ]
     found = made(tmp_path, recipe(tmp_path, sources=sources))
     assert [row["provenance"]["kind"] for row in accepted(tmp_path)] == [
-        "prognosis-v1", "general-v1", "prognosis-v1", "general-v1", "prognosis-v1", "prognosis-v1"
+        "prognosis-v1",
+        "general-v1",
+        "prognosis-v1",
+        "general-v1",
+        "prognosis-v1",
+        "prognosis-v1",
     ]
     assert [(one.kind, one.questions) for one in found.card.kinds] == [("general-v1", 2), ("prognosis-v1", 4)]
 
@@ -411,9 +427,9 @@ def test_an_engine_that_stops_early_is_told_in_one_line(tmp_path: Path) -> None:
             yield from ()
 
     write_rows(tmp_path / "rows.jsonl", 2)
+    options = SynthOptions(recipe(tmp_path, generator={"replies": None}), tmp_path / "out", engine=Stops())
     with pytest.raises(MedbenchError, match="ended without answering 1 request"):
-        path = recipe(tmp_path, generator={"replies": None})
-        synthesize(SynthOptions(path, tmp_path / "out", engine=Stops()), lambda _: None)
+        synthesize(options, lambda _: None)
 
 
 def test_the_command_prints_counts_and_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
