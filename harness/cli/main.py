@@ -290,7 +290,8 @@ def tasks_command(name: str | None, protocol: str | None, data: str | None, as_j
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind; list every fault by key path.
 
-    A file is a task, protocol, eval config, gate file, recipe or file of references; its keys say which.
+    A file is a task, protocol, eval config, gate file, recipe of train or synth, or file of references; its keys say
+    which.
     """
     from medbench.harness.cli.validate import faults_of
 

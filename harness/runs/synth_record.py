@@ -10,10 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medbench.harness.config import faults_in
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import parse_json, write_atomically
+from medbench.harness.text import percent
 
 SYNTH = "synth.json"
 SCHEMA_VERSION = 1
 LARGEST = 16 * 2**20
+FILTER_WORDS = {
+    "failed": "request failed, or an empty reply",
+    "cut_off": "cut off by the token limit",
+    "form": "form: no reasoning before one answer, or something hidden in it",
+    "repetition": "repetition",
+    "answer": "answer not right",
+    "judge": "judge: steps not supported",
+    "pass_rate": "difficulty: pass rate out of its band",
+    "near_duplicate": "near-duplicate of an accepted reasoning",
+    "contamination": "overlap with a benchmark question",
+}
+"""What each filter drops."""
 
 
 class _Record(BaseModel):
@@ -91,6 +104,16 @@ class Card(_Record):
     judge: dict[str, Any] | None = None
     """The judge's name and fingerprint, and steps without a verdict."""
     examples: list[Example]
+
+    @property
+    def in_words(self) -> str:
+        """ "37 of 800 replies passed: 4.6 % (95 % interval 3.2 to 6.5, clustered by question)"."""
+        if not self.replies:
+            return "no replies"
+        return (
+            f"{self.accepted:,} of {self.replies:,} replies passed: {percent(self.accepted / self.replies)} % (95 % "
+            f"interval {percent(self.low)} to {percent(self.high)}, clustered by question)"
+        )
 
 
 class SynthRecord(_Record):

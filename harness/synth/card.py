@@ -7,23 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from medbench.harness.runs.synth_record import Card, Example, SynthRecord
+from medbench.harness.runs.synth_record import FILTER_WORDS, Card, Example, SynthRecord
 from medbench.harness.synth.recipe import SynthRecipe
 from medbench.harness.text import markdown_cell, percent, printable
 
 CARD = "README.md"
 LOW_YIELD = 0.05
-WORDS = {
-    "failed": "request failed, or an empty reply",
-    "cut_off": "cut off by the token limit",
-    "form": "form: no reasoning before one answer, or something hidden in it",
-    "repetition": "repetition",
-    "answer": "answer not right",
-    "judge": "judge: steps not supported",
-    "pass_rate": "difficulty: pass rate out of its band",
-    "near_duplicate": "near-duplicate of an accepted reasoning",
-    "contamination": "overlap with a benchmark question",
-}
 
 
 def card_text(record: SynthRecord, recipe: SynthRecipe, card: Card) -> str:
@@ -66,22 +55,11 @@ def card_text(record: SynthRecord, recipe: SynthRecipe, card: Card) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def yield_text(card: Card) -> str:
-    """ "37 of 800 replies passed: 4.6 % (95 % interval 3.2 to 6.5)"."""
-    if not card.replies:
-        return "no replies"
-    share = percent(card.accepted / card.replies)
-    return (
-        f"{card.accepted:,} of {card.replies:,} replies passed: {share} % (95 % interval {percent(card.low)} to "
-        f"{percent(card.high)}, clustered by question)"
-    )
-
-
 def _summary(record: SynthRecord, recipe: SynthRecipe, card: Card) -> Iterator[str]:
     model = record.generator["model"]
     size = model.get("parameters")
     sampling = recipe.sampling
-    yield f"- **Yield**: {yield_text(card)}; {card.answered:,} of {card.questions:,} questions have a row."
+    yield f"- **Yield**: {card.in_words}; {card.answered:,} of {card.questions:,} questions have a row."
     if card.replies and card.accepted < LOW_YIELD * card.replies:
         yield (
             "- **Little passes.** This generator cannot do much with these questions, and what passes may be luck. "
@@ -128,7 +106,7 @@ def _summary(record: SynthRecord, recipe: SynthRecipe, card: Card) -> Iterator[s
 def _filter_rows(card: Card) -> Iterator[tuple[object, ...]]:
     for one in card.filters:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(one.reasons.items(), key=lambda each: -each[1]))
-        yield WORDS[one.filter], one.seen, one.dropped, reasons
+        yield FILTER_WORDS.get(one.filter, one.filter), one.seen, one.dropped, reasons
     yield "accepted", card.accepted, "", ""
 
 

@@ -41,7 +41,9 @@ class NearDuplicates:
     def __init__(self, threshold: float, folder: Path, *, remembered: int = REMEMBERED, slots: int = SLOTS) -> None:
         """`threshold`: least similarity of a near-duplicate, 0..1, by rapidfuzz.fuzz.ratio over `normal` text. The
         scratch file is in `folder`."""
-        with needed("near-duplicates are found by rapidfuzz, which is not installed", "rapidfuzz", extra="rapidfuzz"):
+        with needed(
+            "near-duplicates are found by rapidfuzz, which is not installed", "rapidfuzz", extra="'medbench[train]'"
+        ):
             from rapidfuzz import fuzz
 
             self._ratio = fuzz.ratio
@@ -50,6 +52,7 @@ class NearDuplicates:
         self._tables = np.zeros((BANDS, slots), dtype=np.uint32)  # number of the text, counted from 1
         self._ends = np.zeros(remembered + 1, dtype=np.int64)
         self._n = 0
+        self._latest: tuple[str, str, np.ndarray[Any, np.dtype[np.int64]]] | None = None
         draw = np.random.Generator(np.random.PCG64(20250722))
         self._factors = draw.integers(1, 2**63, (BANDS * ROWS, 1), dtype=np.uint64) | np.uint64(1)
         self._shifts = draw.integers(0, 2**63, (BANDS * ROWS, 1), dtype=np.uint64)
@@ -62,8 +65,7 @@ class NearDuplicates:
 
     def find(self, text: str) -> tuple[int, float] | None:
         """(number of the kept text, counted from 0, similarity) of the first near-duplicate, or None."""
-        words = normal(text)
-        places = self._places(words)
+        words, places = self._read_in(text)
         found = {int(number) for number in self._tables[np.arange(BANDS), places] if number}
         for number in sorted(found):
             if number + self._remembered <= self._n:
@@ -75,7 +77,7 @@ class NearDuplicates:
 
     def keep(self, text: str) -> None:
         """Raises Interrupted where the scratch file cannot be written."""
-        words = normal(text)
+        words, places = self._read_in(text)
         content = words.encode()
         self._n += 1
         try:
@@ -85,7 +87,14 @@ class NearDuplicates:
         self._ends[(self._n - 1) % (self._remembered + 1)] = self._end
         self._end += len(content)
         self._ends[self._n % (self._remembered + 1)] = self._end
-        self._tables[np.arange(BANDS), self._places(words)] = self._n
+        self._tables[np.arange(BANDS), places] = self._n
+
+    def _read_in(self, text: str) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        """What is compared, and its slots; kept for one text, which is first looked for and then kept."""
+        if self._latest is None or self._latest[0] != text:
+            words = normal(text)
+            self._latest = text, words, self._places(words)
+        return self._latest[1:]
 
     def _places(self, words: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The slot of each band."""

@@ -45,7 +45,9 @@ class KindFile(Record):
     system: str = ""
 
 
-class _Strategies(Record):
+class StrategiesFile(Record):
+    """What is asked after a wrong answer, with {task}, {finish}, {earlier} and {gold}."""
+
     backtracking: str
     new_path: str
     verification: str
@@ -53,7 +55,9 @@ class _Strategies(Record):
     told_answer: str
 
 
-class _Finish(Record):
+class FinishFile(Record):
+    """How a reply is to end, by what its answer is."""
+
     letters: str
     words: str
     short: str
@@ -176,10 +180,10 @@ def _built_in() -> tuple[str, ...]:
 
 
 @cache
-def _strategies() -> _Strategies:
-    return read_yaml(_folder() / f"{STRATEGIES}.yaml", _Strategies)
+def _strategies() -> StrategiesFile:
+    return read_yaml(_folder() / f"{STRATEGIES}.yaml", StrategiesFile)
 
 
 @cache
-def _finishes() -> _Finish:
-    return read_yaml(_folder() / f"{FINISH}.yaml", _Finish)
+def _finishes() -> FinishFile:
+    return read_yaml(_folder() / f"{FINISH}.yaml", FinishFile)

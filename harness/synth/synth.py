@@ -33,7 +33,7 @@ from medbench.harness.runs import provenance
 from medbench.harness.runs.synth_record import SYNTH, Card, SynthRecord, read_synth, write_synth
 from medbench.harness.secrets import redacted, redacted_command
 from medbench.harness.synth.candidates import Candidate, Journal, by_question, read_candidates
-from medbench.harness.synth.card import CARD, card_text, yield_text
+from medbench.harness.synth.card import CARD, card_text
 from medbench.harness.synth.chains import is_complete
 from medbench.harness.synth.filters import FILTERS
 from medbench.harness.synth.generate import Generation
@@ -82,7 +82,7 @@ class Synthesized:
             [
                 f"{'filter':16} {'came in':>10} {'dropped':>10}",
                 *lines,
-                yield_text(card),
+                card.in_words,
                 *files,
                 f"data card: {self.folder / CARD}",
                 "",

@@ -29,6 +29,6 @@ def test_two_steps_of_sft_on_what_passed(tmp_path: Path, tiny_model: Path) -> No
     assert any("6 " in line for line in lines)
     sft.train(config, start=tiny_model, folder=tmp_path / "sft", seed=1)
     assert [one.step for one in checkpoint_folder.checkpoints(tmp_path / "sft")] == [2]
-    asked = grpo.Config(prompts=[source], training={"steps": 1, "batch_size": 2}, lora={"rank": 4})
+    asked = grpo.Config(prompts=[source], training={"steps": 1, "batch_size": 8}, rollout={"max_completion_tokens": 64})
     (tmp_path / "grpo").mkdir()
     assert grpo.prepare(asked, start=tiny_model, folder=tmp_path / "grpo", benchmarks={})
