@@ -217,6 +217,9 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         inner = field.annotation if field else None
         if get_origin(inner) is list:
             (inner,) = get_args(inner)
+        records = [one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if len(records) == 1:  # of "Record | None"
+            (inner,) = records
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

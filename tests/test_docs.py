@@ -15,7 +15,7 @@ from support.gate_runs import write_gates, write_medqa, write_replies
 import medbench
 from medbench.harness.cli.main import cli, run
 from medbench.harness.training.recipe import read_config
-from medbench.trainers import sft
+from medbench.trainers import grpo, sft
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,9 +68,10 @@ def test_the_yaml_shown_is_valid(
 
 
 def test_the_training_data_shown_is_valid() -> None:
-    (shown,) = [block for block in blocks("yaml", ROOT / "docs" / "training.md") if block.startswith("config:")]
-    config = {**yaml.safe_load(shown)["config"], "training": {"steps": 1}}
-    assert len(read_config(sft.Config, config, "shown").data) == 4
+    shown = [block for block in blocks("yaml", ROOT / "docs" / "training.md") if block.startswith("config:")]
+    data, judged = ({**yaml.safe_load(block)["config"], "training": {"steps": 1}} for block in shown)
+    assert len(read_config(sft.Config, data, "shown").data) == 4
+    assert read_config(grpo.Config, {**judged, "rollout": {"completions": 2}}, "shown").rewards.factuality
 
 
 def test_the_plugins_shown_are_the_tested_ones() -> None:

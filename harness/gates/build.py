@@ -9,12 +9,13 @@ from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.gates.answers import Answers
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.census import CensusTest
+from medbench.harness.gates.constant_answer import with_constant
 from medbench.harness.gates.gate_test import GateTest
 from medbench.harness.gates.metric_values import SamplingNoise, value_of_question
 from medbench.harness.gates.pace import PaceTest
 from medbench.harness.gates.population import PopulationTest
 from medbench.harness.gates.population_mean import PopulationMeanTest
-from medbench.harness.gates.rules import MEAN, Gate, GateFile
+from medbench.harness.gates.rules import CONSTANT, MEAN, Gate, GateFile
 from medbench.harness.gates.task_mean import MeanTest
 from medbench.harness.gates.token_limits import Limits
 from medbench.harness.stats.sequential import Control
@@ -43,6 +44,8 @@ class Builder:
         return [self._test(gate) for gate in self.rules.gates]
 
     def _test(self, gate: Gate) -> GateTest:
+        if gate.at_least == CONSTANT:
+            gate = self._with_constant(gate)
         if gate.metric == "seconds_per_question":
             return PaceTest(gate, sum(map(len, self.orders.values())), self.samples)
         if gate.task != MEAN:
@@ -100,6 +103,13 @@ class Builder:
         if not found:
             raise MedbenchError(f"gate on {gate.task}: no question with {gate.category}")
         return found
+
+    def _with_constant(self, gate: Gate) -> Gate:
+        task, order = self.tasks[gate.task], self._order(gate)
+        by_id = {question.id: question for question in task.questions}
+        golds = [by_id[id].gold if id in by_id else None for id in order]
+        labelled = task.foreign is None and all(question.labels for question in task.questions)
+        return with_constant(gate, golds, labelled)
 
     def _baseline_values(self, gate: Gate, order: Sequence[str]) -> dict[str, float] | None:
         if not gate.paired:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medbench.harness.contracts import Data, MedbenchError, Question, Sample, Task
+from medbench.harness.contracts import OPEN_EXTRACTION, Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.plan import default_protocol
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference, by_question, read_baseline, refuse_other_answers, weights_of
@@ -135,7 +135,11 @@ def _task_of(name: str, record: RunRecord, samples: Answered, baseline: Referenc
     described = record.tasks[name]
     known = {**(baseline.samples.get(name, {}) if baseline else {}), **samples}
     firsts = [some[0] for some in known.values()]
-    questions = tuple(Question(s.id, s.cluster, "", (), (), s.gold, category=s.category) for s in firsts)
+    # samples do not keep the labels; for a gate it is enough that there are some
+    free = record.protocol.get("extraction") == OPEN_EXTRACTION or record.protocol["name"].startswith(FOREIGN)
+    questions = tuple(
+        Question(s.id, s.cluster, "", (), () if free else (s.gold,), s.gold, category=s.category) for s in firsts
+    )
     data = Data(described.source, described.sha256, described.official)
     return Task(name, described.version, described.split, 0.0, questions, data)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PlainValidator, PrivateAttr, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from medbench.harness.config import Record, check_mapping, read_yaml
 from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError
@@ -24,8 +25,24 @@ SHARES = ("accuracy", "unparsed", "truncated", "errors")
 Kind = Literal["floor", "ceiling", "margin", "superiority"]
 Unit = Literal["share", "difference", "tokens", "seconds"]
 """Of an estimate and its threshold. share: 0 to 1, shown in percent; difference: of two shares, shown in points."""
+CONSTANT: Final = "constant"
+"""As `at_least`: see gates.constant_answer."""
 MEAN = "mean"
 """Used as a task: the mean of the accuracies of all tasks that the file names."""
+
+
+_FLOOR = TypeAdapter(Annotated[float | None, Field(ge=0, allow_inf_nan=False, strict=True)])
+
+
+def _floor(value: object) -> float | Literal["constant"] | None:
+    """A union of pydantic's would report what is wrong with a number and that it is not "constant"."""
+    if value == CONSTANT:
+        return CONSTANT
+    try:
+        return _FLOOR.validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise PydanticCustomError(fault["type"], fault["msg"]) from None
 
 
 class Gate(Record):
@@ -38,14 +55,17 @@ class Gate(Record):
     metric: Metric = "accuracy"
     category: dict[str, str] | None = None
     """One breakdown field and its value, e.g. {meta_info: step1}: only those questions count."""
-    at_least: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """A floor, in the metric's unit: 0..1 for shares, else tokens or seconds."""
+    at_least: Annotated[float | Literal["constant"] | None, PlainValidator(_floor)] = None
+    """A floor, in the metric's unit: 0..1 for shares, else tokens or seconds. "constant": the accuracy of the answer
+    that is right most often, given to every question."""
     at_most: float | None = Field(None, ge=0, allow_inf_nan=False)
     """A ceiling, in the same unit."""
     margin: float | None = Field(None, ge=0, le=1)
     """Not worse than the baseline by more than this share (0.02 is two points): non-inferiority."""
     better_by: float | None = Field(None, ge=0, le=1)
     """Better than the baseline by more than this share: superiority."""
+    _constant: tuple[str, float] | None = PrivateAttr(None)
+    """The best constant answer and its accuracy, where `at_least` names it and the questions are known."""
 
     def __init__(
         self,
@@ -53,7 +73,7 @@ class Gate(Record):
         *,
         metric: Metric = "accuracy",
         category: dict[str, str] | None = None,
-        at_least: float | None = None,
+        at_least: float | Literal["constant"] | None = None,
         at_most: float | None = None,
         margin: float | None = None,
         better_by: float | None = None,
@@ -75,7 +95,10 @@ class Gate(Record):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(rules)}; found {', '.join(given) or 'none'}")
         (rule,) = given
-        if self.metric in SHARES and rules[rule] > 1:
+        if rules[rule] == CONSTANT:
+            if self.metric != "accuracy" or self.task == MEAN:
+                raise ValueError(f"at_least: {CONSTANT} is an accuracy of one task; give a number")
+        elif self.metric in SHARES and rules[rule] > 1:
             raise ValueError(f"{rule}: {self.metric} is a share between 0 and 1; write 0.6 for 60 %")
         if rule in ("margin", "better_by") and self.metric not in SHARES:
             raise ValueError(f"{rule}: {self.metric} has no margin; use at_most")
@@ -103,7 +126,14 @@ class Gate(Record):
 
     @property
     def threshold(self) -> float:
-        """Compared with the metric; for a paired gate, with the candidate's value minus the baseline's."""
+        """Compared with the metric; for a paired gate, with the candidate's value minus the baseline's.
+
+        Raises ValueError for the constant answer of questions that are not known yet: see at_constant.
+        """
+        if self.at_least == CONSTANT:
+            if self._constant is None:
+                raise ValueError("the threshold is known only with the questions")
+            return self._constant[1]
         for bound in (self.at_least, self.at_most):
             if bound is not None:
                 return bound
@@ -131,6 +161,8 @@ class Gate(Record):
         """The rule in words, with the numbers as given."""
         category = ", ".join(f"{field} {value}" for field, value in (self.category or {}).items())
         of = f"{self.task} ({category})" if category else self.task
+        if self.at_least == CONSTANT:
+            return f"{of}: {self.metric} at least that of the best constant answer"
         if self.at_least is not None:
             return f"{of}: {self.metric} at least {self.at_least:g}"
         if self.at_most is not None:
@@ -138,6 +170,17 @@ class Gate(Record):
         if self.margin is not None:
             return f"{of}: {self.metric} not worse than the baseline's by more than {self.margin:g}"
         return f"{of}: {self.metric} better than the baseline's by more than {self.better_by:g}"
+
+    @property
+    def constant(self) -> str | None:
+        """The best constant answer, where the threshold is its accuracy and the questions are known."""
+        return self._constant[0] if self._constant else None
+
+    def at_constant(self, answer: str, accuracy: float) -> Gate:
+        """This gate where `at_least` is the best constant answer and that is `answer`."""
+        known = self.model_copy()
+        known._constant = (answer, accuracy)
+        return known
 
 
 class GateFile(Record):
@@ -185,6 +228,14 @@ class GateFile(Record):
     def _fdr_has_evidence(self) -> GateFile:
         if self.control == "fdr" and self.decide == "population":
             raise ValueError("control: fdr needs decide: census, whose evidence is an e-value; use control: family")
+        return self
+
+    @model_validator(mode="after")
+    def _constant_of_these_questions(self) -> GateFile:
+        if self.decide == "population" and any(gate.at_least == CONSTANT for gate in self.gates):
+            raise ValueError(
+                f"at_least: {CONSTANT} is about this benchmark's questions; decide: population needs a number"
+            )
         return self
 
     @model_validator(mode="after")
@@ -278,5 +329,6 @@ gates:
   - {task: pubmedqa, metric: accuracy, margin: 0.02}                 # at most 2 points worse than the baseline
   - {task: medqa, category: {meta_info: step1}, margin: 0.04}        # at most 4 points worse in one category
   - {task: mmlu_pro_medical, metric: unparsed, at_most: 0.05}        # ceiling
+  # - {task: medqa, at_least: constant}                              # as good as always giving the commonest answer
   # - {task: mean, better_by: 0.01}                                  # more than 1 point better than the baseline
 """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medbench.harness.gates.rules import Gate, Metric, Unit
+from medbench.harness.text import foreign
 
 WORDS: dict[Metric, str] = {
     "accuracy": "accuracy",
@@ -222,7 +223,8 @@ def _threshold(gate: Gate) -> str:
     number = shown(gate, gate.threshold)
     if gate.strict:
         return f"must be {'below' if gate.less_is_better else 'above'} {number}"
-    return f"{'limit' if gate.less_is_better else 'threshold'} {number}"
+    constant = f", the accuracy of always answering {foreign(gate.constant, 40)}" if gate.constant is not None else ""
+    return f"{'limit' if gate.less_is_better else 'threshold'} {number}{constant}"
 
 
 def _claim(gate: Gate) -> str:

@@ -3,9 +3,9 @@
 medbench judge RUN --judge command --command "python my_judge.py --threshold 0.8"
 
 The program is started once, without a shell, in the current folder. It may answer line by line or when its input has
-ended, in any order. `verdict` is "supported", "contradicted" or "not covered". What it writes to standard error is
-shown only where it fails. A file named in the command is part of the judge's fingerprint, so it must not be one that
-the program writes.
+ended, in any order; in a training (JudgeChoice.kept) it is asked again and again and must answer line by line.
+`verdict` is "supported", "contradicted" or "not covered". What it writes to standard error is shown only where it
+fails. A file named in the command is part of the judge's fingerprint, so it must not be one that the program writes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def start(choice: JudgeChoice) -> CommandJudge:
         raise MedbenchError("--command: names no program: write it with its arguments")
     if shutil.which(words[0]) is None:
         raise MedbenchError(f"--command {foreign(words[0])}: no such program, or it may not be run: correct the name")
-    return CommandJudge(words, choice.timeout)
+    return CommandJudge(words, choice.timeout, kept=choice.kept)
 
 
 class CommandJudge:
@@ -58,8 +58,9 @@ class CommandJudge:
 
     name = "command"
 
-    def __init__(self, words: Sequence[str], timeout: float) -> None:
-        self._words, self._timeout = list(words), timeout
+    def __init__(self, words: Sequence[str], timeout: float, *, kept: bool = False) -> None:
+        self._words, self._timeout, self._kept = list(words), timeout, kept
+        self._program: _Program | None = None
         self.fingerprint = _fingerprint(self._words)
 
     def judge(self, items: Sequence[Item]) -> Iterator[Ruling]:
@@ -67,9 +68,10 @@ class CommandJudge:
         waiting = {item.id for item in items}
         given: dict[str, str] = {}
         strays, stray = 0, ""
-        program = _Program(self._words, items)
+        program, self._program = self._program or _Program(self._words), None
+        program.feed(items, last=not self._kept)
         try:
-            for line in program.lines(self._timeout, waiting):
+            for line in program.lines(self._timeout, waiting, kept=self._kept):
                 ruling = _read(line, waiting, given)
                 if isinstance(ruling, str):
                     strays, stray = strays + 1, stray or ruling
@@ -77,7 +79,10 @@ class CommandJudge:
                 waiting.discard(ruling.id)
                 yield ruling
         finally:
-            program.stop()
+            if self._kept and not waiting:
+                self._program = program
+            else:
+                program.stop()
         why = program.why_ended
         if strays:
             why = f"{why}; lines that were no verdicts: {strays}, the first {stray}"
@@ -86,7 +91,9 @@ class CommandJudge:
                 yield Ruling(item.id, None, why)
 
     def close(self) -> None:
-        """Nothing is kept between calls."""
+        if self._program is not None:
+            self._program.stop()
+        self._program = None
 
 
 def _read(line: bytes, waiting: set[str], given: dict[str, str]) -> Ruling | str:
@@ -114,7 +121,7 @@ def _read(line: bytes, waiting: set[str], given: dict[str, str]) -> Ruling | str
 class _Program:
     """The running program: its input is fed and its errors are read in threads of their own."""
 
-    def __init__(self, words: list[str], items: Sequence[Item]) -> None:
+    def __init__(self, words: list[str]) -> None:
         try:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -123,31 +130,34 @@ class _Program:
             raise MedbenchError(f"--command {foreign(words[0])}: cannot be started ({error.strerror})") from None
         self.why_ended = "no verdict"
         self._errors: deque[bytes] = deque(maxlen=8)
+        self._rest = b""
         assert self._process.stdin is not None
         assert self._process.stderr is not None
         assert self._process.stdout is not None
-        self._out = self._process.stdout
-        for work in (
-            Thread(target=_feed, args=(self._process.stdin, items), daemon=True),
-            Thread(target=_keep_last, args=(self._process.stderr, self._errors), daemon=True),
-        ):
-            work.start()
+        self._in, self._out = self._process.stdin, self._process.stdout
+        Thread(target=_keep_last, args=(self._process.stderr, self._errors), daemon=True).start()
 
-    def lines(self, timeout: float, waiting: set[str]) -> Iterator[bytes]:
-        """Until the program has ended or is of no more use; `why_ended` then says why what is missing is missing.
+    def feed(self, items: Sequence[Item], *, last: bool) -> None:
+        """`last`: its input ends with them."""
+        Thread(target=_feed, args=(self._in, items, last), daemon=True).start()
+
+    def lines(self, timeout: float, waiting: set[str], *, kept: bool) -> Iterator[bytes]:
+        """Until the program has ended or is of no more use; `why_ended` then says why what is missing is missing. With
+        `kept` until nothing is waited for.
 
         `timeout`: seconds without a line that shortens `waiting`, which the caller does.
         """
-        left, rest = len(waiting), b""
+        left = len(waiting)
         deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
-            while True:
+            while waiting or not kept:
                 if len(waiting) < left:
                     left = len(waiting)
                     deadline = time.monotonic() + (timeout if waiting else GRACE)
                 if time.monotonic() > deadline:
-                    self.why_ended = f"no verdict within {timeout:g} s (--timeout): the program was stopped"
+                    hint = ", which must answer each line as it comes, was stopped" if kept else " was stopped"
+                    self.why_ended = f"no verdict within {timeout:g} s (--timeout): the program{hint}"
                     return
                 if not selector.select(POLL):
                     if self._process.poll() is None:
@@ -158,13 +168,15 @@ class _Program:
                 chunk = os.read(self._out.fileno(), 65536)
                 if not chunk:
                     break
-                *whole, rest = (rest + chunk).split(b"\n")
+                *whole, self._rest = (self._rest + chunk).split(b"\n")
                 yield from whole
-                if len(rest) > LONGEST_LINE:
+                if len(self._rest) > LONGEST_LINE:
                     self.why_ended = f"a line of more than {LONGEST_LINE} bytes: the program was stopped"
                     return
-        if rest.strip():
-            yield rest
+            else:
+                return
+        if self._rest.strip():
+            yield self._rest
         self.why_ended = self._how_it_ended()
 
     def _how_it_ended(self) -> str:
@@ -186,14 +198,15 @@ class _Program:
         self._out.close()
 
 
-def _feed(file: IO[bytes], items: Sequence[Item]) -> None:
+def _feed(file: IO[bytes], items: Sequence[Item], last: bool) -> None:
     with suppress(OSError, ValueError):  # a program that has ended, or does not read to the end
         for item in items:
             content = {"id": item.id, "step": item.step, "source": item.source}
             file.write(json.dumps(content).encode() + b"\n")
             file.flush()
-    with suppress(OSError, ValueError):
-        file.close()
+    if last:
+        with suppress(OSError, ValueError):
+            file.close()
 
 
 def _keep_last(file: IO[bytes], last: deque[bytes]) -> None:

@@ -49,6 +49,9 @@ class JudgeChoice:
     timeout: float = 600.0
     """Seconds without a verdict after which a judge is taken to hang."""
     say: Say = lambda _: None
+    kept: bool = False
+    """Whether it is asked again and again, as in a training: a program is then started once, and must answer each item
+    as it comes."""
 
 
 class Judge(Protocol):

@@ -38,6 +38,12 @@ def known_judges() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
+def needs_of(name: str) -> Collection[str]:
+    """Which of "command" and "model" the judge needs. Raises MedbenchError for an unknown or broken one."""
+    plugin, _ = loaded_plugin("judge", name, BUILT_IN, list(entry_points(group=GROUP)), _faults)
+    return cast(Collection[str], getattr(plugin, "NEEDS", ()))
+
+
 def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None) -> Judge:
     """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it."""
     plugin, where = loaded_plugin(

@@ -26,24 +26,33 @@ _ENDED = re.compile(r"[.!?:;…。]['\")\]*]*$")
 
 
 def steps_of(sample: Sample) -> list[str]:
-    """In the order of the reply; empty for a failed request and for a reply that only answers.
-
-    With a thought, its sentences. Without one, those before the one in which the answer was found: that is judged by
-    the right answer already. Half a sentence, where a reply was cut off, is no step.
-    """
+    """In the order of the reply; empty for a failed request and for a reply that only answers."""
     if sample.error is not None:
         return []
-    parts = split_reasoning(sample.output, opened=opens_reasoning(sample.prompt))
+    return steps_in(
+        sample.output,
+        opened=opens_reasoning(sample.prompt),
+        answer_at=None if sample.span is None else sample.span[0],
+        cut_off=sample.finish_reason == "length",
+    )
+
+
+def steps_in(reply: str, *, opened: bool, answer_at: int | None = None, cut_off: bool = False) -> list[str]:
+    """With a thought, its sentences. Without one, those before the one in which the answer was found, at `answer_at`:
+    that is judged by the right answer already. Half a sentence, where a reply was cut off, is no step.
+
+    `opened`: the prompt has opened the thought.
+    """
+    parts = split_reasoning(reply, opened=opened)
     if parts.reasoning.strip():
         found = sentences(without_marks(parts.reasoning))
         return found if parts.closed else _whole(found)
-    if sample.span is None:
-        found = sentences(sample.output)
-        return _whole(found) if sample.finish_reason == "length" else found
-    start = min(sample.span[0], len(sample.output))
+    if answer_at is None:
+        found = sentences(reply)
+        return _whole(found) if cut_off else found
     # the sentence with the answer begins before it: what is cut off there is dropped, unless a sentence ends just there
-    before = sample.output[:start]
-    whole = sentences(sample.output)
+    before = reply[: min(answer_at, len(reply))]
+    whole = sentences(reply)
     found = sentences(before)
     return found[: _common(found, whole)]
 

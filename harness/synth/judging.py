@@ -19,7 +19,7 @@ from medbench.harness.judges.contracts import Item, Judge, Ruling, item_id
 from medbench.harness.judges.steps import sentences
 from medbench.harness.synth.candidates import cut_torn_line
 from medbench.harness.synth.filters import Dropped
-from medbench.harness.synth.questions import Asked
+from medbench.harness.synth.questions import Asked, text_to_judge_by
 from medbench.harness.synth.recipe import Filters, JudgeFilter
 from medbench.harness.text import foreign
 
@@ -61,21 +61,11 @@ class JudgeOfReplies:
         items = [
             [Item(item_id(step, text), step, text) for step in sentences(reasoning)]
             for asked, reasoning in replies
-            for text in (self._source(asked),)
+            for text in (text_to_judge_by(asked, self._settings.against),)
         ]
         rulings = self._rulings({item.id: item for each in items for item in each})
         self._block += 1
         return [self._ruled([rulings.get(item.id) for item in each]) for each in items]
-
-    def _source(self, asked: Asked) -> str:
-        text = asked.question.context if self._settings.against == "context" else asked.reference
-        if not text.strip():
-            other = "reference" if self._settings.against == "context" else "context"
-            raise MedbenchError(
-                f"{asked.where}: no {self._settings.against} to judge by: set filters.judge.against: {other}, or leave "
-                f"the judge out"
-            )
-        return text
 
     def _rulings(self, items: dict[str, Item]) -> dict[str, Ruling]:
         found = {line.item: Ruling(line.item, line.verdict, line.fault) for line in self._of_block()}  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ class Asked:
     """Whether a reply's answer is right or wrong, which without options takes a short ground truth."""
     reference: str
     """The row's own reasoning or, without any, its answer in free text; "" if it has neither."""
+    evidence: str = ""
+    """The text that comes with the row for judging its replies, such as the question's context; "" if none does."""
     system: str = ""
 
 
@@ -97,4 +99,25 @@ def _asked(at: int, source: SynthSource, row: Row, rules: list[tuple[re.Pattern[
         asked = row.question.question
         name = next((kind for pattern, kind in rules if pattern.search(asked)), AUTO)
     kind = load_kind(kind_by_rules(row.question) if name == AUTO else name)
-    return Asked(at, source.name, row.where, row.question, kind, verifiable, row.reasoning or row.answer, row.system)
+    return Asked(
+        at=at,
+        source=source.name,
+        where=row.where,
+        question=row.question,
+        kind=kind,
+        verifiable=verifiable,
+        reference=row.reasoning or row.answer,
+        evidence=row.source or row.question.context,
+        system=row.system,
+    )
+
+
+def text_to_judge_by(asked: Asked, against: str) -> str:
+    """`against` as in a recipe's judge. Raises MedbenchError where the row has no such text."""
+    text = asked.evidence if against == "source" else asked.reference
+    if not text.strip():
+        other = "reference" if against == "source" else "source"
+        raise MedbenchError(
+            f"{asked.where}: no {against} to judge by: set filters.judge.against: {other}, or leave the judge out"
+        )
+    return text

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.config import Record, parse_yaml, validated
-from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError, Say
+from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError
 from medbench.harness.engines.settings import EngineChoice, EngineConfig
-from medbench.harness.judges.contracts import JudgeChoice
+from medbench.harness.judges.settings import JudgeSettings
 from medbench.harness.synth.prompts import AUTO, checked_kind
 from medbench.trainers.data.files import expand
 from medbench.trainers.data.overlap import OverlapConfig
@@ -109,25 +109,14 @@ class Verify(Record):
         return self
 
 
-class JudgeFilter(Record):
+class JudgeFilter(JudgeSettings):
     """A judge of harness/judges as a filter: its word on each step of the reasoning."""
 
-    name: str
-    command: str | None = None
-    model: str | None = None
-    engine: str | None = None
-    base_url: str | None = None
-    engine_config: EngineConfig = EngineConfig()
-    timeout: float = Field(600, gt=0)
-    against: Literal["context", "reference"] = "context"
-    """The text that steps are judged by: the question's context, or the row's own reasoning or answer."""
+    against: Literal["source", "reference"] = "source"
+    """The text that steps are judged by: the question's context or the row's column `source`, or the row's own
+    reasoning or answer."""
     factuality: float = Field(0.8, ge=0, le=1)
     """Least share of supported among the supported and contradicted steps."""
-
-    def choice(self, say: Say) -> JudgeChoice:
-        name = self.engine or ("openai" if self.base_url else "vllm")
-        engine = EngineChoice(name, self.engine_config, self.base_url) if self.model else None
-        return JudgeChoice(self.name, self.command, self.model, engine, self.timeout, say)
 
 
 class Filters(Record):

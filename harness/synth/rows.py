@@ -28,6 +28,8 @@ def row_of(asked: Asked, parts: Parts) -> dict[str, Any]:
     it, for instance for a think tag inside the reasoning."""
     form = form_of(asked)
     row = _COLUMNS[form](asked, parts)
+    if asked.evidence and asked.evidence != asked.question.context and form != "messages":
+        row["source"] = asked.evidence  # by which a judge reads replies, in grpo too
     ADAPTERS[form]("", row)
     return row
 

@@ -28,7 +28,7 @@ from medbench.harness.evaluation.plan import Model, find_model, utc_now
 from medbench.harness.evaluation.requests import PlainText
 from medbench.harness.files import locked, remove_leftovers, write_atomically
 from medbench.harness.judges.contracts import Judge
-from medbench.harness.judges.plugins import start_judge
+from medbench.harness.judges.settings import start_from
 from medbench.harness.runs import provenance
 from medbench.harness.runs.synth_record import SYNTH, Card, SynthRecord, read_synth, write_synth
 from medbench.harness.secrets import redacted, redacted_command
@@ -38,7 +38,7 @@ from medbench.harness.synth.chains import is_complete
 from medbench.harness.synth.filters import FILTERS
 from medbench.harness.synth.generate import Generation
 from medbench.harness.synth.prompts import FIRST, messages_of
-from medbench.harness.synth.questions import Asked, questions_of
+from medbench.harness.synth.questions import Asked, questions_of, text_to_judge_by
 from medbench.harness.synth.recipe import SynthRecipe, read_recipe
 from medbench.harness.synth.select import REJECTED, Selection
 from medbench.harness.text import escaped
@@ -171,7 +171,8 @@ def _prepare(recipe: SynthRecipe, options: SynthOptions, say: Say) -> _Prepared:
         content = [asked.question.id, asked.question.gold, asked.kind.name]
         digest.update("\0".join(content).encode("utf-8", "replace") + b"\n")
         prompts.add(f"{asked.kind.name} {asked.kind.sha256}")
-        _refuse_unjudgeable(asked, recipe)
+        if recipe.filters.judge is not None:
+            text_to_judge_by(asked, recipe.filters.judge.against)
         first = first or asked
         if options.limit is None or total < options.limit:
             total += 1
@@ -180,15 +181,6 @@ def _prepare(recipe: SynthRecipe, options: SynthOptions, say: Say) -> _Prepared:
     parts = {name: _hash(value) for name, value in recipe.asked().items()}
     parts |= {"data": digest.hexdigest(), "prompts": _hash(sorted(prompts))}
     return _Prepared(recipe, benchmarks, total, first, parts, choice, kinds)
-
-
-def _refuse_unjudgeable(asked: Asked, recipe: SynthRecipe) -> None:
-    judge = recipe.filters.judge
-    if judge is not None and not (asked.question.context if judge.against == "context" else asked.reference).strip():
-        other = "reference" if judge.against == "context" else "context"
-        raise MedbenchError(
-            f"{asked.where}: no {judge.against} to judge by: set filters.judge.against: {other}, or leave the judge out"
-        )
 
 
 def _carried_out(
@@ -305,7 +297,7 @@ def _judge_of(recipe: SynthRecipe, say: Say) -> Iterator[Judge | None]:
     if recipe.filters.judge is None:
         yield None
         return
-    judge = start_judge(recipe.filters.judge.choice(say))
+    judge = start_from(recipe.filters.judge, "filters.judge", say)
     try:
         yield judge
     finally:

@@ -38,9 +38,11 @@ WORDS = {
     "reward_time": "Seconds per step, rewards",
     "peak_memory_gib": "Peak memory of the GPU, GiB",
 }
-"""The metrics shown, by TRL's names, in their order; rewards/*/mean stand behind `reward`."""
+"""The metrics shown, by TRL's names, in their order; rewards/*/mean stand behind `reward`, then those of domains."""
 REWARD = re.compile(r"rewards/(.{1,60})/mean", re.DOTALL)
-MOST_REWARDS = 12
+DOMAIN = re.compile(r"domains/(.{1,500})/(accuracy|weight)", re.DOTALL)
+MOST_OTHERS = 24
+LONGEST_DOMAIN = 40
 MOST_BYTES = 512 * 2**20
 """Of a file; more is not read."""
 LONGEST_LINE = 2**20
@@ -87,6 +89,9 @@ class Series:
 
 def words_for(name: str) -> str:
     """ "" for a metric that is not shown."""
+    if domain := DOMAIN.fullmatch(name):
+        end = domain[1][-LONGEST_DOMAIN:]  # of a path the end tells more
+        return f"Share right in {end}" if domain[2] == "accuracy" else f"Weight of the advantages in {end}"
     reward = REWARD.fullmatch(name)
     return f"Reward for {reward[1].replace('_', ' ')}" if reward else WORDS.get(name, "")
 
@@ -113,7 +118,7 @@ def read_series(training: Path, path: Path, most_points: int) -> list[Series]:
         raise MedbenchError(f"{path}: cannot be read ({error.strerror})") from None
     series = [_series(metric, *columns, most_points) for metric, columns in found.items()]
     series.sort(key=_order)
-    left_out = [one.name for one in series if one.name not in WORDS][MOST_REWARDS:]
+    left_out = [one.name for one in series if one.name not in WORDS][MOST_OTHERS:]
     return [one for one in series if one.name not in left_out]
 
 
@@ -203,4 +208,6 @@ def _thinned(step: Any, value: Any, most: int) -> Iterator[Point]:
 
 def _order(series: Series) -> tuple[float, str]:
     known = list(WORDS)
-    return (known.index(series.name), "") if series.name in WORDS else (known.index("reward") + 0.5, series.name)
+    if series.name in WORDS:
+        return known.index(series.name), ""
+    return known.index("reward") + (0.5 if REWARD.fullmatch(series.name) else 0.6), series.name

@@ -134,3 +134,63 @@ def test_closing_early_ends_the_program(tmp_path: Path) -> None:
     rulings.close()  # type: ignore[attr-defined]
     pid = int((tmp_path / "pid").read_text())
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+# --- kept for a training ---
+
+
+def counting(folder: Path, source: str = OVERLAP) -> str:
+    """A program that notes each of its starts in `folder`/starts."""
+    return f"import os\nopen({str(folder / 'starts')!r}, 'a').write(f'{{os.getpid()}}\\n')\n{source}"
+
+
+def starts(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "starts").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_a_kept_program_is_started_once_and_ends_with_the_judge(tmp_path: Path) -> None:
+    judge = start_judge(choice(tmp_path, counting(tmp_path), kept=True))
+    for number in range(3):
+        items = [Item(f"{number}-{at}", f"Step {at}", "Step 1 and 2") for at in range(number + 1)]
+        assert [ruling.id for ruling in judge.judge(items)] == [item.id for item in items]
+    (pid,) = starts(tmp_path)
+    assert alive(pid)
+    judge.close()
+    assert not alive(pid)
+    judge.close()
+
+
+def test_a_kept_program_that_crashes_is_started_again_for_the_next_steps(tmp_path: Path) -> None:
+    crashing = OVERLAP.replace(
+        "item = json.loads(line)", "item = json.loads(line)\n    if item['id'] == 'i2': sys.exit(7)"
+    )
+    judge = start_judge(choice(tmp_path, counting(tmp_path, crashing), kept=True))
+    found = {ruling.id: ruling for ruling in judge.judge(ITEMS)}
+    assert [found[item.id].verdict is None for item in ITEMS] == [False, False, True, True]
+    assert "status 7" in str(found["i3"].fault)
+    assert next(iter(judge.judge(ITEMS[3:]))).verdict is not None
+    judge.close()
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_kept_program_that_waits_for_the_end_of_its_input_is_told_so(tmp_path: Path) -> None:
+    judge = start_judge(choice(tmp_path, counting(tmp_path, READ), 1, kept=True))
+    found = list(judge.judge(ITEMS))
+    assert "no verdict within 1 s" in str(found[0].fault)
+    assert "must answer each line as it comes" in str(found[0].fault)
+    assert not any(alive(pid) for pid in starts(tmp_path))
+    judge.close()
+
+
+def test_what_a_kept_program_says_late_does_not_count_for_the_next_steps(tmp_path: Path) -> None:
+    twice = OVERLAP.replace(
+        "    print(", "    print('thinking')\n    print(json.dumps({'id': 'i0', 'verdict': 'x'}))\n    print("
+    )
+    judge = start_judge(choice(tmp_path, twice, kept=True))
+    list(judge.judge(ITEMS[:1]))
+    assert all(ruling.verdict is not None for ruling in judge.judge(ITEMS[1:]))
+    judge.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.contracts import OWN_EXTRACTION, MedbenchError, Question
 from medbench.harness.protocols.protocol import (
     DEFAULT,
     FOREIGN,
@@ -57,7 +57,7 @@ YES_NO_MAYBE = Question(
     gold="yes",
     context="We followed 240 patients.\nThose who walked on day one left hospital 1.8 days earlier.",
 )
-LITERATURE = ("huatuo-o1", "lm-eval-logprob", "m1", "medhelm-letter", "mmlu-pro-official")
+LITERATURE = ("gazal-r1", "huatuo-o1", "lm-eval-logprob", "m1", "medhelm-letter", "mmlu-pro-official")
 RENDERED = {
     f"{protocol}-{kind}.txt": (protocol, question)
     for protocol in ("cot-v1", "cot-v2", "direct-v1", *LITERATURE)
@@ -122,11 +122,13 @@ def test_decoding_extractors_and_examples_are_those_of_the_sources() -> None:
         if p.method == "generate"
     }
     assert told == {
+        "gazal-r1": ("auto", 0.7, 0.8, 2048, 0, OWN_EXTRACTION),
         "huatuo-o1": ("auto", 0.5, 0.9, 2000, 0, "huatuo-o1-last"),
         "m1": ("auto", 0.0, 1.0, 2048, 0, "m1"),
         "medhelm-letter": ("auto", 0.0, 1.0, 1, 0, "medhelm-letter"),
         "mmlu-pro-official": ("never", 0.0, 1.0, 2048, 5, "mmlu-pro"),
     }
+    assert load_protocol("gazal-r1").decoding.top_k == 20
     assert load_protocol("mmlu-pro-official").stop == ["Question:"]
     forced = load_protocol("m1").continuation
     assert forced is not None

@@ -16,7 +16,7 @@ from medbench.harness.training.checkpoint_folder import METRICS, append_metrics,
 from medbench.harness.training.journal import AttemptEnded, AttemptStarted, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect
 from medbench.reports.read.folders import signature
-from medbench.reports.read.metrics import MOST_REWARDS, Series, read_series, words_for
+from medbench.reports.read.metrics import MOST_OTHERS, Series, read_series, words_for
 from medbench.reports.read.trainings import TrainingView, last_event, read_trainings
 
 
@@ -261,7 +261,7 @@ def test_foreign_lines_are_passed_over(attempt: Path) -> None:
 
 def test_only_known_metrics_are_shown_and_few_rewards(attempt: Path) -> None:
     append_metrics(attempt, 1, {f"rewards/r{n}/mean": n for n in range(50)} | {"rewards//mean": 1, "epoch": 2})
-    assert len(read(attempt)) == MOST_REWARDS
+    assert len(read(attempt)) == MOST_OTHERS
     assert words_for("rewards/exact_answer/mean") == "Reward for exact answer"
     assert words_for("eval_loss") == ""
 

@@ -33,8 +33,8 @@ def program(folder: Path, source: str = OVERLAP, name: str = "judge.py") -> str:
     return shlex.join([sys.executable, "-I", "-S", str(path)])
 
 
-def choice(folder: Path, source: str = OVERLAP, timeout: float = 30.0) -> JudgeChoice:
-    return JudgeChoice("command", command=program(folder, source), timeout=timeout)
+def choice(folder: Path, source: str = OVERLAP, timeout: float = 30.0, *, kept: bool = False) -> JudgeChoice:
+    return JudgeChoice("command", command=program(folder, source), timeout=timeout, kept=kept)
 
 
 def pubmedqa_data(folder: Path, number: int = 3) -> list[str]:

@@ -61,8 +61,8 @@ def line(folder: Path, path: Path, capfd: pytest.CaptureFixture[str], *more: str
         ({"generator": {"engine": "vlm"}}, "no such engine"),
         ({"generator": {"replies": "gone.jsonl"}}, "gone.jsonl: no such file"),
         ({"benchmarks": ["medqq"], "filters": {"contamination": {}}}, "medqq"),
-        ({"filters": {"judge": {"name": "llm"}}}, "judge"),
-        ({"filters": {"judge": {"name": "nobody", "against": "reference"}}}, "no"),
+        ({"filters": {"judge": {"judge": "llm"}}}, "the judge llm needs model"),
+        ({"filters": {"judge": {"judge": "nobody", "against": "reference"}}}, "no"),
     ],
 )
 def test_a_fault_of_the_recipe_is_one_line(
@@ -99,9 +99,9 @@ def test_a_source_without_rows_is_refused(folder: Path, capfd: pytest.CaptureFix
 
 
 def test_a_judge_without_a_text_to_judge_by_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    judge = {"name": "command", "command": "cat"}
+    judge = {"judge": "command", "command": "cat"}
     said = line(folder, recipe(folder, filters={"judge": judge}), capfd)
-    assert "rows.jsonl:1: no context to judge by: set filters.judge.against: reference" in said
+    assert "rows.jsonl:1: no source to judge by: set filters.judge.against: reference" in said
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_reply_in_free_text_is_split_at_its_answer() -> None:
     ],
 )
 def test_what_a_judge_says_of_the_steps_decides(verdicts: list[str | None], reason: str | None) -> None:
-    found = ruled(verdicts, JudgeFilter(name="llm", model="m", factuality=0.8))
+    found = ruled(verdicts, JudgeFilter(judge="llm", model="m", factuality=0.8))
     assert (found.reason if isinstance(found, Dropped) else None) == reason
     if isinstance(found, dict):
         assert found.get("failed", 0) == verdicts.count(None)

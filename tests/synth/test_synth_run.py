@@ -301,7 +301,7 @@ def test_a_judge_drops_reasoning_that_the_reference_contradicts(tmp_path: Path) 
         return f"{said} Hence option yes fits the trial {number}.\n\nThe answer is (yes)."
 
     write_replies(tmp_path / "replies.jsonl", questions, reply, 1)
-    judge = {"name": "command", "command": program(tmp_path), "factuality": 0.6}
+    judge = {"judge": "command", "command": program(tmp_path), "factuality": 0.6}
     filters = {"judge": judge, "least_steps": 1, "least_words": 1, "near_duplicates": None, "form": False}
     found = made(tmp_path, recipe(tmp_path, filters=filters))
     assert found.card.files["accepted/pubmedqa.jsonl"] == 2

@@ -29,6 +29,7 @@ from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers import grpo
 from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
+from medbench.trainers.domain_weights import AdvantageSettings
 from medbench.trainers.rewards.rewards import COMPONENTS
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,9 @@ def test_trl_still_adds_a_second_bos(start: Path) -> None:
     text = asker.prompt(BENCHMARK["medqa"][0]).text
     ids, _, _ = GRPOTrainer._tokenize_prompts(SimpleNamespace(processing_class=tokenizer), [text])
     assert ids == [[tokenizer.convert_tokens_to_ids("<|endoftext|>"), *asker.ids(text)]]
-    assert grpo._trainer_class(asker)._tokenize_prompts(SimpleNamespace(), [text])[0] == [asker.ids(text)]
+    assert grpo._trainer_class(asker, AdvantageSettings())._tokenize_prompts(SimpleNamespace(), [text])[0] == [
+        asker.ids(text)
+    ]
 
 
 @pytest.mark.parametrize("whose", ["trl", "medbench"])
@@ -209,7 +212,11 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
 
     model.register_forward_pre_hook(note, with_kwargs=True)
     tokenizer = load_tokenizer(str(start))
-    kind = GRPOTrainer if whose == "trl" else grpo._trainer_class(Asker(load_protocol("cot-v2"), tokenizer))
+    kind = (
+        GRPOTrainer
+        if whose == "trl"
+        else grpo._trainer_class(Asker(load_protocol("cot-v2"), tokenizer), AdvantageSettings())
+    )
     arguments = GRPOConfig(
         output_dir=str(tmp_path),
         max_steps=1,
@@ -246,7 +253,7 @@ def test_a_trl_without_an_overridden_method_is_refused(start: Path, monkeypatch:
 
     monkeypatch.delattr(GRPOTrainer, "_generate_single_turn")
     with pytest.raises(MedbenchError, match=r"GRPOTrainer has no _generate_single_turn.*pip install"):
-        grpo._trainer_class(Asker(load_protocol("cot-v2"), load_tokenizer(str(start))))
+        grpo._trainer_class(Asker(load_protocol("cot-v2"), load_tokenizer(str(start))), AdvantageSettings())
 
 
 def test_a_killed_training_ends_with_the_same_weights(
@@ -368,6 +375,7 @@ def test_faults_of_a_recipe_name_their_keys(rows: Path) -> None:
     assert "rollout.completions: " in found
     assert "loss.type: " in found
     assert "promts: unknown key; did you mean prompts?" in found
+    assert "lora.rnk: unknown key; did you mean rank?" in faults_of(recipe(rows, lora={"rnk": 4}))
     assert "must be a multiple of rollout.completions (3)" in faults_of(recipe(rows, rollout={"completions": 3}))
     assert "training.save_every (3) must be a multiple of loss.num_iterations (2)" in faults_of(
         recipe(rows, training={"save_every": 3}, loss={"num_iterations": 2})

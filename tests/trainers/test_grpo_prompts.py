@@ -87,7 +87,7 @@ def test_real_rows_become_the_same_questions_as_in_the_tasks(data_dir: Path, fil
 
 def test_a_prompt_has_the_columns_that_the_rewards_need(tiny_model: Path, tmp_path: Path) -> None:
     (row,) = load_questions([written(tmp_path / "b.jsonl", DECIDED)])
-    prompt = Asker(load_protocol("cot-v2"), load_tokenizer(str(tiny_model))).prompt(row.question)
+    prompt = Asker(load_protocol("cot-v2"), load_tokenizer(str(tiny_model))).prompt(row.question, source=row.source)
     assert prompt.columns() == {
         "prompt": prompt.text,
         "question": "Does aspirin reduce fever?",
@@ -95,7 +95,38 @@ def test_a_prompt_has_the_columns_that_the_rewards_need(tiny_model: Path, tmp_pa
         "labels": ["yes", "no", "maybe"],
         "gold": "yes",
         "context": "Forty adults took aspirin.\nFever fell.",
+        "source": "Forty adults took aspirin.\nFever fell.",
+        "id": row.question.id,
     }
+
+
+SENTENCE = "Scurvy comes from a lack of vitamin C in the diet."
+
+
+@pytest.mark.parametrize(
+    ("more", "source"),
+    [
+        ({"source": "medqa"}, ""),
+        ({"source": ["a", "b"]}, ""),
+        ({"reference": None}, ""),
+        ({"source": SENTENCE}, SENTENCE),
+        ({"source": "usmle", "reference": SENTENCE}, SENTENCE),
+    ],
+)
+def test_a_text_to_judge_by_is_a_sentence_in_source_or_reference(
+    tmp_path: Path, more: dict[str, Any], source: str
+) -> None:
+    plain = {"question": "Which vitamin prevents scurvy?", "options": ["C", "K"], "answer": "A"}
+    (row,) = load_questions([written(tmp_path / "a.jsonl", {**plain, **more})])
+    assert row.source == source
+    assert row.screened(1).text.endswith(source or "K")
+
+
+def test_another_column_can_be_named_as_the_text_to_judge_by(tmp_path: Path) -> None:
+    plain = {"question": "Which vitamin prevents scurvy?", "answer": "vitamin C", "exp": SENTENCE}
+    source = written(tmp_path / "a.jsonl", plain).model_copy(update={"columns": {"source": "exp"}})
+    (row,) = load_questions([source])
+    assert row.source == SENTENCE
 
 
 def test_long_prompts_are_left_out(tiny_model: Path, tmp_path: Path) -> None:

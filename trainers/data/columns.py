@@ -13,6 +13,8 @@ from medbench.harness.files import parse_json
 from medbench.harness.text import foreign
 
 TAGS = REASONING_TAGS[0]
+SOURCE_WORDS = 8
+"""A shorter text in a column `source` is a name."""
 Columns = Mapping[str, str | list[str]]
 """medbench's name -> the data's column, or the columns that make a list."""
 Raw = Mapping[str, Any]
@@ -59,6 +61,34 @@ def optional_text(raw: Raw, *columns: str) -> str:
         value = raw.get(name)
         if value is not None and not (isinstance(value, str) and not value.strip()):
             return text(raw, name)
+    return ""
+
+
+LONGEST_CATEGORY = 100
+
+
+def category(raw: Raw, column: str) -> str:
+    """The column's value as a short name: text, or a whole number."""
+    value = raw.get(column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    name = text(raw, column)
+    if len(name) > LONGEST_CATEGORY:
+        raise ValueError(
+            f"{column}: {len(name)} characters, and a category has at most {LONGEST_CATEGORY}: use another column"
+        )
+    return name
+
+
+def source(raw: Raw) -> str:
+    """The text of the column source or reference that a judge reads; "" without one.
+
+    Many data sets have a column `source` that names where a row comes from: anything but a sentence is none.
+    """
+    for name in ("source", "reference"):
+        value = raw.get(name)
+        if isinstance(value, str) and len(value.split()) >= SOURCE_WORDS:
+            return value.strip()
     return ""
 
 

@@ -13,7 +13,8 @@ alpaca              instruction, output, optionally input, history, system, reas
 question_answer     question, answer (text or a number), optionally context, system, reasoning; the only free text that
                     grpo takes
 
-A text that is taught may begin with a <think> block, which counts as its reasoning.
+A text that is taught may begin with a <think> block, which counts as its reasoning. pubmedqa, multiple_choice and
+question_answer may have a text in `source` or `reference`, by which a judge reads replies (rewards.factuality of grpo).
 """
 
 from __future__ import annotations
@@ -132,7 +133,18 @@ COLUMNS: dict[str, set[str]] = {
     "question_answer": {"question", "answer"},
 }
 """Columns by which a format is recognised."""
-OPTIONAL = {"answer_idx", "explanation", "history", "input", "long_answer", "pubid", "reasoning", "system"}
+OPTIONAL = {
+    "answer_idx",
+    "explanation",
+    "history",
+    "input",
+    "long_answer",
+    "pubid",
+    "reasoning",
+    "reference",
+    "source",
+    "system",
+}
 """Columns that formats use besides."""
 OPTIONS_ELSEWHERE = ("choices", "choice_a", "option_a", "opa", "A")
 """Columns that multiple-choice data has instead of `options`: no plain question and answer."""

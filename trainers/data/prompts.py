@@ -26,6 +26,10 @@ FINISH = (
 """Behind a question whose answer is free text, on a line of its own: the form that free_answer.py reads."""
 
 
+CATEGORY = "category_"
+"""Before a category's name in the columns of a Prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question as the model sees it."""
@@ -33,6 +37,8 @@ class Prompt:
     question: Question
     text: str
     tokens: int
+    source: str = ""
+    """See Row.source."""
 
     def columns(self) -> dict[str, Any]:
         """A row of GRPOTrainer's dataset: the prompt, and the columns that the rewards need."""
@@ -44,14 +50,17 @@ class Prompt:
             "labels": list(asked.labels),
             "gold": asked.gold,
             "context": asked.context,
+            **{f"{CATEGORY}{name}": value for name, value in asked.category.items()},
+            "source": self.source if self.source.strip() else "",
+            "id": asked.id,
         }
 
 
-def load_questions(sources: Sequence[Source]) -> list[Row]:
-    """The rows of all sources. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
+def load_questions(sources: Sequence[Source], by: str | None = None) -> list[Row]:
+    """The rows of all sources; `by` as in load_rows. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
     no reward can judge."""
     rows: list[Row] = []
-    for row in load_rows(sources):
+    for row in load_rows(sources, by):
         if not isinstance(row, Row):
             raise MedbenchError(f"{row.where}: a chat has no ground truth, so no reward can judge a reply: {_USABLE}")
         if not row.question.labels and not row.verifiable:
@@ -78,11 +87,11 @@ class Asker:
         self._protocol = protocol
         self._tokenizer = tokenizer
 
-    def prompt(self, question: Question, system: str = "") -> Prompt:
+    def prompt(self, question: Question, system: str = "", source: str = "") -> Prompt:
         """`system` is the system prompt of a question without labels; else the protocol has it."""
         turns = self._protocol.messages(question) if question.labels else free_turns(question, system, FINISH)
         text = prompt_text(self._protocol, self._tokenizer, turns)
-        return Prompt(question, text, len(self.ids(text)))
+        return Prompt(question, text, len(self.ids(text)), source)
 
     def ids(self, text: str) -> list[int]:
         """The tokens that the evaluation's engines see: without a second BOS after the template's."""
@@ -90,7 +99,8 @@ class Asker:
 
     def fitting(self, rows: Iterable[Row], most: int) -> list[Prompt]:
         """The prompts of `rows` with at most `most` tokens."""
-        return [prompt for prompt in (self.prompt(row.question, row.system) for row in rows) if prompt.tokens <= most]
+        asked = (self.prompt(row.question, row.system, row.source) for row in rows)
+        return [prompt for prompt in asked if prompt.tokens <= most]
 
 
 def prompt_order(n: int, draws: int, seed: int) -> list[int]:

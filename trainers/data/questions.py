@@ -35,11 +35,15 @@ class Row:
     """System prompt of a question without labels; the protocol says that of one with labels."""
     verifiable: bool = False
     """Whether `question.gold` is a ground truth with which replies in free text can be compared (free_answer.py)."""
+    source: str = ""
+    """The text by which a judge reads the reasoning of replies, such as an abstract or a reference reasoning; "" if the
+    row has none. The model does not see it, unless it is the question's context."""
 
     def screened(self, number: int) -> TrainingText:
         """What the contamination screening reads; `number` counts the rows of all sources from 1."""
         asked = self.question
-        parts = (self.system, asked.context, asked.question, *asked.options, self.reasoning, self.answer)
+        source = "" if self.source == asked.context else self.source
+        parts = (self.system, asked.context, asked.question, *asked.options, self.reasoning, self.answer, source)
         return TrainingText(number, "\n".join(part for part in parts if part), asked.question)
 
     def with_system(self, system: str) -> Row:
@@ -87,7 +91,7 @@ def pubmedqa(where: str, raw: Raw) -> Row:
         decision,
         context,
     )
-    return Row(where, question, columns.thought(reasoning), "")
+    return Row(where, question, columns.thought(reasoning), "", source=columns.source(raw) or context)
 
 
 def multiple_choice(where: str, raw: Raw) -> Row:
@@ -97,7 +101,8 @@ def multiple_choice(where: str, raw: Raw) -> Row:
     question = Question(
         content_id(text, *options), cluster_id(text, options), text, options, labels, _gold(raw, options, labels)
     )
-    return Row(where, question, columns.thought(columns.text(raw, column)) if column else "", "")
+    reasoning = columns.thought(columns.text(raw, column)) if column else ""
+    return Row(where, question, reasoning, "", source=columns.source(raw))
 
 
 def _options(raw: Raw) -> tuple[str, ...]:
@@ -142,7 +147,8 @@ def question_answer(where: str, raw: Raw) -> Row:
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         raw = {**raw, "answer": str(answer)}
     row = exchange(where, raw, columns.text(raw, "question"), "answer", columns.optional_text(raw, "context"))
-    return replace(row, question=replace(row.question, gold=ground_truth(row.answer)), verifiable=True)
+    source = columns.source(raw) or row.question.context
+    return replace(row, question=replace(row.question, gold=ground_truth(row.answer)), verifiable=True, source=source)
 
 
 def exchange(where: str, raw: Raw, asked: str, column: str, context: str = "") -> Row:

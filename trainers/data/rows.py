@@ -6,6 +6,7 @@ load_rows([Source(path="chats/*.parquet"), Source(path="exam.csv", columns={"que
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from pydantic import Field, field_validator, model_validator
@@ -65,19 +66,26 @@ class Source(Record):
         return self.path or str(self.hub)
 
 
-def load_rows(sources: Sequence[Source]) -> list[Row | Conversation]:
-    """The rows of all sources, in order. Raises MedbenchError naming file and line of the first fault."""
+SOURCE = "source"
+"""As `by` of load_rows: the data set's own name."""
+
+
+def load_rows(sources: Sequence[Source], by: str | None = None) -> list[Row | Conversation]:
+    """The rows of all sources, in order. Raises MedbenchError naming file and line of the first fault.
+
+    by: a column of the rows, or SOURCE, that becomes their question's category.
+    """
     rows: list[Row | Conversation] = []
     for source in sources:
-        found = list(rows_in(source))
+        found = list(rows_in(source, by))
         if not found:
             raise MedbenchError(f"{source.name}: no rows")
         rows.extend(found)
     return rows
 
 
-def rows_in(source: Source) -> Iterator[Row | Conversation]:
-    """One row at a time, so that files of lines of any size can be read. Raises MedbenchError as load_rows."""
+def rows_in(source: Source, by: str | None = None) -> Iterator[Row | Conversation]:
+    """The same of one source, a row at a time, so that files of lines of any size can be read."""
     chosen: str | None = None if source.format == "auto" else source.format
     for where, given in islice(_raw_rows(source), source.limit):
         raw = given
@@ -87,6 +95,9 @@ def rows_in(source: Source) -> Iterator[Row | Conversation]:
             row = ADAPTERS[chosen](where, raw)
             if source.system or "system" in source.columns:
                 row = row.with_system((source.system or "").strip())
+            if by is not None and isinstance(row, Row):
+                value = source.name if by == SOURCE else columns.category(given, by)
+                row = replace(row, question=replace(row.question, category={by: value}))
             row.screened(0).text.encode()
         except UnicodeEncodeError:
             raise MedbenchError(f"{where}: a lone surrogate (half a character) in the text: remove it") from None

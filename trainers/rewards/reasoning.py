@@ -15,7 +15,8 @@ from itertools import pairwise
 
 from medbench.harness.contracts import Question
 from medbench.harness.extraction.answer import extract
-from medbench.trainers.rewards.stop_words import GRAMMAR, content_stem
+from medbench.trainers.rewards.stop_words import GRAMMAR
+from medbench.trainers.rewards.words import stems_of, words_of
 
 STEP_WORDS = 5
 """A shorter sentence is a heading or a remark."""
@@ -31,7 +32,6 @@ TAIL_CHARACTERS = 400
 
 _SENTENCE = re.compile(r"(?<=[.!?;])[\"')*\]]{0,3}\s+(?=[^a-z])|\n+")
 _NUMBERED = re.compile(r"[\s*_#>\-•]{0,8}(?:step\s*)?(\d{1,2})\s*(?:[.):]|[-–—]\s)[\s*_]{0,4}", re.IGNORECASE)
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _LETTER = re.compile(r"(?<![^\W_])(?<!['’-])([A-Z])(?![^\W_]|['’-]\w)(?!\s+[a-z])|\b(?:option|choice)\s+\(?([A-Z])\b")
 _CAPITAL = re.compile(r"\b[A-Z]\b")
 _OF_LETTER = re.compile(
@@ -114,13 +114,13 @@ def reasoning_of(
 
 @lru_cache(maxsize=512)
 def _asked(question: str, options: tuple[str, ...], labels: tuple[str, ...], context: str) -> _Asked:
-    own = frozenset(_stems(_words(" ".join((question, *options)))))
+    own = frozenset(stems_of(words_of(" ".join((question, *options)))))
     texts = (question, *options, context)
-    named = tuple((label, frozenset(_stems(_words(text)))) for label, text in zip(labels, options, strict=True))
+    named = tuple((label, frozenset(stems_of(words_of(text)))) for label, text in zip(labels, options, strict=True))
     return _Asked(
         words=own,
-        linked=own | frozenset(_stems(_words(context))),
-        trigrams=frozenset(gram for text in texts for gram in _trigrams(_words(text))),
+        linked=own | frozenset(stems_of(words_of(context))),
+        trigrams=frozenset(gram for text in texts for gram in _trigrams(words_of(text))),
         options=named if options != labels else (),
     )
 
@@ -134,8 +134,8 @@ def _sentences(thought: str, asked: _Asked) -> Iterator[_Sentence]:
             continue
         numbered = _NUMBERED.match(piece)
         text = piece[numbered.end() :] if numbered else piece
-        words = _words(text)
-        stems = frozenset(_stems(words))
+        words = words_of(text)
+        stems = frozenset(stems_of(words))
         trigrams = _trigrams(words)
         new: set[str] = set()
         is_sentence = len(words) >= STEP_WORDS and 2 * len(set(words)) > len(words) and not GRAMMAR.isdisjoint(words)
@@ -144,15 +144,6 @@ def _sentences(thought: str, asked: _Asked) -> Iterator[_Sentence]:
         said.update(trigrams)
         known |= new
         yield _Sentence(text, words, stems, len(new), int(numbered.group(1)) if numbered else None)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.lower()))
-
-
-def _stems(words: tuple[str, ...]) -> Iterator[str]:
-    """Stems of the words that are specific to this question; numbers count from two digits."""
-    return filter(None, map(content_stem, words))
 
 
 def _trigrams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -229,5 +220,5 @@ _DENYING = re.compile(
 
 
 def _names(piece: str, option: str) -> bool:
-    words = " ".join(_words(option))
-    return bool(words) and f" {words} " in f" {' '.join(_words(piece))} "
+    words = " ".join(words_of(option))
+    return bool(words) and f" {words} " in f" {' '.join(words_of(piece))} "

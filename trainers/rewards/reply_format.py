@@ -53,18 +53,28 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HIDDEN_BLANKS = "\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5"
 """Letters and symbols that are invisible: Hangul fillers, the empty Braille cell, joiners of another category."""
 
-# No reward depends on such text, so it earns nothing; it is a fault so that it is not learnt either.
+_LABEL = r"[\"'“‘]*(?:supported|contradicted|not\s+covered)\b"
+"""What a judge of the reasoning may say of a step."""
+# No other reward depends on such text; a judge that is a language model may follow it.
 # Matched on lower-case text, each alternative starting with a letter: several times faster than ignoring case.
 _TO_SCORER = re.compile(
-    r"<\|\w{1,30}\|>|\[/?inst\]|</?(?:system|assistant|user|reward|score|grade|verdict)>|"
+    r"<\|\w{1,30}\|>|\[/?inst\]|</?(?:system|assistant|user|reward|score|grade|verdict|step|source)\s*>|"
+    r"<(?:start|end)_of_turn>|"
     r"(?:ignore|disregard|forget|override)\s+(?:all|any|the|your|my|previous|prior|above|earlier|these|scoring|grading)\b"
-    r"[^.\n]{0,30}\b(?:instructions?|rules|rubric|prompt)\b|"
+    r"[^.\n]{0,30}\b(?:instructions?|rules|rubric|prompt|source\s+text)\b|"
+    r"(?:new|updated|revised)\s+instructions?\s*:|"
     r"(?:dear|hey|hello|notes?\s+(?:to|for)|message\s+(?:to|for)|attention)\b[^.\n]{0,20}"
-    r"\b(?:grader|scorer|evaluator|judge|verifier|reward)\b|"
+    r"\b(?:grader|scorer|evaluator|judge|verifier|reward|fact[- ]?checker)\b|"
+    r"you\s+are\s+(?:now\s+)?an?\s+(?:\w+\s+){0,2}(?:judge|grader|evaluator|verifier|fact[- ]?checker)\b|"
+    r"(?:judge|grader|evaluator|verifier|fact[- ]?checker)\s*:|"
+    r"source\s*:[^\n]{0,400}\bstep\s*:|"
+    rf"(?:say|answer|respond|reply|output|return|print|write)\s+(?:(?:with|only|just)\s+)*{_LABEL}|"
+    r"(?:call|mark|label|rate|classify|treat|count|accept|grade)\s+(?:this|it|that|each|every|all|the)\b[^.\n]{0,30}"
+    rf"{_LABEL}|"
     r"(?:full|max|maximum|highest|top|perfect)\s+(?:rewards?|marks?|credit|points)\b|"
     r"reward[\"']?\s*(?:[:=]|is|of|to)?\s*\+?\d|"
     r"(?:is_correct|correct(?:ness)?|grade|verdict|self[-_ ]?(?:check|grade|score|evaluation|assessment))"
-    r"[\"']?\s*[:=]\s*[\"']?(?:true|yes|correct|passe?d?|a\+)(?!\w)|"
+    r"[\"']?\s*[:=]\s*[\"']?(?:true|yes|correct|passe?d?|a\+|supported)(?!\w)|"
     r"score[\"']?\s*[:=]\s*(?:1\.0+|100\s*%|10\s*/\s*10|1\s*/\s*1)(?!\d)|"
     r"(?:my|this)\s+(?:answer|reply|response)\s+(?:was|has\s+been|should\s+be|must\s+be)\s+"
     r"(?:marked|graded|scored|verified|accepted|rewarded)\b"

@@ -4,7 +4,7 @@ stated range, summed with the recipe's weights.
 With the default weights, and tested: a reply with a format fault or without reasoning earns at most 0; an honest reply
 earns more than that even if it is wrong; an honest right reply earns more than any wrong one. So no trick that the
 format or reasoning checks catch pays, whatever letter it names. No rule catches invented reasoning in the right format:
-for that the loop gates every checkpoint on questions that no reward has seen.
+for that there is a judge (factuality.py), and the loop gates every checkpoint on questions that no reward has seen.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from pydantic import Field, model_validator
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.extraction.answer import READ_CHARACTERS
+from medbench.trainers.rewards.factuality import NAME as FACTUALITY
+from medbench.trainers.rewards.factuality import FactualityConfig
 from medbench.trainers.rewards.reasoning import Reasoning, reasoning_of
 from medbench.trainers.rewards.reply_format import FAULTS, Fault, Reply, read_reply
 
 COMPONENTS = ("accuracy", "format", "length", "repetition", "reasoning")
+"""Of every training; factuality is added where a judge is set."""
 
 
 class RewardWeights(Record):
@@ -42,7 +45,7 @@ class RewardWeights(Record):
         return self
 
     def as_list(self) -> list[float]:
-        """In the order of COMPONENTS, for TRL's GRPOConfig.reward_weights."""
+        """In the order of COMPONENTS."""
         return [float(getattr(self, name)) for name in COMPONENTS]
 
 
@@ -50,6 +53,8 @@ class RewardConfig(Record):
     """The `rewards:` section of a recipe."""
 
     weights: RewardWeights = RewardWeights()
+    factuality: FactualityConfig | None = None
+    """A judge of the reasoning, with its weight; None: no such component."""
     short: int = Field(256, ge=0)
     """Tokens up to which a right reply's length earns 1."""
     long: int = Field(1536, ge=1)
@@ -72,6 +77,35 @@ class RewardConfig(Record):
             raise ValueError(f"short ({self.short}) must be below long ({self.long})")
         return self
 
+    @model_validator(mode="after")
+    def _right_above_wrong(self) -> Self:
+        """What a wrong reply can earn besides its format must stay below what being right earns, whatever a judge says;
+        a judged component that is left out adds 0. Without a judge, weights are the user's own business as before."""
+        if self.factuality is None:
+            return self
+        weights, judged = self.weights, self.factuality.weight
+        if weights.reasoning + judged >= weights.accuracy:
+            raise ValueError(
+                f"factuality.weight ({judged:g}) and weights.reasoning ({weights.reasoning:g}) must together stay "
+                f"below weights.accuracy ({weights.accuracy:g}), or a wrong reply could earn more than a right one: "
+                f"lower them"
+            )
+        return self
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return (*COMPONENTS, *((FACTUALITY,) if self.factuality else ()))
+
+    @property
+    def component_weights(self) -> list[float]:
+        """In the order of `components`, for TRL's GRPOConfig.reward_weights."""
+        return [*self.weights.as_list(), *((self.factuality.weight,) if self.factuality else ())]
+
+    @property
+    def unjudged(self) -> RewardConfig:
+        """The same without a judge: what the components that need none depend on."""
+        return self.model_copy(update={"factuality": None})
+
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
@@ -88,6 +122,7 @@ class Rewards:
     reasoning: float
     """0..1."""
     total: float
+    """Without what a judge says."""
     faults: tuple[Fault, ...]
     """Why the format is wrong; empty exactly if `format` is 1."""
 
