@@ -61,8 +61,7 @@ def line(folder: Path, path: Path, capfd: pytest.CaptureFixture[str], *more: str
         ({"generator": {"engine": "vlm"}}, "no such engine"),
         ({"generator": {"replies": "gone.jsonl"}}, "gone.jsonl: no such file"),
         ({"benchmarks": ["medqq"], "filters": {"contamination": {}}}, "medqq"),
-        ({"filters": {"judge": {"judge": "llm"}}}, "the judge llm needs model"),
-        ({"filters": {"judge": {"judge": "nobody", "against": "reference"}}}, "no"),
+        ({"filters": {"judge": {"name": "llm"}}}, "filters.judge.name: unknown key"),
     ],
 )
 def test_a_fault_of_the_recipe_is_one_line(
@@ -102,6 +101,27 @@ def test_a_judge_without_a_text_to_judge_by_is_refused(folder: Path, capfd: pyte
     judge = {"judge": "command", "command": "cat"}
     said = line(folder, recipe(folder, filters={"judge": judge}), capfd)
     assert "rows.jsonl:1: no source to judge by: set filters.judge.against: reference" in said
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({"judge": "llm"}, "filters.judge: the judge llm needs model"),
+        ({"judge": "nobody"}, "filters.judge: judge 'nobody': no such judge"),
+        ({"judge": "command", "command": "no-such-program"}, "no such program"),
+    ],
+)
+def test_a_judge_that_cannot_be_used_is_one_line(
+    folder: Path, capfd: pytest.CaptureFixture[str], judge: dict[str, Any], said: str
+) -> None:
+    row = {
+        "question": "Does it help?",
+        "context": {"contexts": ["It helped."]},
+        "long_answer": "Yes.",
+        "final_decision": "yes",
+    }
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert said in line(folder, recipe(folder, filters={"judge": judge}), capfd)
 
 
 @pytest.mark.parametrize(
