@@ -7,15 +7,15 @@ divides the advantages of a question in domain d and cluster c by
 
 N_d: questions seen of the domain; its clusters are made by k-means of the questions' rewards, N_c and mu_c are size and
 mean reward of one, and mu_d is the mean of the mu_c, weighted by 1 / N_c. So rare and hard questions weigh more. The
-released code (DDVD233/QoQ_Med, verl/trainer/core_algos.py) leaves open what happens to rewards of 0, where it divides by
-0, or below, where the sign of the advantages turns, and remembers every question. Here:
+released code (DDVD233/QoQ_Med, verl/trainer/core_algos.py) divides by 0 where all rewards are 0, turns the sign of the
+advantages where they are below, and remembers every question. Here:
 
 - difficulty is the share of right replies, from 0 to 1; shares below `floor` count as `floor`
 - N_d counts all questions seen; the vectors of a domain's last `memory` questions are clustered, and N_c is the
   cluster's share of these times N_d
 - clusters are made at every step, from the sorted vectors of right (1) and wrong (0), of which there are few different
-  ones: as many clusters, up to `clusters`, as each lower the squared distances by at least 10 % of those of one cluster;
-  one below 20 questions
+  ones: as many clusters, up to `clusters`, as each lower the squared distances by at least 10 % of those of one
+  cluster; below 20 questions there is one
 - weights are divided by their mean over all remembered questions, so that the learning rate keeps its meaning, then cut
   to [1 / cap, cap]; they are 1 until `warmup` questions have been seen
 - the division by the batch's deviation that follows in DRPO is left to TRL's `scale_rewards`, before the weights

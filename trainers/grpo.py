@@ -317,8 +317,8 @@ def _domains(config: Config, prompts: Sequence[Prompt]) -> list[str]:
     counts = Counter(prompt.question.category[by] for prompt in prompts)
     if len(counts) > MOST_DOMAINS:
         raise MedbenchError(
-            f"loss.advantage.by: {by} has {len(counts)} different values, and there may be {MOST_DOMAINS} domains: use a "
-            f"column with fewer"
+            f"loss.advantage.by: {by} has {len(counts)} different values, and there may be {MOST_DOMAINS} domains: "
+            f"use a column with fewer"
         )
     listed = ", ".join(f"{foreign(name, 60)} {count}" for name, count in counts.most_common())
     return [f"domains by {by}: {listed}"]
@@ -439,7 +439,8 @@ def _untested_trl(installed: str) -> list[str]:
 def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
     """GRPOTrainer that asks and generates as the evaluation does, and weights advantages by domain.
 
-    Raises MedbenchError if TRL lacks what it overrides. TRL has no public hook for any of these. tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
+    Raises MedbenchError if TRL lacks what it overrides. TRL has no public hook for any of these.
+    tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
     """
     from accelerate.utils import gather_object
     from peft.helpers import DoraCaching

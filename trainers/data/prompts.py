@@ -57,8 +57,10 @@ class Prompt:
 
 
 def load_questions(sources: Sequence[Source], by: str | None = None) -> list[Row]:
-    """The rows of all sources; `by` as in load_rows. Raises MedbenchError naming file and line of a row with a fault, or of one whose replies
-    no reward can judge."""
+    """The rows of all sources; `by` as in load_rows.
+
+    Raises MedbenchError naming file and line of a row with a fault, or of one whose replies no reward can judge.
+    """
     rows: list[Row] = []
     for row in load_rows(sources, by):
         if not isinstance(row, Row):
