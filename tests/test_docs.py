@@ -53,6 +53,7 @@ def blocks(language: str, *documents: Path) -> list[str]:
         ("gates", "gate file", "README.md"),
         ("gates", "gate file", "docs/gates.md"),
         ("stages", "recipe", "docs/training.md"),
+        ("generator", "synth recipe", "docs/synth.md"),
         ("prompt", "protocol", "docs/extending.md"),
     ],
 )

@@ -28,6 +28,7 @@ from medbench.harness.cli.judge_options import (
 )
 from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
+from medbench.harness.cli.synth_command import synth_command
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import as_text
 from medbench.harness.secrets import redact
@@ -41,6 +42,7 @@ KEPT = {
     "gate": "; answers so far are kept: rerun the same command",
     "watch": "; answers so far are kept: rerun the same command",
     "judge": "; verdicts so far are kept: rerun the same command",
+    "synth": "; replies so far are kept: rerun the same command with --resume",
     "train": "; finished work is kept: rerun the same command with --resume",
 }
 EXIT_INTERRUPTED = 4
@@ -62,7 +64,7 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command, judge_command):
+for command in (gate_command, watch_command, compare_command, judge_command, synth_command):
     cli.add_command(command)
 
 
@@ -327,7 +329,8 @@ def tasks_command(name: str | None, protocol: str | None, data: str | None, as_j
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind; list every fault by key path.
 
-    A file is a task, protocol, eval config, gate file, recipe or file of references; its keys say which.
+    A file is a task, protocol, eval config, gate file, recipe of train or synth, or file of references; its keys say
+    which.
     """
     from medbench.harness.cli.validate import faults_of
 

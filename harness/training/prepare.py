@@ -51,7 +51,7 @@ class Prepared:
         stage = self.recipe.stages[index]
         folder.mkdir(parents=True, exist_ok=True)
         benchmarks: dict[str, Sequence[Question]] = {name: task.questions for name, task in self.tasks.items()}
-        with _data_folder_set(self.data_folder):
+        with data_folder_set(self.data_folder):
             return prepare(
                 find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=benchmarks
             )
@@ -59,7 +59,7 @@ class Prepared:
     def example_of(self, index: int, folder: Path) -> list[str]:
         """The stage's first row as the model sees it, after check_stage with the same folder."""
         stage = self.recipe.stages[index]
-        with _data_folder_set(self.data_folder):
+        with data_folder_set(self.data_folder):
             return example(find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder)
 
 
@@ -82,8 +82,9 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
 
 
 @contextmanager
-def _data_folder_set(folder: Path | None) -> Iterator[None]:
-    """A trainer's `prepare` runs in this process and expands $MEDBENCH_DATA, as its `train` does in a child."""
+def data_folder_set(folder: Path | None) -> Iterator[None]:
+    """What $MEDBENCH_DATA stands for in a recipe's paths: a trainer's `prepare` runs in this process and expands it, as
+    its `train` does in a child."""
     before = os.environ.get(DATA_FOLDER)
     if folder is not None:
         os.environ[DATA_FOLDER] = str(folder)

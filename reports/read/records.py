@@ -14,6 +14,7 @@ from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.scores import Scores
+from medbench.reports.read.synths import SynthView
 from medbench.reports.read.trainings import TrainingView
 
 
@@ -82,4 +83,6 @@ class Collection:
     pairs: tuple[tuple[str, str], ...] = ()
     """Ids (A, B) of the pairs that have a page of their own, at pairs.page_name(A, B)."""
     trainings: tuple[TrainingView, ...] = ()
+    """By id, in natural order."""
+    synths: tuple[SynthView, ...] = ()
     """By id, in natural order."""

@@ -10,6 +10,7 @@ reports.site calls most of these and writes what they return:
     compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault, judged)
     trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
+    synths/<id>/index.html        synth_page(synth)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
     trained_judge_page            judge.html in a trained judge's folder
@@ -43,7 +44,16 @@ from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
-from medbench.reports.views import compare, formats, leaderboard, trained_judge, trajectory_charts, trajectory_page
+from medbench.reports.read.synths import SynthView
+from medbench.reports.views import (
+    compare,
+    formats,
+    leaderboard,
+    synth,
+    trained_judge,
+    trajectory_charts,
+    trajectory_page,
+)
 from medbench.reports.views import run as run_view
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
@@ -80,7 +90,13 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
     reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
     trainings = list(map(trajectory_page.index_row, collection.trainings))
     return _render(
-        "index.html.j2", tables=tables, trainings=trainings, broken=collection.broken, references=reported, tasks=tasks
+        "index.html.j2",
+        tables=tables,
+        trainings=trainings,
+        synths=list(map(synth.index_row, collection.synths)),
+        broken=collection.broken,
+        references=reported,
+        tasks=tasks,
     )
 
 
@@ -110,6 +126,11 @@ def compare_page(
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
     """The page of one training; its charts are drawn from trajectory_charts.script."""
     return _render("training.html.j2", page=page)
+
+
+def synth_page(one: SynthView) -> str:
+    """The page of one folder of `medbench synth`."""
+    return _render("synth.html.j2", page=synth.view_of(one))
 
 
 def judging_page(listed: Mapping[str, Any]) -> str:

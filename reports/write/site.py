@@ -12,6 +12,7 @@ SITE/
   compare/<a>--<b>.html           pages.compare_page(a, b, comparisons, flips, fault): see pairs.Compared
   trainings/<id>/index.html       pages.training_page(trajectory_page.view_of(training, runs))
   trainings/<id>/charts.js        trajectory_charts.script(stages)
+  synths/<id>/index.html          pages.synth_page(synth)
   assets/<name>                   pages.ASSETS
   leaderboard.json .csv .md       exports.leaderboard
   badges/<id>--<gate>.svg         exports.badges
@@ -73,6 +74,7 @@ class BuildReport:
 
     runs: int
     trainings: int
+    synths: int
     broken: int
     written: int
     """Files."""
@@ -94,11 +96,13 @@ def build(collection: Collection, site: Path, *, references: Path | None = None)
         scored = replace(collection, runs=runs)
         _build_pairs(scored, manifest, workers)
         _build_trainings(scored, manifest)
+        _build_synths(scored, manifest)
         _build_index(scored, manifest, known)
     seconds = round(time.perf_counter() - started, 3)
     return BuildReport(
         runs=len(runs),
         trainings=len(collection.trainings),
+        synths=len(collection.synths),
         broken=len(collection.broken),
         written=manifest.written,
         skipped=manifest.skipped,
@@ -233,13 +237,24 @@ def _build_trainings(collection: Collection, manifest: Manifest) -> None:
         manifest.record(f"training {training.id}", stamp, written.names)
 
 
+def _build_synths(collection: Collection, manifest: Manifest) -> None:
+    for synth in collection.synths:
+        stamp = _hash(code(), synth.id, synth.contents)
+        if manifest.fresh(f"synth {synth.id}", stamp):
+            continue
+        written = _Written(Writer(manifest.site), f"synths/{synth.id}")
+        written.put("index.html", _html(pages.synth_page(synth)))
+        manifest.record(f"synth {synth.id}", stamp, written.names)
+
+
 def _build_index(collection: Collection, manifest: Manifest, references: Sequence[Reference]) -> None:
     """What shows all runs, and what belongs to none."""
     known = [(run.id, run.stamp) for run in collection.runs]
     broken = [(one.name, one.reason) for one in collection.broken]
     trainings = [(one.id, one.contents) for one in collection.trainings]
+    synths = [(one.id, one.contents) for one in collection.synths]
     reported = [one.model_dump(mode="json") for one in references]
-    stamp = _hash(code(), known, broken, collection.pairs, trainings, reported)
+    stamp = _hash(code(), known, broken, collection.pairs, trainings, synths, reported)
     if not manifest.fresh("index", stamp):
         written = _Written(Writer(manifest.site), "")
         written.put("index.html", _html(pages.index_page(collection, references)))
