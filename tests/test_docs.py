@@ -53,6 +53,7 @@ def blocks(language: str, *documents: Path) -> list[str]:
         ("gates", "gate file", "README.md"),
         ("gates", "gate file", "docs/gates.md"),
         ("stages", "recipe", "docs/training.md"),
+        ("generator", "synth recipe", "docs/synth.md"),
         ("prompt", "protocol", "docs/extending.md"),
     ],
 )
@@ -60,10 +61,11 @@ def test_the_yaml_shown_is_valid(
     key: str, kind: str, document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = [block for block in blocks("yaml", ROOT / document) if re.search(rf"^{key}:", block, re.MULTILINE)]
-    assert len(shown) == 1
-    (tmp_path / "shown.yaml").write_text(shown[0])
-    assert run(["validate", str(tmp_path / "shown.yaml")]) == 0, capsys.readouterr().out
-    assert capsys.readouterr().out == f"{tmp_path / 'shown.yaml'}: valid {kind}\n"
+    assert shown
+    for block in shown:
+        (tmp_path / "shown.yaml").write_text(block)
+        assert run(["validate", str(tmp_path / "shown.yaml")]) == 0, capsys.readouterr().out
+        assert capsys.readouterr().out == f"{tmp_path / 'shown.yaml'}: valid {kind}\n"
 
 
 def test_the_training_data_shown_is_valid() -> None:

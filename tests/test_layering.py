@@ -28,7 +28,7 @@ FLOORS = (
     ("reports/read", "trainers/rewards"),
     ("reports/views", "trainers/data", "trainers/trl"),
     ("reports/write", "trainers"),
-    ("harness/verdict_server",),
+    ("harness/verdict_server", "harness/synth"),
     ("harness/api",),
     ("harness/cli",),
 )

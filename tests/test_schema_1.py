@@ -157,7 +157,7 @@ def without_new(content: Any) -> Any:
     """A verdict without what newer verdicts say beside it, and of each gate beside its rule."""
     if not isinstance(content, dict) or "gates" not in content:
         return content
-    added = {"kind", "unit", "interval_level", "interval_kind", "observed", "sampling_noise", "new_questions"}
+    added = {"kind", "unit", "interval_level", "interval_kind", "observed", "sampling_noise", "new_questions", "judged"}
     gates = [{key: value for key, value in gate.items() if key not in added} for gate in content["gates"]]
     return {key: value for key, value in content.items() if key not in NEW_FIELDS} | {"gates": gates}
 

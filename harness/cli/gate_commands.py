@@ -255,13 +255,19 @@ def _judged_if_there(keeper: Gatekeeper, checkpoint: Path) -> Judged | None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def compare_command(run_a: Path, run_b: Path, incomplete: bool, as_json: bool) -> None:
-    """Compare two runs on the same questions: RUN_B minus RUN_A, with interval, McNemar's test and flips."""
+    """Compare two runs on the same questions: RUN_B minus RUN_A, with interval, McNemar's test and flips.
+
+    Where one judge has judged both by the same texts, its scores of the reasoning are compared too.
+    """
     from medbench.harness import api
+    from medbench.harness.cli.judge_tables import judged_differences
     from medbench.harness.cli.verdict_output import comparison_table
+    from medbench.harness.judges.compare import compare_judged
 
     found = api.compare(run_a, run_b, incomplete=incomplete)
+    judged = compare_judged(run_a, run_b, found.tasks)
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        click.echo(json.dumps(found.as_json() | {"judged": [one.as_json() for one in judged]}))
     else:
         table = comparison_table(found.a.run_id, found.b.run_id, list(found.tasks.values()), found.warnings)
-        click.echo(table, nl=False)
+        click.echo(table + judged_differences(judged), nl=False)

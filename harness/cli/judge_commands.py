@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED
+from medbench.harness.cli.judge_options import judge_options, judged, lack_verdicts, result_of, start_chosen
 from medbench.harness.cli.judge_training import labels_command, train_command
 from medbench.harness.cli.labels_check import asked_judge_options, check_labels
-from medbench.harness.cli.streams import clean_stdout, say
+from medbench.harness.cli.streams import clean_stdout
 
 
 class _RunOrCommand(click.Group):
@@ -39,35 +39,12 @@ def judge_command() -> None:
 
 @judge_command.command("run")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--judge", "name", required=True, metavar="NAME", help="command, llm, or a plugin's name.")
-@click.option("--command", "program", help="Program of the judge command, with its arguments; no shell reads it.")
-@click.option("--model", help="Model of the judge llm, as for eval.")
-@click.option("--engine", help="For --model, as for eval.  [default: openai with --base-url, else vllm]")
-@click.option("--base-url", help="For --model, as for eval.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="For --model: YAML with engine_config.")
-@click.option(
-    "--timeout", metavar="TIME", callback=as_seconds, help="Longest wait for a verdict of --command.  [default: 10m]"
-)
+@judge_options()
 @click.option("--tasks", help="Comma-separated.  [default: all of the run that have a text to judge by]")
-@click.option("--sources", type=click.Path(path_type=Path), help='Texts to judge by, JSON lines {"id", "source"}.')
 @click.option("--limit", type=click.IntRange(min=1), help="At most N questions per task, the same ones each time.")
 @click.option("--data", help="As for eval.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
-def run_command(
-    run: Path,
-    name: str,
-    program: str | None,
-    model: str | None,
-    engine: str | None,
-    base_url: str | None,
-    config_file: Path | None,
-    timeout: float | None,
-    tasks: str | None,
-    sources: Path | None,
-    limit: int | None,
-    data: str | None,
-    as_json: bool,
-) -> int:
+def run_command(run: Path, tasks: str | None, limit: int | None, data: str | None, as_json: bool, **given: Any) -> int:
     """Judge each step of the replies in RUN: is it supported or contradicted by the source, or not covered?
 
     Steps are the sentences of the thought or, without one, those before the answer; the source is the task's own text
@@ -75,41 +52,17 @@ def run_command(
     command goes on where it was stopped. Exit: 3 where more than 2 % of a task's steps have no verdict.
     """
     from medbench.harness.cli.judge_tables import scores_table
-    from medbench.harness.config import read_yaml
-    from medbench.harness.engines.settings import EngineChoice, EngineConfig
-    from medbench.harness.evaluation.options import EvalConfig
-    from medbench.harness.judges.contracts import JudgeChoice
-    from medbench.harness.judges.judge_run import JudgeOptions, judge_run
-    from medbench.harness.judges.plugins import start_judge
-    from medbench.harness.judges.scores import task_scores
 
     named = tuple(filter(None, map(str.strip, (tasks or "").split(","))))
-    options = JudgeOptions(run, named, data, sources, limit)
-    if model is None and (engine or base_url or config_file):
-        raise click.UsageError("--engine, --base-url and --config belong to --model")
-    config = read_yaml(config_file, EvalConfig).engine_config if config_file else EngineConfig()
-    asked = EngineChoice(engine or ("openai" if base_url else "vllm"), config, base_url)
-    choice = JudgeChoice(name, program, model, asked, 600.0 if timeout is None else timeout, say)
     with clean_stdout() as stdout:
-        judge = start_judge(choice)
-        try:
-            found = judge_run(options, judge, say)
-        finally:
-            judge.close()
-        scores = [task_scores(one) for one in found]
+        judge = start_chosen(given)
+        assert judge is not None, "--judge is required"
+        found = judged(run, judge, tasks=named, data=data, sources=given["judge_sources"], limit=limit)
         if as_json:
-            content: dict[str, Any] = {"run": str(run), "judge": judge.name, "fingerprint": judge.fingerprint}
-            content["tasks"] = {
-                score.task: score.as_json() | {"file": str(one.file)} for score, one in zip(scores, found, strict=True)
-            }
-            stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+            stdout.write(json.dumps({"run": str(run), **result_of(judge, found)}, ensure_ascii=False) + "\n")
         else:
-            stdout.write(scores_table(judge, scores, found))
-    lacking = [score.task for score in scores if score.lacks_verdicts]
-    if lacking:
-        say(f"more than 2 % of the steps of {', '.join(lacking)} have no verdict: the same command asks them again")
-        return EXIT_NOT_SCORED
-    return 0
+            stdout.write(scores_table(judge, found))
+    return EXIT_NOT_SCORED if lack_verdicts(found) else 0
 
 
 @judge_command.command("check")

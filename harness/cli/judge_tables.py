@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from medbench.harness.cli.tables import rendered, shown
-from medbench.harness.judges.check import Checked, KnownAgreement, known_agreement
+from medbench.harness.judges.agreement import Calibration, calibration_of
+from medbench.harness.judges.check import Checked
+from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.judges.contracts import VERDICTS, Judge
 from medbench.harness.judges.judge_run import JudgedTask
 from medbench.harness.judges.local.report import PAGE, UNCHECKED, Figures, Report
@@ -23,22 +25,45 @@ MOST_FAULTS = 3
 COLUMNS = ("sensitivity", "specificity", "judged", "by error rates", "prediction-powered")
 
 
-def scores_table(judge: Judge, scores: Sequence[TaskScores], judged: Sequence[JudgedTask]) -> str:
+def scores_table(judge: Judge, found: Sequence[tuple[JudgedTask, TaskScores]]) -> str:
     """What `medbench judge RUN` prints; ends with a newline."""
     table = Table(title=shown(f"judge {judge.name} · {judge.fingerprint[:12]}"), title_justify="left", show_edge=False)
     table.add_column("task", no_wrap=True)
     for heading in ("replies", "steps", "failed", *(f"{verdict} %" for verdict in VERDICTS), *ReplyScores.__slots__):
         table.add_column(heading, justify="right")
-    for one in scores:
+    for _, one in found:
         cells = [one.shares.get(verdict) for verdict in VERDICTS]
         cells += [one.scores.get(name) for name in ReplyScores.__slots__]
         counts = (one.replies, one.steps, one.failed)
         table.add_row(shown(one.task), *map(str, counts), *map(_with_interval, cells))
-    lines = [line for one in scores for line in _details(one)]
-    for each in judged:
-        lines += [f"{each.task}: {_calibration(known_agreement(each.file, judge.fingerprint))}"]
+    lines = [line for _, one in found for line in _details(one)]
+    for each, _ in found:
+        run = each.file.parent.parent
+        lines += [f"{each.task}: {_calibration(calibration_of(run, each.task, judge.name, judge.fingerprint))}"]
         lines += [f"verdicts: {each.file}"]
     return rendered(table, *map(shown, lines))
+
+
+def judged_differences(found: Sequence[JudgedComparison]) -> str:
+    """What `medbench compare` prints of judged runs; "" where neither is."""
+    if not found:
+        return ""
+    table = Table(title="reasoning as judged, B minus A", title_justify="left", show_edge=False)
+    table.add_column("task, judge")
+    for heading in ("questions", "A %", "B %", "difference", "95 % interval", "p", "lower", "higher"):
+        table.add_column(heading, justify="right")
+    lines = []
+    for one in found:
+        if one.scores is None:
+            lines.append(f"{one.task}: judge {one.judge} is not compared: {one.fault}")
+            continue
+        table.add_row(shown(f"{one.task}, {one.judge} {one.fingerprint[:12]}"))
+        for name, d in one.scores.items():
+            interval = f"{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}"
+            numbers = (str(d.n), percent(d.a), percent(d.b), f"{100 * d.difference:+.1f}", interval)
+            table.add_row(f"  {name}", *numbers, f"{d.p_value:.4f}", str(d.lost), str(d.gained))
+    parts: list[RenderableType] = [Text(), table] if len(lines) < len(found) else []
+    return rendered(*parts, *map(shown, lines))
 
 
 def check_tables(found: Checked) -> str:
@@ -109,12 +134,10 @@ def _auroc(figures: Figures) -> str:
     return "not defined" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
-def _calibration(known: KnownAgreement | None) -> str:
-    if known is None:
+def _calibration(found: Calibration | None) -> str:
+    if found is None:
         return "uncalibrated: how far this judge agrees with people is not known: medbench judge check RUN LABELS"
-    interval = f" ({known.kappa_low:.2f} to {known.kappa_high:.2f})" if known.kappa_low is not None else ""
-    kappa = "not defined" if known.kappa is None else f"{known.kappa:.2f}{interval}"
-    return f"agreement with people on {known.steps} steps of {known.questions} questions: kappa {kappa}"
+    return f"agreement with people: {found.in_words}"
 
 
 def _share(share: Estimate | Share | None) -> str:

@@ -16,8 +16,19 @@ from medbench.harness.cli import own_faults
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.judge_commands import judge_command
+from medbench.harness.cli.judge_options import (
+    PREFIX,
+    judge_options,
+    judged,
+    lack_verdicts,
+    refuse_unjudgeable,
+    result_of,
+    start_chosen,
+    taken,
+)
 from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
+from medbench.harness.cli.synth_command import synth_command
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import as_text
 from medbench.harness.secrets import redact
@@ -31,6 +42,7 @@ KEPT = {
     "gate": "; answers so far are kept: rerun the same command",
     "watch": "; answers so far are kept: rerun the same command",
     "judge": "; verdicts so far are kept: rerun the same command",
+    "synth": "; replies so far are kept: rerun the same command with --resume",
     "train": "; finished work is kept: rerun the same command with --resume",
 }
 EXIT_INTERRUPTED = 4
@@ -52,7 +64,7 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command, judge_command):
+for command in (gate_command, watch_command, compare_command, judge_command, synth_command):
     cli.add_command(command)
 
 
@@ -108,19 +120,48 @@ for command in (gate_command, watch_command, compare_command, judge_command):
 @click.option("--resume", is_flag=True, help="Continue the run if it exists; do nothing if it is complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@judge_options(PREFIX)
 def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Evaluate MODEL and keep every answer.
 
     MODEL: a hub id (org/name or org/name@revision), a checkpoint folder, a PEFT adapter folder, or
     smollm2-135m, which needs no hub.
+
+    With --judge the finished run is judged as by `medbench judge`; one whose exit status is 3 is not, until --resume
+    has completed it.
     """
     from medbench.harness import api
     from medbench.harness.cli.options import eval_keywords
+
+    given = taken(options)
+    keywords = eval_keywords(options)
+    with clean_stdout() as stdout:
+        judge = start_chosen(given, PREFIX)  # a judge that cannot start is told before hours of work
+        if judge is not None:
+            refuse_unjudgeable(keywords, given)
+        run = api.evaluate(model, **keywords)
+        content = run.as_json()
+        if not as_json:
+            stdout.write(_run_text(run, as_json=False))
+            stdout.flush()
+        status = _not_scored(run)
+        if judge is not None and not status:
+            found = judged(run.folder, judge, data=keywords.get("data"), sources=given["judge_sources"])
+            status = EXIT_NOT_SCORED if lack_verdicts(found) else 0
+            content["judged"] = result_of(judge, found)
+            if not as_json:
+                from medbench.harness.cli.judge_tables import scores_table
+
+                stdout.write(scores_table(judge, found))
+        if as_json:
+            stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    return status
+
+
+def _not_scored(run: StoredRun) -> int:
+    """The exit status of a run that has too few answers, which is told; else 0."""
     from medbench.harness.scoring.summary import MOST_ERRORS
 
-    with clean_stdout() as stdout:
-        run = api.evaluate(model, **eval_keywords(options))
-        stdout.write(_run_text(run, as_json))
     unscored = [name for name, result in run.results.items() if result.accuracy is None]
     if unscored:
         say(f"not gateable: no question of {', '.join(unscored)} was scored; see the errors in {run.folder}/samples")
@@ -288,7 +329,8 @@ def tasks_command(name: str | None, protocol: str | None, data: str | None, as_j
 def validate_command(paths: tuple[Path, ...]) -> int:
     """Check YAML files of any kind; list every fault by key path.
 
-    A file is a task, protocol, eval config, gate file, recipe or file of references; its keys say which.
+    A file is a task, protocol, eval config, gate file, recipe of train or synth, or file of references; its keys say
+    which.
     """
     from medbench.harness.cli.validate import faults_of
 

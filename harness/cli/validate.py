@@ -13,6 +13,8 @@ from medbench.harness.config import Record, check_mapping, parse_yaml
 from medbench.harness.evaluation.options import EvalConfig
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.synth.prompts import FinishFile, KindFile, StrategiesFile
+from medbench.harness.synth.recipe import SynthRecipe
 from medbench.harness.training.recipe import check_recipe
 from medbench.reports.read.references import References
 
@@ -20,8 +22,19 @@ MODELS: dict[str, type[Record]] = {
     "protocol": Protocol,
     "gate file": GateFile,
     "eval config": EvalConfig,
+    "synth recipe": SynthRecipe,
+    "prompt of synth": KindFile,
+    "strategies of synth": StrategiesFile,
+    "finish of synth": FinishFile,
     "file of references": References,
 }
+OF_SYNTH = {
+    "generator": "synth recipe",
+    "ask": "prompt of synth",
+    "backtracking": "strategies of synth",
+    "letters": "finish of synth",
+}
+"""Key that only such a file has -> kind."""
 
 
 def faults_of(path: Path) -> tuple[str, list[str]]:
@@ -46,6 +59,9 @@ def _kind(content: dict[Any, Any]) -> str:
         return "task"
     if "stages" in keys:
         return "recipe"
+    for key, kind in OF_SYNTH.items():
+        if key in keys:
+            return kind
     if "gates" in keys:
         return "gate file"
     if "references" in keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from medbench.harness.contracts import MedbenchError, Task
 from medbench.harness.gates.answers import Answers
@@ -11,11 +11,12 @@ from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.census import CensusTest
 from medbench.harness.gates.constant_answer import with_constant
 from medbench.harness.gates.gate_test import GateTest
+from medbench.harness.gates.judged_gate import JudgedTest, Judging
 from medbench.harness.gates.metric_values import SamplingNoise, value_of_question
 from medbench.harness.gates.pace import PaceTest
 from medbench.harness.gates.population import PopulationTest
 from medbench.harness.gates.population_mean import PopulationMeanTest
-from medbench.harness.gates.rules import CONSTANT, MEAN, Gate, GateFile
+from medbench.harness.gates.rules import CONSTANT, JUDGED, MEAN, Gate, GateFile, refuse_judged
 from medbench.harness.gates.task_mean import MeanTest
 from medbench.harness.gates.token_limits import Limits
 from medbench.harness.stats.sequential import Control
@@ -38,10 +39,25 @@ class Builder:
     samples: int
     """Of each question."""
     limits: Limits
+    judgings: Mapping[int, Judging] = field(default_factory=dict)
+    """Place of a gate on a judge's scores -> these scores."""
 
     def tests(self) -> list[GateTest]:
         """One per gate, in the file's order. Raises MedbenchError for a gate that has no questions or no baseline."""
-        return [self._test(gate) for gate in self.rules.gates]
+        return [
+            self._test(gate) if gate.judge is None else self._judged_test(gate, self.judgings.get(place))
+            for place, gate in enumerate(self.rules.gates)
+        ]
+
+    def _judged_test(self, gate: Gate, judging: Judging | None) -> GateTest:
+        if judging is None:
+            refuse_judged(self.rules)
+        assert judging is not None
+        total = len(self._order(gate))
+        if judging.fault is not None:
+            return JudgedTest(gate, judging, total, None)
+        own = replace(self, baseline=judging.of_baseline(self.baseline, gate.task), judgings={})
+        return JudgedTest(gate, judging, total, own._test_of_answers(gate))
 
     def _test(self, gate: Gate) -> GateTest:
         if gate.at_least == CONSTANT:
@@ -56,7 +72,7 @@ class Builder:
         answers = self._answers(gate)
         if self.rules.decide == "population":
             return PopulationTest(answers, self.rules.alpha, self._alpha_fail)
-        resolution = None if gate.metric == "tokens_per_answer" else self._resolution
+        resolution = None if gate.metric in ("tokens_per_answer", *JUDGED) else self._resolution
         return CensusTest(answers, self.rules.alpha, self._alpha_fail, self._controls(answers), resolution, self.limits)
 
     def _test_of_mean(self, gate: Gate) -> GateTest:

@@ -11,6 +11,7 @@ from medbench.harness.contracts import OPEN_EXTRACTION, Data, MedbenchError, Que
 from medbench.harness.evaluation.plan import default_protocol
 from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference, by_question, read_baseline, refuse_other_answers, weights_of
+from medbench.harness.gates.judged_gate import judgings_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Judged, written
@@ -70,6 +71,7 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
         known_orders=orders,
         samples=record.samples,
         fractional=fractional,
+        judgings=judgings_of(rules, folder, samples, reference, baseline),
     )
     for name in rules.tasks:
         answered = [sample for id in orders[name] for sample in samples[name].get(id, ())]

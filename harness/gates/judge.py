@@ -36,7 +36,7 @@ from medbench.harness.gates.baseline import read_baseline, read_controls, refuse
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of, samples_of
 from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
-from medbench.harness.gates.rules import GateFile, refuse_unknown_tasks
+from medbench.harness.gates.rules import GateFile, refuse_judged, refuse_unknown_tasks
 from medbench.harness.gates.run_gate import run_gate
 from medbench.harness.gates.token_limits import NO_LIMITS, limits_for
 from medbench.harness.gates.verdict import Judged, invalid_checkpoint, written
@@ -182,6 +182,7 @@ class Gatekeeper:
 
         loader = TaskLoader(options.data, say)
         refuse_unknown_tasks(rules, loader.names)
+        refuse_judged(rules)
         self._rules, self._baseline, self._options, self._say, self._aa = rules, baseline, options, say, aa
         self._tasks = [keep_partition(loader.load(name), rules.partition) for name in rules.tasks]
         self._protocol, self._samples = protocol_of(rules, baseline, self._tasks), samples_of(rules, baseline)

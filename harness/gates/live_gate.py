@@ -18,6 +18,7 @@ from medbench.harness.evaluation.requests import permuted
 from medbench.harness.gates.baseline import Reference
 from medbench.harness.gates.build import Builder
 from medbench.harness.gates.gate_test import GateTest
+from medbench.harness.gates.judged_gate import Judging
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.token_limits import NO_LIMITS, Limits, Reply
 from medbench.harness.gates.verdict import (
@@ -94,6 +95,8 @@ class LiveGate:
     """Whether the score of one sample may lie between 0 and 1, as lm-eval's own can."""
     limits: Limits = NO_LIMITS
     """For an engine that reports running replies."""
+    judgings: Mapping[int, Judging] = field(default_factory=dict)
+    """Of a finished run: place of a gate on a judge's scores -> these scores."""
     _progress: dict[str, _Progress] = field(init=False)
     _tests: list[GateTest] = field(init=False)
 
@@ -114,6 +117,7 @@ class LiveGate:
             fractional=self.fractional,
             samples=self.samples,
             limits=self.limits,
+            judgings=self.judgings,
         ).tests()
 
     def observe(self, task: str, samples: Sequence[Sample], *, seconds: float = 0.0) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from medbench.harness.contracts import Sample
+from medbench.harness.gates.rules import JUDGED
 
 
 def value_of(sample: Sample, metric: str) -> float | None:
@@ -16,7 +17,7 @@ def value_of(sample: Sample, metric: str) -> float | None:
         return float(sample.outcome == "error")
     if sample.outcome == "error":
         return None
-    if metric == "accuracy":
+    if metric == "accuracy" or metric in JUDGED:  # judged_gate has put a judge's score there
         return sample.score
     if metric == "unparsed":
         return float(sample.outcome != "answered")

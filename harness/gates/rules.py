@@ -16,17 +16,31 @@ from pydantic_core import PydanticCustomError
 
 from medbench.harness.config import Record, check_mapping, read_yaml
 from medbench.harness.contracts import MOST_NEW_TOKENS, MedbenchError
-from medbench.harness.files import as_text
-from medbench.harness.text import did_you_mean
+from medbench.harness.files import as_text, slug
+from medbench.harness.text import did_you_mean, foreign
 
-Metric = Literal["accuracy", "unparsed", "truncated", "errors", "tokens_per_answer", "seconds_per_question"]
-SHARES = ("accuracy", "unparsed", "truncated", "errors")
+Metric = Literal[
+    "accuracy",
+    "unparsed",
+    "truncated",
+    "errors",
+    "tokens_per_answer",
+    "seconds_per_question",
+    "factuality",
+    "effectiveness",
+    "completeness",
+]
+JUDGED = ("factuality", "effectiveness", "completeness")
+"""What a judge says of a reply's reasoning, see judges.scores."""
+SHARES = ("accuracy", "unparsed", "truncated", "errors", *JUDGED)
 """Metrics that are the mean of one value between 0 and 1 per question."""
 Kind = Literal["floor", "ceiling", "margin", "superiority"]
 Unit = Literal["share", "difference", "tokens", "seconds"]
 """Of an estimate and its threshold. share: 0 to 1, shown in percent; difference: of two shares, shown in points."""
 CONSTANT: Final = "constant"
 """As `at_least`: see gates.constant_answer."""
+LEAST_KAPPA = 0.4
+"""Of a gate that names none."""
 MEAN = "mean"
 """Used as a task: the mean of the accuracies of all tasks that the file names."""
 
@@ -64,6 +78,10 @@ class Gate(Record):
     """Not worse than the baseline by more than this share (0.02 is two points): non-inferiority."""
     better_by: float | None = Field(None, ge=0, le=1)
     """Better than the baseline by more than this share: superiority."""
+    judge: str | None = None
+    """Of a judged metric: whose scores count, by its name as in `medbench judge RUN --judge NAME`."""
+    least_kappa: float | None = Field(None, ge=0, le=1)
+    """The lower end of the 95 % interval of the judge's kappa with people must reach this; None is LEAST_KAPPA."""
     _constant: tuple[str, float] | None = PrivateAttr(None)
     """The best constant answer and its accuracy, where `at_least` names it and the questions are known."""
 
@@ -77,9 +95,12 @@ class Gate(Record):
         at_most: float | None = None,
         margin: float | None = None,
         better_by: float | None = None,
+        judge: str | None = None,
+        least_kappa: float | None = None,
     ) -> None:
         bounds = {"at_least": at_least, "at_most": at_most, "margin": margin, "better_by": better_by}
-        fields = {"task": task, "metric": metric, "category": category, **bounds}
+        judged = {"judge": judge, "least_kappa": least_kappa}
+        fields = {"task": task, "metric": metric, "category": category, **bounds, **judged}
         try:
             super().__init__(**fields)
         except ValidationError:
@@ -108,7 +129,17 @@ class Gate(Record):
             raise ValueError("category: give one field and its value, e.g. {meta_info: step1}")
         if self.metric == "seconds_per_question" and self.category:
             raise ValueError("category: seconds_per_question is measured over the whole run")
+        if self.metric in JUDGED and self.judge is None:
+            raise ValueError(f"{self.metric} is a judge's score: add judge: NAME")
+        if self.judge is not None and (slug(self.judge) != self.judge or "." in self.judge):
+            raise ValueError("judge: a judge's name has letters, digits, dashes and underscores only")
+        if self.metric not in JUDGED and (self.judge is not None or self.least_kappa is not None):
+            raise ValueError(f"judge and least_kappa belong to {', '.join(JUDGED)}; {self.metric} needs no judge")
         return self
+
+    @property
+    def kappa_needed(self) -> float:
+        return LEAST_KAPPA if self.least_kappa is None else self.least_kappa
 
     @property
     def paired(self) -> bool:
@@ -117,7 +148,7 @@ class Gate(Record):
 
     @property
     def less_is_better(self) -> bool:
-        return self.at_most is not None or (self.paired and self.metric != "accuracy")
+        return self.at_most is not None or (self.paired and self.metric not in ("accuracy", *JUDGED))
 
     @property
     def strict(self) -> bool:
@@ -163,13 +194,14 @@ class Gate(Record):
         of = f"{self.task} ({category})" if category else self.task
         if self.at_least == CONSTANT:
             return f"{of}: {self.metric} at least that of the best constant answer"
+        metric = f"{self.metric} by {self.judge}" if self.judge is not None else self.metric
         if self.at_least is not None:
-            return f"{of}: {self.metric} at least {self.at_least:g}"
+            return f"{of}: {metric} at least {self.at_least:g}"
         if self.at_most is not None:
-            return f"{of}: {self.metric} at most {self.at_most:g}"
+            return f"{of}: {metric} at most {self.at_most:g}"
         if self.margin is not None:
-            return f"{of}: {self.metric} not worse than the baseline's by more than {self.margin:g}"
-        return f"{of}: {self.metric} better than the baseline's by more than {self.better_by:g}"
+            return f"{of}: {metric} not worse than the baseline's by more than {self.margin:g}"
+        return f"{of}: {metric} better than the baseline's by more than {self.better_by:g}"
 
     @property
     def constant(self) -> str | None:
@@ -299,6 +331,18 @@ def refuse_unknown_tasks(rules: GateFile, known_tasks: list[str], path: Path | N
             raise MedbenchError(f"{where}: unknown task {gate.task!r}; {hint}")
 
 
+def refuse_judged(rules: GateFile, path: Path | None = None) -> None:
+    """Raises MedbenchError for a gate on a judge's scores, where checkpoints are judged while they answer."""
+    for index, gate in enumerate(rules.gates):
+        if gate.judge is not None:
+            file = path or rules._path
+            where = f"{file}: gates.{index}" if file else f"gate '{gate.rule}'"
+            raise MedbenchError(
+                f"{where}: {gate.metric} is decided on finished, judged runs only: medbench eval CHECKPOINT "
+                f"--judge {foreign(gate.judge, 40)}, then medbench gate RUN"
+            )
+
+
 def write_example(path: Path) -> None:
     """Write the commented example. Raises MedbenchError if the file exists or cannot be written."""
     try:
@@ -331,4 +375,5 @@ gates:
   - {task: mmlu_pro_medical, metric: unparsed, at_most: 0.05}        # ceiling
   # - {task: medqa, at_least: constant}                              # as good as always giving the commonest answer
   # - {task: mean, better_by: 0.01}                                  # more than 1 point better than the baseline
+  # - {task: pubmedqa, metric: factuality, judge: llm, at_least: 0.8, least_kappa: 0.4}   # finished, judged runs only
 """

@@ -33,6 +33,31 @@ KEPT = "verdicts"
 CORRECTION = "pass: each gate at alpha (all must pass: intersection-union test); fail: alpha / gates (Bonferroni)"
 
 
+Interval = tuple[float, float, float]
+"""(value, low, high), of a share."""
+
+
+class JudgedBy(BaseModel):
+    """Whose scores a judged gate rests on, and how far people agree with them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    judge: str
+    fingerprint: str
+    kappa: float | None = None
+    """With its 95 % interval; None where no label is known."""
+    kappa_low: float | None = None
+    kappa_high: float | None = None
+    labelled_steps: int = 0
+    labels_of: str | None = None
+    """The run whose steps were labelled, where it is not the judged one."""
+    supported: Interval | None = None
+    """Share of the judged steps, as the judge has it."""
+    by_error_rates: Interval | None = None
+    """The same corrected by the judge's errors, see docs/judges.md; None where the labels do not tell."""
+    prediction_powered: Interval | None = None
+
+
 class GateResult(BaseModel):
     """One gate's result."""
 
@@ -78,6 +103,8 @@ class GateResult(BaseModel):
     """Stored run used as a control variate -> its share in the prediction."""
     saved: int = 0
     """Questions saved by the control variates, estimated (see sequential.Evidence)."""
+    judged: JudgedBy | None = None
+    """Of a gate on a judge's scores."""
     why: str
 
     @property

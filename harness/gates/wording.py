@@ -16,6 +16,9 @@ WORDS: dict[Metric, str] = {
     "errors": "failed requests",
     "tokens_per_answer": "tokens per answer",
     "seconds_per_question": "seconds per question",
+    "factuality": "factuality",
+    "effectiveness": "effectiveness",
+    "completeness": "completeness",
 }
 
 

@@ -17,11 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import replace_file
 from medbench.harness.judges.contracts import VERDICTS
+from medbench.harness.judges.corrections import corrected_share
 from medbench.harness.judges.judgements import FOLDER, Judgement, read_judgements
 from medbench.harness.judges.labels import Known, read_labels
 from medbench.harness.judges.steps import steps_of
@@ -29,13 +30,7 @@ from medbench.harness.runs.records import SCHEMA_VERSION
 from medbench.harness.runs.run_folder import read_json
 from medbench.harness.runs.stored_run import load_run
 from medbench.harness.stats.agreement import Agreement, Estimate, agreement_of
-from medbench.harness.stats.corrected_share import (
-    UNKNOWN,
-    Labelled,
-    Share,
-    corrected_by_error_rates,
-    prediction_powered,
-)
+from medbench.harness.stats.corrected_share import Share
 from medbench.harness.stats.intervals import clustered_interval
 
 LENGTHS = 3
@@ -124,6 +119,15 @@ class KnownAgreement(BaseModel):
     kappa: float | None
     kappa_low: float | None
     kappa_high: float | None
+    labels: list[list[str]] = []
+    """[cluster, person's label, verdict] of each labelled step, from which shares are corrected; see agreement."""
+
+    @field_validator("labels")
+    @classmethod
+    def _of_verdicts(cls, labels: list[list[str]]) -> list[list[str]]:
+        if not all(len(one) == 3 and {*one[1:]} <= {*VERDICTS} for one in labels):
+            raise ValueError("each must be [cluster, label, verdict]")
+        return labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def check_judge(options: CheckOptions) -> Checked:
         raise MedbenchError(f"{options.labels}: no labelled step has a verdict in {path}: judge them first")
     labelled = [(one, labels[one.id, one.step]) for one in both]
     checked = compared(task, judge, lines[0].judge, judged, labelled, without_verdict=len(labels) - len(both))
-    _keep(path, checked)
+    _keep(path, checked, [(one.cluster, label, str(one.verdict)) for one, label in labelled])
     return checked
 
 
@@ -229,22 +233,20 @@ def _of_one_judge(path: Path, lines: Sequence[Judgement], wanted: str | None) ->
 
 def _of_label(verdict: str, pairs: Sequence[tuple[str, str, str]], judged: Sequence[Step]) -> LabelCheck:
     agreement = agreement_of(pairs, positive=verdict)
-    clusters: dict[str, list[int]] = {}
+    clusters: dict[str, list[str]] = {}
     for one in judged:
-        clusters.setdefault(one.cluster, []).append(int(one.verdict == verdict))
-    labelled = [Labelled(cluster, int(said == verdict), int(label == verdict)) for cluster, label, said in pairs]
-    with_labels = {one.cluster for one in labelled}
-    rest = [values for cluster, values in clusters.items() if cluster not in with_labels]
-    total = [(len(values), float(sum(values))) for values in clusters.values()]
+        clusters.setdefault(one.cluster, []).append(str(one.verdict))
+    total = [(len(said), float(said.count(verdict))) for said in clusters.values()]
     share = sum(ones for _, ones in total) / sum(size for size, _ in total)
     low, high = clustered_interval(total)
+    corrected = corrected_share(verdict, clusters, pairs)
     return LabelCheck(
-        labelled=sum(one.label for one in labelled),
+        labelled=sum(label == verdict for _, label, _ in pairs),
         sensitivity=agreement.sensitivity,
         specificity=agreement.specificity,
         raw=Share(share, low, high),
-        by_error_rates=corrected_by_error_rates(list(clusters.values()), labelled),
-        prediction_powered=prediction_powered(rest, labelled) if rest else UNKNOWN,
+        by_error_rates=corrected.by_error_rates,
+        prediction_powered=corrected.prediction_powered,
     )
 
 
@@ -270,7 +272,7 @@ def _agreement_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.jsonl')}.agreement.json")
 
 
-def _keep(path: Path, checked: Checked) -> None:
+def _keep(path: Path, checked: Checked, pairs: Sequence[tuple[str, str, str]]) -> None:
     kappa = checked.agreement.kappa
     known = KnownAgreement(
         judge=checked.fingerprint,
@@ -279,6 +281,7 @@ def _keep(path: Path, checked: Checked) -> None:
         kappa=kappa.value if kappa else None,
         kappa_low=kappa.low if kappa else None,
         kappa_high=kappa.high if kappa else None,
+        labels=list(map(list, pairs)),
     )
     with suppress(OSError):  # a folder that may only be read: later tables say "uncalibrated"
         replace_file(_agreement_path(path), json.dumps(known.model_dump(), indent=1).encode() + b"\n")

@@ -45,11 +45,15 @@ def start(choice: JudgeChoice) -> CommandJudge:
     try:
         words = shlex.split(choice.command)
     except ValueError as error:
-        raise MedbenchError(f"--command {foreign(choice.command)}: {str(error).lower()}: quote as in a shell") from None
+        raise MedbenchError(
+            f"judge command {foreign(choice.command)}: {str(error).lower()}: quote as in a shell"
+        ) from None
     if not words or "\0" in choice.command:
-        raise MedbenchError("--command: names no program: write it with its arguments")
+        raise MedbenchError("judge command: names no program: write it with its arguments")
     if shutil.which(words[0]) is None:
-        raise MedbenchError(f"--command {foreign(words[0])}: no such program, or it may not be run: correct the name")
+        raise MedbenchError(
+            f"judge command {foreign(words[0])}: no such program, or it may not be run: correct the name"
+        )
     return CommandJudge(words, choice.timeout, kept=choice.kept)
 
 
@@ -127,7 +131,7 @@ class _Program:
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
         except OSError as error:
-            raise MedbenchError(f"--command {foreign(words[0])}: cannot be started ({error.strerror})") from None
+            raise MedbenchError(f"judge command {foreign(words[0])}: cannot be started ({error.strerror})") from None
         self.why_ended = "no verdict"
         self._errors: deque[bytes] = deque(maxlen=8)
         self._rest = b""

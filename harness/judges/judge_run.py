@@ -15,6 +15,7 @@ from medbench.harness.contracts import MedbenchError, Question, Sample, Say
 from medbench.harness.judges.asking import ask
 from medbench.harness.judges.contracts import Item, Judge, Ruling, Verdict, item_id
 from medbench.harness.judges.judgements import Judgement, judgements_path
+from medbench.harness.judges.places import Place, places_of
 from medbench.harness.judges.sources import questions_of, read_sources, sources_of
 from medbench.harness.judges.steps import steps_of
 from medbench.harness.runs.stored_run import StoredRun, load_run
@@ -32,6 +33,8 @@ class Reply:
     question: str
     source: str
     steps: tuple[str, ...]
+    places: tuple[Place | None, ...] = ()
+    """Where each step stands in the reply."""
 
     def items(self) -> Iterator[Item]:
         for step in self.steps:
@@ -139,8 +142,9 @@ def _replies(
 
 
 def _reply(sample: Sample, questions: Mapping[str, Question], source: str) -> Reply:
-    question = questions[sample.id].question
-    return Reply(sample.id, sample.cluster, sample.repeat, question, source, tuple(steps_of(sample)))
+    steps = steps_of(sample)
+    places = tuple(places_of(steps, sample.output))
+    return Reply(sample.id, sample.cluster, sample.repeat, questions[sample.id].question, source, tuple(steps), places)
 
 
 def _draw(id: str) -> str:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from typing import Any
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Checkpoint, Completion, Engine, Message, Request
@@ -86,14 +87,20 @@ class LLMJudge:
         return Request(f"judge/{item.id}", messages, prompt, MAX_NEW_TOKENS, templated=templated)
 
     def _fingerprint(self) -> str:
-        """Over the prompt, the weights (for a server its address and the model's name) and the engine's settings."""
+        """Over the prompt, the weights (for a server its address and the model's name) and the engine's settings.
+
+        An engine object is taken at its word: its `fingerprint`, or its settings where it has none.
+        """
         choice = self._choice
         settings = choice.config.model_dump(mode="json")
-        of_model = (
-            [self._checkpoint.fingerprint, self._checkpoint.tokenizer_sha256]
-            if self._checkpoint is not None
-            else [self._model, without_credentials(choice.base_url) if choice.base_url else ""]
-        )
+        of_model: list[Any]
+        if choice.instance is not None:
+            own = getattr(choice.instance, "fingerprint", None)
+            of_model = [self._model, own if isinstance(own, str) else dict(choice.instance.settings())]
+        elif self._checkpoint is not None:
+            of_model = [self._checkpoint.fingerprint, self._checkpoint.tokenizer_sha256]
+        else:
+            of_model = [self._model, without_credentials(choice.base_url) if choice.base_url else ""]
         shaping = {name: settings[name] for name in ("dtype", "max_model_len", "vllm_args")}
         content = json.dumps(["llm 1", self._prompt, MAX_NEW_TOKENS, choice.name, of_model, shaping], sort_keys=True)
         return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()

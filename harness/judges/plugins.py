@@ -44,14 +44,17 @@ def needs_of(name: str) -> Collection[str]:
     return cast(Collection[str], getattr(plugin, "NEEDS", ()))
 
 
-def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None) -> Judge:
-    """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it."""
+def start_judge(choice: JudgeChoice, points: Sequence[EntryPoint] | None = None, *, prefix: str = "") -> Judge:
+    """Raises MedbenchError for an unknown, ambiguous or broken judge, and for options that do not go with it.
+
+    `prefix`: what the names of the options begin with, after the dashes.
+    """
     plugin, where = loaded_plugin(
         "judge", choice.name, BUILT_IN, list(entry_points(group=GROUP)) if points is None else points, _faults
     )
     needs = getattr(plugin, "NEEDS", ())
     for field, flag in FLAGS.items():
-        given = getattr(choice, field) is not None
+        flag, given = f"--{prefix}{flag[2:]}", getattr(choice, field) is not None
         if field in needs and not given:
             raise MedbenchError(f"--judge {choice.name} needs {flag}: add it, or choose another judge")
         if given and field not in needs:
@@ -68,7 +71,7 @@ def _checked(judge: Any, where: str, name: str) -> Judge:
         )
     if not isinstance(judge.fingerprint, str) or not judge.fingerprint:
         raise MedbenchError(f"{where}: fingerprint must be text, found {foreign(judge.fingerprint, 40)}: fix it")
-    if judge.name != name or slug(name) != name:
+    if judge.name != name or slug(name) != name or "." in name:
         raise MedbenchError(
             f"{where}: the judge calls itself {foreign(judge.name, 40)!r}: its name must be that of the entry point, "
             f"of letters, digits, dashes and underscores"

@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from medbench.harness.judges.contracts import VERDICTS
+from medbench.harness.judges.contracts import VERDICTS, Verdict
 from medbench.harness.judges.judge_run import JudgedReply, JudgedTask
 from medbench.harness.stats.intervals import clustered_interval, clustered_mean_interval
 
@@ -95,27 +95,43 @@ def scores_of(judged: JudgedReply) -> ReplyScores | None:
     )
 
 
+class Row(NamedTuple):
+    """What the scores of a task are made from: one reply."""
+
+    cluster: str
+    verdicts: Sequence[Verdict | None]
+    scores: ReplyScores | None
+
+
 def task_scores(judged: JudgedTask) -> TaskScores:
-    clusters: dict[str, list[JudgedReply]] = {}
-    for one in judged.replies:
-        clusters.setdefault(one.reply.cluster, []).append(one)
+    rows = [Row(one.reply.cluster, one.verdicts, scores_of(one)) for one in judged.replies]
+    return scores_of_rows(judged.task, rows, judged.unanswered, judged.without_source, judged.faults)
+
+
+def scores_of_rows(
+    task: str, rows: Sequence[Row], unanswered: int, without_source: int, faults: Iterable[str]
+) -> TaskScores:
+    clusters: dict[str, list[Row]] = {}
+    for row in rows:
+        clusters.setdefault(row.cluster, []).append(row)
     verdicts = [
-        [verdict for one in group for verdict in one.verdicts if verdict is not None] for group in clusters.values()
+        [verdict for row in group for verdict in row.verdicts if verdict is not None] for group in clusters.values()
     ]
     verdicts = [group for group in verdicts if group]
-    scored = [[scores for one in group if (scores := scores_of(one)) is not None] for group in clusters.values()]
+    scored = [[row.scores for row in group if row.scores is not None] for group in clusters.values()]
     scored = [group for group in scored if group]
+    why = Counter(faults)
     return TaskScores(
-        task=judged.task,
-        replies=len(judged.replies),
-        without_steps=sum(not one.reply.steps for one in judged.replies),
-        steps=sum(len(one.reply.steps) for one in judged.replies),
-        failed=len(judged.faults),
-        unanswered=judged.unanswered,
-        without_source=judged.without_source,
+        task=task,
+        replies=len(rows),
+        without_steps=sum(not row.verdicts for row in rows),
+        steps=sum(len(row.verdicts) for row in rows),
+        failed=why.total(),
+        unanswered=unanswered,
+        without_source=without_source,
         shares={verdict: _share(verdicts, verdict) for verdict in VERDICTS} if verdicts else {},
         scores={name: _mean(scored, name) for name in ReplyScores.__slots__} if scored else {},
-        faults=dict(Counter(judged.faults).most_common()),
+        faults=dict(why.most_common()),
     )
 
 

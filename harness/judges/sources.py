@@ -5,12 +5,12 @@ The file has JSON lines {"id", "source"}, for instance the reference reasoning o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.rows import read_jsonl
-from medbench.harness.contracts import MedbenchError, Question
+from medbench.harness.contracts import MedbenchError, Question, Say
 from medbench.harness.runs.stored_run import StoredRun
 from medbench.harness.text import foreign
 
@@ -27,6 +27,17 @@ def read_sources(path: Path) -> dict[str, str]:
     if not found:
         raise MedbenchError(f'{path}: no lines: each must be {{"id": question id, "source": text}}')
     return found
+
+
+def refuse_without_sources(tasks: Sequence[str], data: str | None, file: Path | None, say: Say) -> None:
+    """Before an evaluation. Raises MedbenchError where none of `tasks` could be judged, and for a faulty file."""
+    given = read_sources(file) if file is not None else None
+    loader = TaskLoader(data, say)
+    for name in tasks:
+        if sources_of({question.id: question for question in loader.load(name).questions}, given):
+            return
+    kind = "no text to read beside their questions" if given is None else f"no question in {file}"
+    raise MedbenchError(f"{', '.join(tasks)}: {kind}, so no step can be judged: leave --judge out")
 
 
 def questions_of(run: StoredRun, task: str, loader: TaskLoader) -> dict[str, Question]:

@@ -136,20 +136,25 @@ def compare_task(task: str, a: Iterable[Sample], b: Iterable[Sample]) -> TaskCom
 
 def difference_of(pairs: Sequence[tuple[Sample, Sample]]) -> Difference:
     """The paired difference of samples that both have a score; at least one pair."""
+    return paired_difference([(one.cluster, _score(one), _score(two)) for one, two in pairs])
+
+
+def paired_difference(rows: Sequence[tuple[str, float, float]]) -> Difference:
+    """B minus A of (cluster, score in A, score in B) of each question; at least one."""
     clusters: dict[str, list[float]] = defaultdict(list)
-    for one, two in pairs:
-        clusters[one.cluster].append(_score(two) - _score(one))
+    for cluster, a, b in rows:
+        clusters[cluster].append(b - a)
     z = score_test(list(clusters.values()), paired=True)
-    n = len(pairs)
+    n = len(rows)
     return Difference(
         n=n,
-        a=math.fsum(_score(one) for one, _ in pairs) / n,
-        b=math.fsum(_score(two) for _, two in pairs) / n,
-        difference=math.fsum(_score(two) - _score(one) for one, two in pairs) / n,
+        a=math.fsum(a for _, a, _ in rows) / n,
+        b=math.fsum(b for _, _, b in rows) / n,
+        difference=math.fsum(b - a for _, a, b in rows) / n,
         interval=(invert(z, LEVEL, -1.0, 1.0), invert(z, -LEVEL, -1.0, 1.0)),
         p_value=2 * float(ndtr(-abs(z(0.0)))),
-        lost=sum(_score(two) < _score(one) for one, two in pairs),
-        gained=sum(_score(two) > _score(one) for one, two in pairs),
+        lost=sum(b < a for _, a, b in rows),
+        gained=sum(b > a for _, a, b in rows),
     )
 
 

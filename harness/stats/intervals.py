@@ -6,7 +6,8 @@ python -c "from medbench.harness.stats.intervals import wilson_interval; print(w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 
 def wilson_interval(total: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
@@ -30,13 +31,22 @@ def clustered_interval(clusters: list[tuple[int, float]], alpha: float = 0.05) -
     Error Bars to Evals", section 2.2), never below 1; Wilson at n / effect stays sound near 0 and 1, where the
     plain normal interval of the clustered standard error collapses (Korn and Graubard 1998).
     """
-    n = sum(size for size, _ in clusters)
-    total = sum(score for _, score in clusters)
+    return counted_clusters_interval(Counter(clusters), alpha)
+
+
+def counted_clusters_interval(clusters: Mapping[tuple[int, float], int], alpha: float = 0.05) -> tuple[float, float]:
+    """The same, for the number of clusters with each (size, sum of scores): few numbers, however many clusters."""
+    n = sum(size * times for (size, _), times in clusters.items())
+    total = sum(score * times for (_, score), times in clusters.items())
     mean = total / n
     independent = mean * (1 - mean) / n
-    robust = math.fsum((score - size * mean) ** 2 for size, score in clusters) / n**2
+    robust = math.fsum(times * (score - size * mean) ** 2 for (size, score), times in clusters.items()) / n**2
     # all right or all wrong: no variance to compare, so duplicates are taken to agree altogether
-    effect = max(1.0, robust / independent) if independent > 0 else math.fsum(size**2 for size, _ in clusters) / n
+    effect = (
+        max(1.0, robust / independent)
+        if independent > 0
+        else math.fsum(times * size**2 for (size, _), times in clusters.items()) / n
+    )
     return wilson_interval(total / effect, n / effect, alpha)
 
 

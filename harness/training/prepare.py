@@ -13,7 +13,7 @@ from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Question, Say, Task
 from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples, refuse_unfit
 from medbench.harness.gates.finished_run import protocol_of, samples_of
-from medbench.harness.gates.rules import refuse_unknown_tasks
+from medbench.harness.gates.rules import refuse_judged, refuse_unknown_tasks
 from medbench.harness.training.recipe import Recipe, config_of
 from medbench.harness.training.trainer_plugins import DATA_FOLDER, example, find_trainer, prepare
 
@@ -51,7 +51,7 @@ class Prepared:
         stage = self.recipe.stages[index]
         folder.mkdir(parents=True, exist_ok=True)
         benchmarks: dict[str, Sequence[Question]] = {name: task.questions for name, task in self.tasks.items()}
-        with _data_folder_set(self.data_folder):
+        with data_folder_set(self.data_folder):
             return prepare(
                 find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder, benchmarks=benchmarks
             )
@@ -59,7 +59,7 @@ class Prepared:
     def example_of(self, index: int, folder: Path) -> list[str]:
         """The stage's first row as the model sees it, after check_stage with the same folder."""
         stage = self.recipe.stages[index]
-        with _data_folder_set(self.data_folder):
+        with data_folder_set(self.data_folder):
             return example(find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder)
 
 
@@ -69,6 +69,7 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
         refuse_unknown_tasks(stage.gates, loader.names, options.recipe)
+        refuse_judged(stage.gates, options.recipe)
     named = [name for stage in recipe.stages for name in stage.gates.tasks]
     tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
     for stage in recipe.stages:
@@ -81,8 +82,9 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
 
 
 @contextmanager
-def _data_folder_set(folder: Path | None) -> Iterator[None]:
-    """A trainer's `prepare` runs in this process and expands $MEDBENCH_DATA, as its `train` does in a child."""
+def data_folder_set(folder: Path | None) -> Iterator[None]:
+    """What $MEDBENCH_DATA stands for in a recipe's paths: a trainer's `prepare` runs in this process and expands it, as
+    its `train` does in a child."""
     before = os.environ.get(DATA_FOLDER)
     if folder is not None:
         os.environ[DATA_FOLDER] = str(folder)

@@ -2,9 +2,9 @@
 "use strict";
 window.medbench = window.medbench || {};
 medbench.sample = (() => {
-  const { element, append, block } = medbench.text;
+  const { element, append, block, VERDICTS } = medbench.text;
   const FIELDS = ["id", "repeat", "prompt", "output", "finish", "extracted", "outcome", "span", "gold", "score", "error",
-    "promptTokens", "tokens", "category", "logprobs", "order"]; // as reports/viewer_data.py lists them
+    "promptTokens", "tokens", "category", "logprobs", "order", "judged"]; // as reports/viewer_data.py lists them
   const TAGS = [["<think>", "</think>"], ["<thinking>", "</thinking>"], ["<|begin_of_thought|>", "<|end_of_thought|>"]];
   const FINISHED = { stop: "by itself", length: "token limit", error: "request failed" };
 
@@ -56,20 +56,66 @@ medbench.sample = (() => {
       if (!sample.span || sample.span[1] <= from || sample.span[0] >= to) return null;
       return [Math.max(0, sample.span[0] - from), Math.min(to, sample.span[1]) - from];
     };
+    const judged = chosenJudge(sample);
+    if (judged) parts.push(...legend(sample, judged));
+    const marksWithin = (from, to) => (judged ? judged[1] : [])
+      .filter(([start, stop]) => start < to && stop > from)
+      .map(([start, stop, verdict]) => [Math.max(0, start - from), Math.min(to, stop) - from, verdict]);
     if (end > 0) {
       const words = `Reasoning, ${end.toLocaleString("en")} characters${closed ? "" : ", unfinished"}`;
-      const details = element("details", closed && !within(0, end) ? {} : { open: "" }, element("summary", {}, words));
-      lazily(details, () => block(text.slice(0, end), within(0, end), "Thought"));
+      const isMarked = marksWithin(0, end).length > 0;
+      const details = element("details", closed && !isMarked && !within(0, end) ? {} : { open: "" }, element("summary", {}, words));
+      lazily(details, () => block(text.slice(0, end), within(0, end), "Thought", marksWithin(0, end)));
       parts.push(details);
     }
     const start = text.length - text.slice(end).trimStart().length; // empty lines between thought and answer
-    if (start < text.length) parts.push(block(text.slice(start), within(start, text.length), "Reply"));
+    if (start < text.length) parts.push(block(text.slice(start), within(start, text.length), "Reply", marksWithin(start, text.length)));
     else if (!end) parts.push(element("p", { class: "fine" }, "The reply is empty."));
     if (sample.extracted !== null && !sample.span && !sample.logprobs) {
       parts.push(element("p", { class: "fine" }, "The position of the answer in the reply is not stored for this task."));
     }
     if (sample.logprobs) parts.push(likelihoods(sample));
     return parts;
+  }
+
+  // --- what judges say of its steps ---
+
+  let wantedJudge = ""; // as the reader last chose
+
+  const chosenJudge = (sample) =>
+    sample.judged ? sample.judged.find(([judge]) => judge === wantedJudge) || sample.judged[0] : null;
+
+  // How many steps have which verdict, which judge says so, and by which text.
+  function legend(sample, [judge, marks, unplaced, source]) {
+    const line = element("p", { class: "steps" }, "Steps as judged by ");
+    append(line, sample.judged.length > 1 ? judgeChoice(sample, judge) : element("bdi", {}, judge), ": ");
+    const parts = Object.entries(VERDICTS).map(([letter, [name, colour]]) => {
+      const count = marks.filter(([, , verdict]) => verdict === letter).length;
+      return letter === "-" && !count ? null : element("span", { class: `status ${colour}` }, `${count} ${name}`);
+    });
+    parts.filter(Boolean).forEach((part, place) => append(line, place ? " " : "", part));
+    if (!marks.length && !unplaced) append(line, ". The reply has no step before its answer");
+    if (unplaced) append(line, ` ${unplaced} not found in the reply`);
+    if (source === null) {
+      return [line, element("p", { class: "fine" }, "Judged by the text in the prompt above.")];
+    }
+    const details = element("details", {}, element("summary", {}, "The text that it was judged by"));
+    lazily(details, () => block(source, null, "Source"));
+    return [line, details];
+  }
+
+  function judgeChoice(sample, judge) {
+    const select = element("select", { "aria-label": "Judge" });
+    for (const [name] of sample.judged) {
+      const option = element("option", { value: name }, name);
+      option.selected = name === judge;
+      select.append(option);
+    }
+    select.addEventListener("change", () => {
+      wantedJudge = select.value;
+      shown();
+    });
+    return select;
   }
 
   function likelihoods(sample) {
@@ -98,8 +144,14 @@ medbench.sample = (() => {
     return details;
   }
 
+  let shown = () => {}; // shows the same again
+
   // `sides`: [{letter, name, sample}], one or two; into `pane`.
   function show(pane, sides, link) {
+    shown = () => {
+      show(pane, sides, link);
+      pane.querySelector(".steps select")?.focus();
+    };
     const first = sides[0].sample;
     const heading = element("h2", {}, "Question ", element("bdi", {}, first.id));
     const title = element("p", {});

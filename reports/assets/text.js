@@ -9,6 +9,13 @@ medbench.text = (() => {
   const EDGE = 20000; // of a longer text, shown at either end
   const NEAR = 2000; // and on either side of what was extracted
 
+  const VERDICTS = {
+    s: ["supported", "good"],
+    c: ["contradicted", "bad"],
+    n: ["not covered", "open"],
+    "-": ["no verdict", "none"],
+  }; // as in reports/viewer_data.py
+
   const spelled = (character) => {
     const code = character.codePointAt(0);
     if (code < 0x20) return String.fromCodePoint(0x2400 + code);
@@ -49,10 +56,11 @@ medbench.text = (() => {
     if (from < text.length) node.append(text.slice(from));
   }
 
-  // A block of text; [start, end) of `span` is marked. Of a very long text the middle waits for a click.
-  function block(text, span, label) {
+  // A block of text; [start, end) of `span` is marked, and so is each step [start, end, verdict] of `steps`, which are in
+  // order and do not overlap. Of a very long text the middle waits for a click.
+  function block(text, span, label, steps = []) {
     const pre = element("pre", { class: "text", dir: "auto", tabindex: "0", "aria-label": label });
-    const piece = (start, end) => {
+    const plain = (start, end) => {
       const part = document.createDocumentFragment();
       const cuts = span ? [start, Math.min(Math.max(span[0], start), end), Math.min(Math.max(span[1], start), end), end] : [start, end];
       for (let i = 0; i + 1 < cuts.length; i += 1) {
@@ -62,6 +70,19 @@ medbench.text = (() => {
       }
       return part;
     };
+    const piece = (start, end) => {
+      const part = document.createDocumentFragment();
+      let at = start;
+      for (const [first, last, verdict] of steps) {
+        if (last <= start || first >= end) continue;
+        const from = Math.max(first, start);
+        const to = Math.min(last, end);
+        part.append(plain(at, from), step(verdict, plain(from, to)));
+        at = to;
+      }
+      part.append(plain(at, end));
+      return part;
+    };
     let at = 0;
     for (const [start, end] of shownRanges(text.length, span)) {
       if (start > at) pre.append(gap(at, start, piece));
@@ -69,6 +90,14 @@ medbench.text = (() => {
       at = end;
     }
     return pre;
+  }
+
+  // The verdict is in the colour, in the sign before the step and, for who sees neither, in words.
+  function step(verdict, content) {
+    const [name, colour] = VERDICTS[verdict] || VERDICTS["-"];
+    const made = element("span", { class: `step ${colour}`, title: name }, element("span", { class: "hidden" }, `[${name}] `));
+    made.append(content);
+    return made;
   }
 
   function shownRanges(length, span) {
@@ -91,5 +120,5 @@ medbench.text = (() => {
     return button;
   }
 
-  return { element, append, block };
+  return { element, append, block, VERDICTS };
 })();

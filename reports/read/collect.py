@@ -37,8 +37,10 @@ from medbench.reports.read.folders import (
     verdicts_of,
     without_path,
 )
+from medbench.reports.read.judged import Labels, ReadJudge, read_judges, views_of
 from medbench.reports.read.pairs import choose_pairs, kind_of_record
 from medbench.reports.read.records import Broken, Collection, RunView
+from medbench.reports.read.synths import read_synths
 from medbench.reports.read.trainings import read_trainings
 
 LARGE = re.compile(rb"[:\[,]\s*-?\d[\d.]*[eE]\+?\d{3}")
@@ -61,14 +63,22 @@ def collect(paths: Sequence[Path]) -> Collection:
     # runs of the same name keep their order wherever their folders lie
     read.sort(key=lambda one: (natural(one.folder.name), one.contents))
     ids = unique_slugs(one.folder.name for one in read)
-    runs = [one.view(id) for id, one in zip(ids, read, strict=True)]
+    labels = [
+        Labels(id, judge.task, judge.judge, judge.own)
+        for id, one in zip(ids, read, strict=True)
+        for judge in one.judges
+        if judge.own is not None
+    ]
+    runs = [one.view(id, labels) for id, one in zip(ids, read, strict=True)]
     runs.sort(key=lambda run: natural(run.id))
     trainings, faults = read_trainings(paths)
+    synths, more = read_synths(paths)
+    faults += more
     broken += [Broken(name, reason) for name, reason in faults]
     # a folder's name may be no Unicode, which no page could hold
     broken = [Broken(as_unicode(one.name), as_unicode(one.reason)) for one in broken]
     broken.sort(key=lambda one: (natural(one.name), one.reason))
-    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)), tuple(trainings))
+    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)), tuple(trainings), tuple(synths))
 
 
 def state_of(run: RunView) -> str:
@@ -106,11 +116,18 @@ class _Read:
     contents: str
     """Like `stamp`, without the times of files."""
     broken: list[Broken]
+    judges: list[ReadJudge]
 
-    def view(self, id: str) -> RunView:
+    def view(self, id: str, labels: Sequence[Labels]) -> RunView:
+        """`labels`: of all runs that are read."""
         slugs = dict(zip(self.record.tasks, unique_slugs(self.record.tasks), strict=True))
         kind = kind_of_record(self.record)
-        return RunView(id, self.folder, self.record, self.results, self.verdicts, self.stamp, slugs, kind)
+        judged = views_of(self.folder, self.judges, labels)
+        stamp = self.stamp
+        if judged:
+            known = [[task, one.fingerprint, repr(one)] for task, views in judged.items() for one in views]
+            stamp = hashlib.sha256(json.dumps([stamp, known]).encode()).hexdigest()
+        return RunView(id, self.folder, self.record, self.results, self.verdicts, stamp, slugs, kind, judged)
 
 
 def _read(folder: Path) -> _Read:
@@ -146,9 +163,14 @@ def _read(folder: Path) -> _Read:
                 verdicts.setdefault(verdict.rules or name, verdict)  # the latest is there twice
         except MedbenchError as error:
             broken.append(Broken(f"{folder.name}: {name}", without_path(str(error), folder)))
+    judges: list[ReadJudge] = []
+    for task in filter(is_file_name, record.tasks):
+        found, faults = read_judges(folder, task)
+        judges += found
+        broken += faults
     times = [times_of(f"{folder}/samples/{task}.jsonl") for task in record.tasks if is_file_name(task)]
     stamp = hashlib.sha256("\n".join([contents.hexdigest(), *times]).encode()).hexdigest()
-    return _Read(folder, record, results, tuple(verdicts.values()), stamp, contents.hexdigest(), broken)
+    return _Read(folder, record, results, tuple(verdicts.values()), stamp, contents.hexdigest(), broken, judges)
 
 
 def _parsed(content: bytes, model: type[R], read: Callable[[], R], path: Path) -> R:

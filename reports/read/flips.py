@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError, Sample
+from medbench.harness.judges.compare import JudgedComparison, comparison_of
+from medbench.harness.judges.scored import ScoredTask
 from medbench.harness.runs.comparability import refuse_unlike
 from medbench.harness.runs.compare import TaskComparison, compare_task
 from medbench.harness.runs.sample_check import checked_lines
 from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import inside, without_path
+from medbench.reports.read.judged import scored_of
 from medbench.reports.read.lines import head_of, order_of
 from medbench.reports.read.records import RunView
 
@@ -57,6 +60,8 @@ class Compared:
     """Task -> the first FLIPS_SHOWN lost ones, then the first FLIPS_SHOWN gained ones, each in natural order of id."""
     fault: str = ""
     """Why there is no comparison: the runs were asked differently, or samples are damaged."""
+    judged: tuple[JudgedComparison, ...] = ()
+    """Of the tasks that a judge has judged in either run."""
 
 
 def compared(a: RunView, b: RunView) -> Compared:
@@ -73,7 +78,23 @@ def compared(a: RunView, b: RunView) -> Compared:
             flips[task] = tuple(_flips(a, b, task, lost, gained))
     except MedbenchError as error:
         return Compared(fault=without_path(without_path(str(error), a.folder), b.folder))
-    return Compared(tuple(comparisons), flips)
+    return Compared(tuple(comparisons), flips, judged=tuple(_judged(a, b, shared)))
+
+
+def _judged(a: RunView, b: RunView, tasks: Sequence[str]) -> Iterator[JudgedComparison]:
+    """Of the judges that the pages show; a damaged file has been told of."""
+    for task in tasks:
+        for judge in sorted({one.judge for run in (a, b) for one in run.judged.get(task, ())}):
+            first, second = (_scored(run, task, judge) for run in (a, b))
+            if first is not None or second is not None:
+                yield comparison_of(task, judge, first, second)
+
+
+def _scored(run: RunView, task: str, judge: str) -> ScoredTask | None:
+    try:
+        return scored_of(run.folder, task, judge)
+    except MedbenchError:
+        return None
 
 
 def _each(run: RunView, task: str) -> Iterator[Line]:

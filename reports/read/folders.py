@@ -13,6 +13,8 @@ from pathlib import Path
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import slug
 from medbench.harness.gates.verdict import KEPT, LATEST
+from medbench.harness.judges.judgements import FOLDER
+from medbench.harness.runs.synth_record import SYNTH
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import JOURNAL, TRAINING
 
@@ -35,6 +37,11 @@ def run_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 def training_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """The same for trainings: a path may be one, or hold some beside its runs."""
     yield from _folders_with(TRAINING, paths)
+
+
+def synth_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The same for folders of `medbench synth`."""
+    yield from _folders_with(SYNTH, paths)
 
 
 def metrics_files(training: Path) -> list[Path]:
@@ -70,13 +77,15 @@ def signature(paths: Sequence[Path]) -> str:
     """Changes when a file that the pages read does. Looks at names, sizes and times alone, so it can be polled."""
     digest = hashlib.sha256()
     for folder, fault in run_folders(paths):
-        parts = () if fault else (folder / "results", folder / "samples", folder / KEPT)
+        parts = () if fault else (folder / "results", folder / "samples", folder / KEPT, folder / FOLDER)
         files = [folder / RUN, folder / LATEST, *(file for part in parts for file in _children(part))]
         for file in sorted(files):
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
     for folder, fault in training_folders(paths):
         for file in [folder / TRAINING, folder / JOURNAL, *([] if fault else metrics_files(folder))]:
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
+    for folder, _ in synth_folders(paths):
+        digest.update(f"{folder / SYNTH}\0{times_of(folder / SYNTH)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 

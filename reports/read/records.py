@@ -7,11 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.judges.agreement import Calibration
+from medbench.harness.judges.corrections import CorrectedShare
+from medbench.harness.judges.scores import TaskScores
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.scores import Scores
+from medbench.reports.read.synths import SynthView
 from medbench.reports.read.trainings import TrainingView
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedView:
+    """What one judge says of one task's replies."""
+
+    judge: str
+    fingerprint: str
+    scores: TaskScores
+    calibration: Calibration | None
+    """None where its agreement with people is not known, in this run or in another one of the collection."""
+    corrected: Mapping[str, CorrectedShare]
+    """Verdict -> its share corrected by people's labels; empty without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,8 @@ class RunView:
     """Task -> its folder under runs/<id>/data/, for every task of run.json."""
     kind: str
     """Equal for runs whose scores may stand in one table; see pairs.kind_of."""
+    judged: Mapping[str, tuple[JudgedView, ...]] = field(default_factory=dict)
+    """Task -> its judges, by name; see judged.read_judged."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Task -> score of each question, for paired comparison in bulk; site.build fills it in before it calls pages."""
 
@@ -64,4 +83,6 @@ class Collection:
     pairs: tuple[tuple[str, str], ...] = ()
     """Ids (A, B) of the pairs that have a page of their own, at pairs.page_name(A, B)."""
     trainings: tuple[TrainingView, ...] = ()
+    """By id, in natural order."""
+    synths: tuple[SynthView, ...] = ()
     """By id, in natural order."""

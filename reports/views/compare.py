@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.compare import Difference, TaskComparison
 from medbench.reports.read.collect import state_of
@@ -34,6 +35,15 @@ class TaskDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedDifference:
+    """What one judge says of one task of both runs."""
+
+    comparison: JudgedComparison
+    label: str
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
 class ComparePage:
     """All that templates/compare.html.j2 needs."""
 
@@ -46,10 +56,16 @@ class ComparePage:
     fault: str
     warnings: tuple[str, ...]
     """What differs in how the replies were computed."""
+    judged: tuple[JudgedDifference, ...]
 
 
 def view_of(
-    a: RunView, b: RunView, comparisons: Sequence[TaskComparison], flips: Mapping[str, Sequence[Flip]], fault: str
+    a: RunView,
+    b: RunView,
+    comparisons: Sequence[TaskComparison],
+    flips: Mapping[str, Sequence[Flip]],
+    fault: str,
+    judged: Sequence[JudgedComparison] = (),
 ) -> ComparePage:
     tasks = tuple(
         TaskDifference(
@@ -63,7 +79,14 @@ def view_of(
         for one in comparisons
     )
     axis = axis_around_zero(one.comparison.overall.interval for one in tasks)
-    return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault, tuple(setup_warnings(a.record, b.record)))
+    warnings = tuple(setup_warnings(a.record, b.record))
+    reasoning = tuple(
+        JudgedDifference(
+            one, label_of(one.task), axis_around_zero(each.interval for each in (one.scores or {}).values())
+        )
+        for one in judged
+    )
+    return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault, warnings, reasoning)
 
 
 def winner(difference: Difference) -> str:

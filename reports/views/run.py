@@ -29,6 +29,7 @@ from medbench.reports.views.formats import (
     points,
     points_interval,
 )
+from medbench.reports.views.judged import JudgedBlock, judged_block
 from medbench.reports.views.leaderboard import Score, label_of, score_of
 
 FAILURES = {
@@ -77,6 +78,7 @@ class TaskBlock:
     failures: tuple[Failure, ...]
     axis: Axis
     """Of categories and lengths."""
+    judged: tuple[JudgedBlock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ def _task_block(run: RunView, name: str, record: TaskRecord) -> TaskBlock:
         lengths=lengths,
         failures=tuple(_failures(result.outcomes)) if result else (),
         axis=axis_over(seen),
+        judged=tuple(map(judged_block, run.judged.get(name, ()))),
     )
 
 

@@ -7,9 +7,10 @@ reports.site calls most of these and writes what they return:
     index.html                    index_page(collection, references); `references`: a file of the user's, or None
     runs/<id>/index.html          run_page(collection, run): only the pairs of `collection` that the run is in are used
     runs/<id>/viewer.html         viewer_page(run)
-    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault)
+    compare/<a>--<b>.html         compare_page(a, b, comparisons, flips, fault, judged)
     trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
+    synths/<id>/index.html        synth_page(synth)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
     trained_judge_page            judge.html in a trained judge's folder
@@ -35,6 +36,7 @@ from markupsafe import Markup
 
 from medbench.harness.benchmarks.task_folders import core_tasks
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.judges.local.report import Report
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison
 from medbench.harness.scoring.summary import NOTES
@@ -42,7 +44,16 @@ from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
-from medbench.reports.views import compare, formats, leaderboard, trained_judge, trajectory_charts, trajectory_page
+from medbench.reports.read.synths import SynthView
+from medbench.reports.views import (
+    compare,
+    formats,
+    leaderboard,
+    synth,
+    trained_judge,
+    trajectory_charts,
+    trajectory_page,
+)
 from medbench.reports.views import run as run_view
 
 FOLDER = Path(str(files("medbench.reports") / "assets"))
@@ -79,7 +90,13 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
     reported = sorted(references, key=lambda one: (-(one.scores.get("medqa") or 0.0), one.model))
     trainings = list(map(trajectory_page.index_row, collection.trainings))
     return _render(
-        "index.html.j2", tables=tables, trainings=trainings, broken=collection.broken, references=reported, tasks=tasks
+        "index.html.j2",
+        tables=tables,
+        trainings=trainings,
+        synths=list(map(synth.index_row, collection.synths)),
+        broken=collection.broken,
+        references=reported,
+        tasks=tasks,
     )
 
 
@@ -100,14 +117,20 @@ def compare_page(
     comparisons: Sequence[TaskComparison],
     flips: Mapping[str, Sequence[Flip]] | None = None,
     fault: str = "",
+    judged: Sequence[JudgedComparison] = (),
 ) -> str:
     """Run B against run A; `fault` says why there is no comparison."""
-    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault))
+    return _render("compare.html.j2", page=compare.view_of(a, b, comparisons, flips or {}, fault, judged))
 
 
 def training_page(page: trajectory_page.TrajectoryPage) -> str:
     """The page of one training; its charts are drawn from trajectory_charts.script."""
     return _render("training.html.j2", page=page)
+
+
+def synth_page(one: SynthView) -> str:
+    """The page of one folder of `medbench synth`."""
+    return _render("synth.html.j2", page=synth.view_of(one))
 
 
 def judging_page(listed: Mapping[str, Any]) -> str:

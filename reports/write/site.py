@@ -12,6 +12,7 @@ SITE/
   compare/<a>--<b>.html           pages.compare_page(a, b, comparisons, flips, fault): see pairs.Compared
   trainings/<id>/index.html       pages.training_page(trajectory_page.view_of(training, runs))
   trainings/<id>/charts.js        trajectory_charts.script(stages)
+  synths/<id>/index.html          pages.synth_page(synth)
   assets/<name>                   pages.ASSETS
   leaderboard.json .csv .md       exports.leaderboard
   badges/<id>--<gate>.svg         exports.badges
@@ -34,6 +35,7 @@ from typing import Any
 
 import msgspec
 
+from medbench.harness.judges.scored import scored_path
 from medbench.reports.read.flips import compared
 from medbench.reports.read.folders import is_file_name, times_of
 from medbench.reports.read.pairs import page_name
@@ -48,9 +50,11 @@ from medbench.reports.write.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
 DATA_CODE = (
+    "../harness/judges/scored.py",
     "../harness/runs/sample_check.py",
     "../harness/runs/sample_line.py",
     "read/folders.py",
+    "read/judged.py",
     "read/lines.py",
     "read/ordered.py",
     "read/scores.py",
@@ -70,6 +74,7 @@ class BuildReport:
 
     runs: int
     trainings: int
+    synths: int
     broken: int
     written: int
     """Files."""
@@ -91,11 +96,13 @@ def build(collection: Collection, site: Path, *, references: Path | None = None)
         scored = replace(collection, runs=runs)
         _build_pairs(scored, manifest, workers)
         _build_trainings(scored, manifest)
+        _build_synths(scored, manifest)
         _build_index(scored, manifest, known)
     seconds = round(time.perf_counter() - started, 3)
     return BuildReport(
         runs=len(runs),
         trainings=len(collection.trainings),
+        synths=len(collection.synths),
         broken=len(collection.broken),
         written=manifest.written,
         skipped=manifest.skipped,
@@ -140,7 +147,8 @@ def _build_runs(collection: Collection, manifest: Manifest, workers: Workers) ->
     for run in collection.runs:
         for task in run.slugs:
             counts = run.record.tasks[task].n, run.record.repeats
-            stamps[_data(run, task)] = _hash(data_code, run.id, task, _times(run, task), counts)
+            judges = _judges_times(run, task)
+            stamps[_data(run, task)] = _hash(data_code, run.id, task, _times(run, task), counts, judges)
         stamps[f"run {run.id}"] = _hash(code(), run.id, run.stamp, pairs[run.id])
         stale = tuple(task for task in run.slugs if not manifest.fresh(_data(run, task), stamps[_data(run, task)]))
         page = not manifest.fresh(f"run {run.id}", stamps[f"run {run.id}"])
@@ -166,7 +174,8 @@ def _run(job: _RunJob) -> _RunDone:
         known = None if task in job.stale else _stored_scores(f"{job.site}/{folder}")
         if known is None:
             written = _Written(writer, folder)
-            known = write_task(run.folder, task, run.id, slug, written.put, run.record)
+            judges = tuple(one.judge for one in run.judged.get(task, ()))
+            known = write_task(run.folder, task, run.id, slug, written.put, run.record, judges)
             written.put("scores.json", msgspec.json.encode(known))
             data[task] = written.names
         scores[task] = known
@@ -208,7 +217,7 @@ def _build_pairs(collection: Collection, manifest: Manifest, workers: Workers) -
 def _pair(job: _PairJob) -> str:
     one = compared(job.a, job.b)
     name = page_name(job.a.id, job.b.id)
-    page = pages.compare_page(job.a, job.b, one.comparisons, one.flips, one.fault)
+    page = pages.compare_page(job.a, job.b, one.comparisons, one.flips, one.fault, one.judged)
     Writer(job.site).put(name, _html(page))
     return name
 
@@ -228,13 +237,24 @@ def _build_trainings(collection: Collection, manifest: Manifest) -> None:
         manifest.record(f"training {training.id}", stamp, written.names)
 
 
+def _build_synths(collection: Collection, manifest: Manifest) -> None:
+    for synth in collection.synths:
+        stamp = _hash(code(), synth.id, synth.contents)
+        if manifest.fresh(f"synth {synth.id}", stamp):
+            continue
+        written = _Written(Writer(manifest.site), f"synths/{synth.id}")
+        written.put("index.html", _html(pages.synth_page(synth)))
+        manifest.record(f"synth {synth.id}", stamp, written.names)
+
+
 def _build_index(collection: Collection, manifest: Manifest, references: Sequence[Reference]) -> None:
     """What shows all runs, and what belongs to none."""
     known = [(run.id, run.stamp) for run in collection.runs]
     broken = [(one.name, one.reason) for one in collection.broken]
     trainings = [(one.id, one.contents) for one in collection.trainings]
+    synths = [(one.id, one.contents) for one in collection.synths]
     reported = [one.model_dump(mode="json") for one in references]
-    stamp = _hash(code(), known, broken, collection.pairs, trainings, reported)
+    stamp = _hash(code(), known, broken, collection.pairs, trainings, synths, reported)
     if not manifest.fresh("index", stamp):
         written = _Written(Writer(manifest.site), "")
         written.put("index.html", _html(pages.index_page(collection, references)))
@@ -282,6 +302,11 @@ def _data(run: RunView, task: str) -> str:
 
 def _times(run: RunView, task: str) -> str:
     return times_of(f"{run.folder}/samples/{task}.jsonl") if is_file_name(task) else ""
+
+
+def _judges_times(run: RunView, task: str) -> list[str]:
+    names = [one.judge for one in run.judged.get(task, ())]
+    return [f"{name} {times_of(scored_path(run.folder, task, name))}" for name in names]
 
 
 def _size(run: RunView, task: str) -> int:

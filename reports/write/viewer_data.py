@@ -39,38 +39,62 @@ and in part 0 (index.js) besides:
 SAMPLES is a list of arrays, one a row:
 
     [id, repeat, prompt, output, finish_reason, extracted, outcome, span, gold, score, error,
-     prompt_tokens, completion_tokens, category, logprobs, order]
+     prompt_tokens, completion_tokens, category, logprobs, order, judged]
 
 as in contracts.Sample, but `span` ([start, end) of the answer in `output`, or null) counts UTF-16 units, as slice() of
 JavaScript does. `prompt` is all that the model saw, chat template and options included. A reply is never cut: a chunk
 ends at 1 MB or 1,000 rows, and a longer sample has a chunk to itself. Half a surrogate pair becomes "?"; NUL and other
-control characters are in the strings as they were.
+control characters are in the strings as they were. `judged` is null, or what each judge says of the reply's steps:
+
+    [[judge, [[start, end, verdict], ...], unplaced, source], ...]
+
+`start` and `end` as in `span`, in order and never overlapping; verdict is "s" supported, "c" contradicted, "n" not
+covered or "-" none; `unplaced` counts steps that were not found in the reply. `source` is the text that it was judged
+by, or null where that is the task's own, which stands in the prompt; of a long one the first SOURCE_SHOWN characters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import Interrupted, MedbenchError
+from medbench.harness.judges.scored import ScoredReply, ScoredTask
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.runs.sample_line import Line
 from medbench.reports.read.folders import without_path
+from medbench.reports.read.judged import scored_of
 from medbench.reports.read.lines import head_of
 from medbench.reports.read.ordered import OrderedSamples
 from medbench.reports.read.scores import Scores
 from medbench.reports.write.viewer_index import Chunks, Columns, Put, script, write_index
 
+SOURCE_SHOWN = 2_000
+"""Characters: with the most rows of a chunk, two megabytes."""
 
-def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put, record: RunRecord | None = None) -> Scores:
+
+def write_task(
+    folder: Path,
+    task: str,
+    run_id: str,
+    slug: str,
+    put: Put,
+    record: RunRecord | None = None,
+    judges: Sequence[str] = (),
+) -> Scores:
     """Write the data of one task of the run in `folder`; what is wrong with its samples goes into the index."""
+    judged = [found for judge in judges if (found := _Judge.read(folder, task, judge)) is not None]
     columns = Columns()
     chunks = Chunks()
     try:
         with OrderedSamples(folder, task, record) as samples:
             for lines in samples.batches():
                 columns.add(lines, [head_of(line.prompt, samples.prefix) for line in lines])
-                content = script("medbenchChunk", run_id, slug, len(chunks.starts), [_row(line) for line in lines])
+                content = script(
+                    "medbenchChunk", run_id, slug, len(chunks.starts), [_row(line, judged) for line in lines]
+                )
                 put(f"{len(chunks.starts)}.js", content)
                 chunks.add(len(lines), len(content))
         faults = samples.faults
@@ -83,7 +107,39 @@ def write_task(folder: Path, task: str, run_id: str, slug: str, put: Put, record
     return Scores.of(columns.ids, columns.clusters, columns.scores, columns.tokens)
 
 
-def _row(line: Line) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """One judge's scores of a task, by reply."""
+
+    scored: ScoredTask
+    replies: Mapping[tuple[str, int], ScoredReply]
+
+    @staticmethod
+    def read(folder: Path, task: str, judge: str) -> _Judge | None:
+        try:
+            scored = scored_of(folder, task, judge)
+        except MedbenchError:  # told on the first page
+            return None
+        return _Judge(scored, {(one.id, one.repeat): one for one in scored.replies}) if scored is not None else None
+
+    def of(self, line: Line) -> list[Any] | None:
+        reply = self.replies.get((line.id, line.repeat))
+        if reply is None:
+            return None
+        known = [(place, letter) for place, letter in zip(reply.places, reply.verdicts, strict=True) if place]
+        # damage aside, they are in order and within the reply
+        ends = [0, *(end for (_, end), _ in known), len(line.output)]
+        if any(start < before or end > ends[-1] for ((start, end), _), before in zip(known, ends, strict=False)):
+            known = []
+        spans = utf16_spans(line.output, [place for place, _ in known])
+        marks = [[start, end, letter] for (start, end), (_, letter) in zip(spans, known, strict=True)]
+        source = self.scored.sources.get(reply.source)
+        shown = source[:SOURCE_SHOWN] if source is not None else None
+        return [self.scored.judge, marks, len(reply.verdicts) - len(marks), shown]
+
+
+def _row(line: Line, judged: Sequence[_Judge]) -> list[Any]:
+    said = [found for judge in judged if (found := judge.of(line)) is not None]
     return [
         line.id,
         line.repeat,
@@ -101,12 +157,25 @@ def _row(line: Line) -> list[Any]:
         line.category,
         line.logprobs,
         line.order,
+        said or None,
     ]
 
 
 def utf16_span(text: str, span: tuple[int, int] | None) -> tuple[int, int] | None:
     """`span` counted as JavaScript counts."""
-    if span is None or text.isascii():
-        return span
-    start, end = (len(text[:place].encode("utf-16-le", "surrogatepass")) // 2 for place in span)
-    return start, end
+    return None if span is None else utf16_spans(text, [span])[0]
+
+
+def utf16_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """`spans`, in order and never overlapping, counted as JavaScript counts."""
+    if text.isascii():
+        return list(spans)
+    found, at, units = [], 0, 0
+    for span in spans:
+        ends = []
+        for place in span:
+            units += len(text[at:place].encode("utf-16-le", "surrogatepass")) // 2
+            at = place
+            ends.append(units)
+        found.append((ends[0], ends[1]))
+    return found

@@ -116,7 +116,7 @@ def test_a_checked_judge_has_its_agreement_in_later_tables(folder: Path, capfd: 
     assert "not covered" in out
     assert judge(folder) == 0
     out = capfd.readouterr().out
-    assert "agreement with people on 6 steps of 3 questions: kappa 1.00" in out
+    assert "agreement with people: kappa 1.00 (1.00 to 1.00) on 6 steps of 3 questions" in out
     assert "uncalibrated" not in out
     assert run(["judge", "check", "runs/judged", "labels.jsonl", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["agreement"]["items"] == 6

@@ -49,7 +49,7 @@ def test_the_example_names_every_kind_of_rule() -> None:
 def test_what_is_commented_out_in_the_example_is_sound_too(tmp_path: Path) -> None:
     text = EXAMPLE.replace("  # - {", "  - {").replace("# budget", "budget").replace("# protocol", "protocol")
     assert faults(tmp_path, text) == []
-    assert len(read_gate_file(tmp_path / "gates.yaml").gates) == 6
+    assert len(read_gate_file(tmp_path / "gates.yaml").gates) == 7
 
 
 @pytest.mark.parametrize(

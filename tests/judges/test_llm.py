@@ -96,6 +96,17 @@ def test_the_fingerprint_follows_model_server_and_what_shapes_replies(tmp_path: 
     assert start_judge(replace(one, engine=busy)).fingerprint == prints[0]
 
 
+def test_an_engine_object_counts_by_its_own_fingerprint() -> None:
+    def fingerprint(of_weights: str | None) -> str:
+        engine = FakeEngine({})
+        if of_weights is not None:
+            engine.fingerprint = of_weights  # type: ignore[attr-defined]
+        return start_judge(JudgeChoice("llm", model="m", engine=EngineChoice(instance=engine))).fingerprint
+
+    assert len({fingerprint(None), fingerprint("one"), fingerprint("two")}) == 3
+    assert fingerprint("one") == fingerprint("one")
+
+
 def test_a_password_in_the_address_is_no_part_of_it() -> None:
     def fingerprint(url: str) -> str:
         return start_judge(JudgeChoice("llm", model="m", engine=EngineChoice("openai", base_url=url))).fingerprint

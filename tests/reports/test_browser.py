@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from support.gate_runs import answer, stored_run
+from support.judged_pages import as_judged, checked_by_people
 from support.made_trainings import two_stages
 
 from medbench.harness.contracts import Sample
@@ -155,6 +156,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = ModelRecord(name=size, kind="full", fingerprint=name)
         stored_run(root, name, {task: medqa(wrong_every + place) for place, task in enumerate(tasks)}, model=model,
                    engine={"name": "vllm", "settings": {"dtype": "bfloat16"}})  # fmt: skip
+    for name in ("alpha-32B", "beta-7B"):
+        as_judged(root / name, "pubmedqa", start=len(name))
+    as_judged(root / "alpha-32B", "pubmedqa", "strict", start=1)
+    checked_by_people(root / "alpha-32B", "pubmedqa")
     stored_run(root, "delta", {"medqa": medqa(5)}, status="running", limit=10)
     direct = load_protocol("direct-v1").model_dump(mode="json")
     folder = stored_run(root, "direct", {"medqa": likelihoods()}, protocol=direct)
@@ -205,7 +210,7 @@ PAGES = [
     "index.html",
     "runs/alpha-32B/index.html",
     "runs/direct/index.html",
-    "runs/alpha-32B/viewer.html#task=medqa&with=beta-7B",
+    "runs/alpha-32B/viewer.html#task=pubmedqa&with=beta-7B",
     "compare/beta-7B--alpha-32B.html",
     "trainings/train-smollm2/index.html",
 ]
@@ -695,3 +700,42 @@ def test_hostile_content_is_only_ever_text(watch: Any, hostile_site: Path, place
     assert not re.search("[\x00-\x08\x1b\u202e\u2066]", everything)
     if server:
         server.shutdown()
+
+
+# --- judged steps ---
+
+
+def marked(page: Any) -> list[tuple[str, str]]:
+    """(verdict as a screen reader says it, sign as it is drawn) of each marked step."""
+    sign = "node => getComputedStyle(node, '::before').content.slice(1, 2)"
+    return [
+        (node.query_selector(".hidden").inner_text(), node.evaluate(sign)) for node in page.query_selector_all(".step")
+    ]
+
+
+SIGNS = {"[supported] ": "✓", "[contradicted] ": "✕", "[not covered] ": "○", "[no verdict] ": "?"}
+
+
+def test_each_step_is_marked_by_sign_and_in_words_and_another_judge_can_be_chosen(watch: Any, home: str) -> None:
+    page = settled(watch(home).open("runs/alpha-32B/viewer.html#task=pubmedqa&id=q3"))
+    page.wait_for_selector(".step")
+    first = marked(page)
+    assert len(first) == 1
+    assert all(SIGNS[said.rstrip() + " "] == sign for said, sign in first)
+    assert "Steps as judged by" in page.inner_text(".steps")
+    assert "1 " + first[0][0].strip(" []") in page.inner_text(".steps")
+    page.select_option(".steps select", "strict")
+    page.wait_for_function("document.querySelector('.steps select').value === 'strict'")
+    assert marked(page) != first
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("j")
+    page.wait_for_function("document.querySelector('#v-detail h2').innerText.includes('q4')")
+    assert page.input_value(".steps select") == "strict"
+
+
+def test_both_sides_are_marked_where_both_runs_were_judged(watch: Any, home: str) -> None:
+    page = settled(watch(home).open("runs/alpha-32B/viewer.html#task=pubmedqa&with=beta-7B&id=q3"))
+    page.wait_for_selector("section.reply .step")
+    assert len(page.query_selector_all("section.reply")) == 2
+    assert all(side.query_selector(".step") for side in page.query_selector_all("section.reply"))

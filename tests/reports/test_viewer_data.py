@@ -22,7 +22,7 @@ from medbench.reports.write import viewer_index
 from medbench.reports.write.viewer_data import utf16_span, write_task
 
 FIELDS = ("id", "repeat", "prompt", "output", "finish_reason", "extracted", "outcome", "span", "gold", "score", "error",
-          "prompt_tokens", "completion_tokens", "category", "logprobs", "order")  # fmt: skip
+          "prompt_tokens", "completion_tokens", "category", "logprobs", "order", "judged")  # fmt: skip
 
 
 class Files(dict[str, bytes]):
@@ -91,7 +91,7 @@ def line(sample: Sample, **changes: Any) -> bytes:
 
 
 def as_row(sample: Sample) -> dict[str, Any]:
-    kept = {name: getattr(sample, name) for name in FIELDS}
+    kept = {name: getattr(sample, name, None) for name in FIELDS}
     kept["span"] = utf16_span(sample.output, sample.span)
     return json.loads(json.dumps(kept).encode("utf-8", "replace"))
 

@@ -287,6 +287,14 @@ def test_all_faults_of_a_recipe_are_reported_at_once(
     )
 
 
+def test_a_gate_on_judged_reasoning_is_refused_before_anything_is_trained(
+    train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate = {"task": TASK, "metric": "factuality", "judge": "llm", "at_least": 0.5}
+    assert train(changed(RECIPE, "stages.0.gates.gates", [gate]), "--dry-run") == 2
+    assert_refused(capfd, tmp_path, "gates.0: factuality is decided on finished, judged runs only")
+
+
 def test_a_path_below_a_data_folder_that_is_not_set(
     train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,11 +118,11 @@ def find_overlaps(
     config: OverlapConfig | None = None,
 ) -> list[Overlap]:
     """All overlaps, in the order of the rows; `benchmarks`: task name -> questions."""
-    index = _Index(benchmarks, config or OverlapConfig())
+    index = OverlapIndex(benchmarks, config or OverlapConfig())
     return [overlap for row in rows for overlap in index.overlaps(row)]
 
 
-class _Index:
+class OverlapIndex:
     """Index of the benchmarks: 5-gram -> questions. Memory grows with the benchmarks, not with the rows."""
 
     def __init__(self, benchmarks: Mapping[str, Sequence[Question]], config: OverlapConfig) -> None:

@@ -77,14 +77,15 @@ def load_rows(sources: Sequence[Source], by: str | None = None) -> list[Row | Co
     """
     rows: list[Row | Conversation] = []
     for source in sources:
-        found = list(_rows_of(source, by))
+        found = list(rows_in(source, by))
         if not found:
             raise MedbenchError(f"{source.name}: no rows")
         rows.extend(found)
     return rows
 
 
-def _rows_of(source: Source, by: str | None) -> Iterator[Row | Conversation]:
+def rows_in(source: Source, by: str | None = None) -> Iterator[Row | Conversation]:
+    """The same of one source, a row at a time, so that files of lines of any size can be read."""
     chosen: str | None = None if source.format == "auto" else source.format
     for where, given in islice(_raw_rows(source), source.limit):
         raw = given
