@@ -50,7 +50,7 @@ def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[.
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         command = asking_options(prefix)(command)
-        shown = "command, llm, or a plugin's name."
+        shown = "command, llm, local, or a plugin's name."
         about = f"Then judge the steps of the replies: {shown}" if prefix else shown
         return click.option("--judge", "judge_name", metavar="NAME", help=about, required=not prefix)(command)
 
