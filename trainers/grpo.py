@@ -515,7 +515,7 @@ def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
 
         def _weights_of(self, domains: Sequence[str]) -> list[float]:
             """Of each completion; a group has `num_generations` of them, one after another."""
-            size = self.num_generations
+            size = int(self.num_generations or 1)
             starts = range(0, len(domains), size)
             groups = [(domains[at], self._right[at : at + size]) for at in starts]
             weights = memory.weights(groups)
