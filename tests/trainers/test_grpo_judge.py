@@ -1,4 +1,4 @@
-"""GRPO with a judge among the rewards, by the real TRL trainer, on a tiny model that has learnt four replies by heart.
+"""GRPO with a judge among the rewards, by the real TRL trainer, on a tiny model trained to give four fixed replies.
 
 pytest tests/trainers/test_grpo_judge.py
 """

@@ -1,4 +1,4 @@
-"""Trains the network on pairs: one pass over the abstracts, and the next with pairs drawn anew.
+"""Trains the network on pairs: one pass over the abstracts, and the next with newly drawn pairs.
 
 Each step of the optimizer is over the pairs of one abstract, whose source is read once for all of them.
 """
