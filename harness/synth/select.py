@@ -70,7 +70,7 @@ class Selection:
         self.tally = Tally()
 
     def run(self, questions: Iterator[Asked]) -> Tally:
-        """Write accepted/ and rejected.jsonl again. Raises MedbenchError where the sources have changed, and Interrupted
+        """Write accepted/ and rejected.jsonl. Raises MedbenchError where the sources have changed, and Interrupted
         for a full disk, leaving the files of an earlier pass as they were."""
         filters = self._recipe.filters
         with ExitStack() as open_things:
