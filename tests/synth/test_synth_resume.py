@@ -1,6 +1,6 @@
 """What a kill leaves is gone on with: nothing is asked twice, and the files are those of an uninterrupted run.
 
-pytest tests/synth/test_resume.py
+pytest tests/synth/test_synth_resume.py
 """
 
 from __future__ import annotations
