@@ -62,7 +62,8 @@ class AdvantageSettings(Record):
     def _domains_are_told_apart(self) -> Self:
         if self.kind == "domain" and self.by is None:
             raise ValueError('kind: domain needs by: "source", or a column of the rows')
-        others = sorted(self.model_fields_set - {"kind"})
+        fields = type(self).model_fields
+        others = [name for name, field in fields.items() if name != "kind" and getattr(self, name) != field.default]
         if self.kind == "group" and others:
             raise ValueError(f"{others[0]} belongs to kind: domain")
         return self

@@ -99,6 +99,11 @@ def test_few_questions_are_one_cluster_and_clusters_do_not_depend_on_the_order_s
     assert len(clustered(forwards, 2)) == 2
 
 
+def test_settings_that_were_written_as_json_are_read_again() -> None:
+    for one in (AdvantageSettings(), settings()):
+        assert AdvantageSettings.model_validate_json(one.model_dump_json()) == one
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -78,6 +78,8 @@ for step in range(10**6): publish(Path(sys.argv[1]), step, fill)
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert writer.stdout is not None
     writer.stdout.readline()
+    while not checkpoints(tmp_path):
+        time.sleep(0.01)
     time.sleep(0.3)
     writer.send_signal(signal.SIGKILL)
     writer.wait()

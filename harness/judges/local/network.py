@@ -98,7 +98,9 @@ def fresh_network(folder: Path, layers: int) -> Network:
             config.num_hidden_layers = min(layers, config.num_hidden_layers)
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[: config.num_hidden_layers]
-            backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False)
+            backbone = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         _ = backbone.layers, backbone.norm, config.hidden_size
     except (AttributeError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
