@@ -1,6 +1,6 @@
 """Time and memory of `medbench synth` apart from the model: replies by the hundred thousand, made up as they are asked.
 
-    python tests/bench/synth.py 1000000            # about N ms of one core; see the figures in docs/synth.md
+    python tests/bench/synth.py 1000000            # about half an hour of one core; see docs/synth.md
     python tests/bench/synth.py 50000 --data DIR   # screened against the benchmarks in DIR
 
 Four attempts at each of N/4 made-up questions, in a folder of its own that is removed. One reply in eight is wrong, one
