@@ -22,19 +22,30 @@ _LIST_MARK = re.compile(
 _HEADING = re.compile(r"#{1,6}\s|\*\*[^*]+\*\*:?\s*$|__[^_]+__:?\s*$")
 _EMPHASIS = re.compile(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}|__(?=\S)|(?<=\S)__|`+")
 _LETTER = re.compile(r"[^\W\d_]")
+_ANSWER = re.compile(
+    r"(?:(?:so|thus|hence|therefore|overall|in\s+(?:conclusion|summary|short))\b,?\s+)?(?:the\s+|my\s+)?"
+    r"(?:(?:final|correct|best|right)\s+)?answer(?:\s+to\s+(?:the|this)\s+question)?\s*(?:is|would\s+be|:)\s*:?\s*"
+    r"(?:option\s+)?[\"'(\[]{0,3}(?:yes|no|maybe|[A-Z])[\"')\].!]{0,4}",
+    re.IGNORECASE,
+)
+"""A sentence that says nothing but the answer."""
 _ENDED = re.compile(r"[.!?:;…。]['\")\]*]*$")
 
 
 def steps_of(sample: Sample) -> list[str]:
-    """In the order of the reply; empty for a failed request and for a reply that only answers."""
+    """In the order of the reply; empty for a failed request and for a reply that only answers.
+
+    Sentences that only state the answer are left out, as often as a reply repeats them.
+    """
     if sample.error is not None:
         return []
-    return steps_in(
+    steps = steps_in(
         sample.output,
         opened=opens_reasoning(sample.prompt),
         answer_at=None if sample.span is None else sample.span[0],
         cut_off=sample.finish_reason == "length",
     )
+    return [step for step in steps if not _ANSWER.fullmatch(step)]
 
 
 def steps_in(reply: str, *, opened: bool, answer_at: int | None = None, cut_off: bool = False) -> list[str]:

@@ -56,6 +56,23 @@ def test_half_a_sentence_where_a_reply_was_cut_off_is_no_step() -> None:
     assert steps_of(answer("q", output="It falls. It is safe")) == ["It falls.", "It is safe"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The answer is yes.",
+        "the answer is (B)",
+        "Answer: C.",
+        "So the final answer is: no.",
+        "Therefore, the correct answer is option (A).",
+        'The answer to this question is "maybe".',
+    ],
+)
+def test_a_sentence_that_only_states_the_answer_is_no_step(said: str) -> None:
+    assert steps_of(answer("q", output=f"<think>{said}\nIt falls.\n{said}</think>The answer is (A).")) == ["It falls."]
+    because = f"{said.rstrip('.')} because it falls."
+    assert steps_of(answer("q", output=f"<think>{because}</think>The answer is (A).")) == [because]
+
+
 def test_without_a_thought_the_steps_are_the_sentences_before_the_one_with_the_answer() -> None:
     output = "It falls. It is safe. So the answer is (A). I am sure."
     at = output.index("(A)")
