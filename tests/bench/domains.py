@@ -31,7 +31,7 @@ from medbench.trainers import grpo, sft
 
 DOMAINS = {"heart": "A", "bones": "B"}
 WINDOW = 10
-THOUGHT = "The question asks about the {}. The finding fits {} better than the other, so {} is the answer."
+THOUGHT = "Patients with weak {} recover quickly when doctors replace {}. Blood tests confirm it, so {} fits best."
 
 
 def rows(count: int, share: float) -> list[dict[str, Any]]:
