@@ -1,6 +1,6 @@
 """A rare domain beside a common one: GRPO's advantages weighted by domain (DRPO), and not.
 
-    python tests/bench/domains.py                      # 5 seeds, 60 steps each; 20 minutes on 2 cores
+    python tests/bench/domains.py                      # 5 seeds, 60 steps each; 11 minutes on one core
 
 Nine of ten questions are about the heart, where A is right; one is about bones, where B is. The tiny model first learns
 by SFT to answer either with A or B, half and half, whatever is asked. Then GRPO, by the real TRL: once with all weights
