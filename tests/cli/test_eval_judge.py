@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.judge_programs import OVERLAP, program, pubmedqa_run
+from support.judge_programs import OVERLAP, judge, program, pubmedqa_run
 
 from medbench.harness.cli.main import run
 
@@ -18,10 +18,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEDBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def judge(folder: Path, *more: str, source: str = OVERLAP) -> int:
-    return run(["judge", "runs/judged", "--judge", "command", "--command", program(folder, source), *more])
 
 
 def evaluate(folder: Path, *more: str, source: str = OVERLAP) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness.api import score
+from medbench.harness.cli.main import run
 from medbench.harness.judges.check import CheckOptions, check_judge
 from medbench.harness.judges.contracts import Item, Judge, JudgeChoice, Ruling, Verdict
 from medbench.harness.judges.judge_run import JudgeOptions
@@ -124,3 +125,8 @@ def labelled(run: StoredRun, questions: int) -> None:
     rows = [{"id": id, "step": step, "label": truth_of(step)} for id in ids for step in steps[id]]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     check_judge(CheckOptions(run.folder, file))
+
+
+def judge(folder: Path, *more: str, source: str = OVERLAP) -> int:
+    """The exit status of `medbench judge` on the run runs/judged of the current folder, by the program `source`."""
+    return run(["judge", "runs/judged", "--judge", "command", "--command", program(folder, source), *more])
