@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
@@ -90,7 +92,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
     if known is not None and not options.resume:
         raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
     digest = recipe_sha256(recipe)
-    if known is not None and known.recipe_sha256 != digest:
+    if known is not None and digest not in (known.recipe_sha256, _sha256_now(known)):
         raise MedbenchError(
             f"{folder} was started with another recipe (only the budget may change): rename the changed recipe"
         )
@@ -164,6 +166,15 @@ def recipe_sha256(recipe: Recipe) -> str:
     the engine's replicas are."""
     content = recipe.model_dump(mode="json", exclude={"budget": True, "engine": {*WHERE}})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256_now(known: Training) -> str | None:
+    """`recipe_sha256` of the stored recipe with what this version adds to recipes; None if it is none to this version.
+    The stored hash is that of the version which started the training."""
+    try:
+        return recipe_sha256(Recipe.model_validate(known.recipe))
+    except ValidationError:
+        return None
 
 
 def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:

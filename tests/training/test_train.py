@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import tiny_training
 from support.tiny_training import NAME, RECIPE, TASK, command, differences, kill_when, left_behind
 
@@ -140,6 +142,30 @@ def test_a_training_is_not_started_twice_and_resuming_a_finished_one_does_nothin
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout) == json.loads(done.stdout)
     assert (runs / f"train-{NAME}" / "journal.jsonl").read_bytes() == journal
+
+
+@pytest.mark.engine
+def test_a_training_of_an_earlier_version_is_resumed_and_another_recipe_is_refused(
+    built: Path, whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(whole[0], runs)
+    path = runs / f"train-{NAME}" / "training.json"
+    training = json.loads(path.read_text())
+    for stage in training["recipe"]["stages"]:
+        for gate in stage["gates"]["gates"]:
+            del gate["judge"], gate["least_kappa"]  # these came later
+    training["recipe_sha256"] = "0" * 64  # which no version can compute again
+    path.write_text(json.dumps(training))
+    given = ["--runs", runs, "--data", built / "data", "--resume", "--json"]
+    resumed = command("train", built / "recipe.yaml", *given, cwd=built)
+    assert resumed.returncode == 0, resumed.stderr
+    recipe = yaml.safe_load((built / "recipe.yaml").read_text())
+    other = tmp_path / "recipe.yaml"
+    other.write_text(yaml.safe_dump(recipe | {"seed": recipe.get("seed", 0) + 1}))
+    refused = command("train", other, *given, cwd=built)
+    assert refused.returncode == 2
+    assert "was started with another recipe" in refused.stderr
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
