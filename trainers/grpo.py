@@ -32,7 +32,10 @@ from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
 from medbench.harness.text import escaped, foreign
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.trainer_plugins import FailedAttempt
+from medbench.trainers import curriculum
+from medbench.trainers.curriculum import OrderSettings
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.prompts import CATEGORY, Asker, Prompt, load_questions, prompt_order
 from medbench.trainers.data.questions import DECISIONS, Row
@@ -117,6 +120,7 @@ class Config(Record):
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardConfig = RewardConfig()
     loss: LossSettings = LossSettings()
+    order: OrderSettings = OrderSettings()
     contamination: ContaminationConfig = ContaminationConfig()
 
     @model_validator(mode="after")
@@ -181,6 +185,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"{config.rollout.max_completion_tokens} tokens per process; {passes:.3g} passes over the prompts",
         f"generation: {engine}",
         *judge,
+        *_difficulty_lines(config, prompts, [row for number, row in enumerate(rows, 1) if number not in dropped]),
         *training_memory(start, config.training, config.lora, tokens=longest + config.rollout.max_completion_tokens),
         *_untested_trl(version("trl")),
         *_domains(config, prompts),
@@ -199,6 +204,16 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
         f"first example, {first.tokens} tokens; right answer: {escaped(first.question.gold)}",
         *map(escaped, first.text.split("\n")),
     ]
+
+
+def probe(config: Config, *, start: Path, folder: Path) -> Probe | None:
+    """See trainer_plugins: the questions of all prompts, where their order depends on their difficulty."""
+    if config.order.by != "difficulty":
+        return None
+    rows = load_questions(config.prompts, config.loss.advantage.by)
+    dropped = dropped_rows(folder / CONTAMINATION, len(rows))
+    prompts = _prompts(config, rows, dropped, Asker(_protocol(config), load_tokenizer(str(start))), start)
+    return _probe(config, prompts)
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
@@ -220,7 +235,9 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
     steps = config.steps(len(prompts), processes)
     batches = math.ceil(steps / config.loss.num_iterations)
-    order = prompt_order(len(prompts), batches * config.prompts_a_step(processes), seed)
+    positions = batches * config.prompts_a_step(processes)
+    draws = _draws(config, prompts, folder.parent, seed, processes)
+    order = range(len(prompts)) if draws is not None else prompt_order(len(prompts), positions, seed)
     arguments = (
         common_arguments(config.training, folder=folder, seed=seed)
         | _rollout_arguments(config.rollout, longest)
@@ -237,6 +254,8 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
             reward_funcs=reward_functions(config.rewards, eos_token_ids=_ends(model, tokenizer), judge=judge),
             peft_config=None if config.lora is None else peft_config(config.lora),
         )
+        if draws is not None:
+            curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
         run(trainer, folder=folder, start=start)
 
 
@@ -322,6 +341,30 @@ def _domains(config: Config, prompts: Sequence[Prompt]) -> list[str]:
         )
     listed = ", ".join(f"{foreign(name, 60)} {count}" for name, count in counts.most_common())
     return [f"domains by {by}: {listed}"]
+
+
+def _probe(config: Config, prompts: Sequence[Prompt]) -> Probe:
+    questions = [prompt.question for prompt in prompts]
+    return curriculum.probe_of(config.order, questions, _protocol(config), config.rollout.max_completion_tokens)
+
+
+def _difficulty_lines(config: Config, prompts: Sequence[Prompt], rows: Sequence[Row]) -> list[str]:
+    if config.order.by != "difficulty":
+        return []
+    curriculum.refuse_unscored(rows)
+    return [curriculum.cost_in_words(_probe(config, prompts))]
+
+
+def _draws(
+    config: Config, prompts: Sequence[Prompt], stage: Path, seed: int, processes: int
+) -> curriculum.Draws | None:
+    """The order of the prompts by difficulty, if that is asked for."""
+    if config.order.by != "difficulty":
+        return None
+    questions = [prompt.question for prompt in prompts]
+    bands = curriculum.bands_by_difficulty(config.order, questions, stage, skip=True)
+    _print(bands.in_words())
+    return curriculum.Draws(bands, seed, config.prompts_a_step(processes), config.loss.num_iterations)
 
 
 def _free_text(config: Config, prompts: Sequence[Prompt]) -> list[str]:
@@ -502,6 +545,9 @@ def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
             with self._timed("reward_time"):
                 rewards = super()._calculate_rewards(*arguments, **named)
             self._right = rewards[:, COMPONENTS.index("accuracy")].tolist()
+            groups = rewards[:, COMPONENTS.index("accuracy")].view(-1, int(self.num_generations or 1))
+            for name, alike in (("right", groups.min(dim=1).values == 1), ("wrong", groups.max(dim=1).values == 0)):
+                self._metrics["train"][f"groups/all_{name}"].append(alike.float().mean().item())
             return rewards
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from medbench.harness.training.journal import (
     Event,
     Gated,
     Measured,
+    Probed,
     Promoted,
     StageStarted,
     TrainingEnded,
@@ -46,6 +47,7 @@ class StageState:
 
     started: StageStarted
     measured: dict[str, Measured] = field(default_factory=dict)
+    probed: Probed | None = None
     attempts: list[Attempt] = field(default_factory=list)
     promoted: Promoted | None = None
 
@@ -66,6 +68,8 @@ def stages_of(events: Sequence[Event]) -> list[StageState]:
             stages.append(StageState(event))
         elif isinstance(event, Measured):
             stages[-1].measured[event.partition] = event
+        elif isinstance(event, Probed):
+            stages[-1].probed = event
         elif isinstance(event, AttemptStarted):
             stages[-1].attempts.append(Attempt(event))
         elif isinstance(event, AlarmRaised):

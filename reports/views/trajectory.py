@@ -209,7 +209,7 @@ def _stage(training: TrainingView, stage: StageState, number: int, end: float, r
         report_columns=report_columns,
         attempts=tuple(blocks),
         costs=tuple(_costs(columns, gated)),
-        prepared=tuple(stage.started.prepared),
+        prepared=(*stage.started.prepared, *([f"difficulty: {stage.probed.said}"] if stage.probed else [])),
         promoted=promoted,
         seconds=max(0.0, end - stage.started.elapsed),
         training_seconds=sum(one.training_seconds for one in blocks),
