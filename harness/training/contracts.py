@@ -41,6 +41,10 @@ class Judge(Protocol):
         """Ask every question if any gate is paired. The verdict covers only the gates that are not paired, if any."""
         ...
 
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
+        """Ask every question, for a baseline; no verdict."""
+        ...
+
     def probe(self, checkpoint: Path, probe: Probe, *, name: str, seed: int) -> Sequence[Sample]:
         """Ask the probe's questions, all of them, and return the samples. `name` is the run folder's."""
         ...

@@ -52,12 +52,17 @@ class EngineJudge:
         free = rules.model_copy(update={"gates": [gate for gate in rules.gates if not gate.paired]})
         if len(free.gates) == len(rules.gates):
             return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        whole = self.answer(checkpoint, rules, name=name, seed=seed)
+        assert whole.run is not None, "it was answered"
+        verdict = gate_finished_run(whole.run, free, None).verdict if free.tasks else None
+        return replace(whole, verdict=verdict)
+
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         began = datetime.now(UTC)
         folder = answer_whole(self._options(checkpoint, name, seed), self._asked(rules), self.keeper, self.say)
         samples = self.samples(folder)
-        verdict = gate_finished_run(folder, free, None).verdict if free.tasks else None
         seconds = (datetime.now(UTC) - began).total_seconds()
-        return Ruling(verdict, folder, seconds, sum(map(len, samples.values())), samples)
+        return Ruling(None, folder, seconds, sum(map(len, samples.values())), samples)
 
     def probe(self, checkpoint: Path, probe: Probe, *, name: str, seed: int) -> Sequence[Sample]:
         task = probe.task()

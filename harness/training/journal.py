@@ -77,6 +77,13 @@ class Measured(_Event):
     whole: bool
     """Whether every question was asked, as a baseline must be."""
     questions: int
+    baseline: str | None = None
+    """Run folder of the stage's own `baseline`, with every question; None where paired gates compare with the start."""
+
+    @property
+    def compared(self) -> str | None:
+        """Run folder that paired gates compare with."""
+        return self.baseline or (self.run if self.whole else None)
 
 
 class Probed(_Event):

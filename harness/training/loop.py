@@ -155,8 +155,19 @@ class Loop:
         self.say(f"stage {name}: from {start}")
 
     def _measure(self, index: int, partition: next_action.Partition, state: StageState) -> None:
-        stage = state.started
+        stage, named = state.started, self.recipe.stages[index].baseline
         rules = self._rules(index, partition, self.recipe.stages[index].gates.alpha)
+        free = [gate for gate in rules.gates if not gate.paired]
+        baseline = None
+        if named is not None and len(free) < len(rules.gates):
+            model = self.judge.full(Path(named))
+            baseline = self.judge.answer(
+                model, rules, name=f"{stage.stage}-baseline-{partition}", seed=self.recipe.seed
+            )
+            assert baseline.run is not None, "it was answered"
+            self.say(f"stage {stage.stage}: {named} has answered {baseline.questions} {partition} questions")
+            if free:  # the start is no baseline, so not every question needs to be asked
+                rules = rules.model_copy(update={"gates": free})
         found = self.judge.measure(
             self.folder / stage.start, rules, name=f"{stage.stage}-start-{partition}", seed=self.recipe.seed
         )
@@ -169,7 +180,8 @@ class Loop:
                 verdict=found.verdict,
                 run=str(found.run.relative_to(self.folder)),
                 whole=whole,
-                questions=found.questions,
+                questions=found.questions + (baseline.questions if baseline is not None else 0),
+                baseline=self._relative(baseline.run) if baseline is not None else None,
             )
         )
         why = found.verdict.why if found.verdict is not None else f"{found.questions} answered"
@@ -341,7 +353,7 @@ class Loop:
             rules,
             name=f"{started.stage}-a{started.attempt}-step-{step:06d}-{rules.partition}",
             seed=started.seed,
-            baseline=self.folder / measured.run if measured is not None and measured.whole else None,
+            baseline=self.folder / measured.compared if measured is not None and measured.compared else None,
             alpha_fail=alpha_fail,
         )
 

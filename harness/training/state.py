@@ -122,7 +122,10 @@ def is_improving(attempt: Attempt) -> bool:
 
 
 def regressed(verdict: Verdict, stage: Stage) -> str | None:
-    """The rule of a no-regression gate (a margin to the stage's start) that it is shown to fail, or None."""
+    """The rule of a no-regression gate (a margin to the stage's start) that it is shown to fail, or None. A margin to a
+    baseline of the stage's own is none: a student begins worse than its teacher."""
+    if stage.baseline is not None:
+        return None
     for gate, result in zip(stage.gates.gates, verdict.gates, strict=False):
         if gate.margin is not None and result.status == "fail":
             return result.rule

@@ -97,6 +97,9 @@ class MadeUpJudge:
     def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         if not any(gate.paired for gate in rules.gates):
             return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        return self.answer(checkpoint, rules, name=name, seed=seed)
+
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         self.judged.append(name)
         self.runs[name] = self._answers(checkpoint, made_up_task(rules.partition, self.n))
         return Ruling(None, self.folder / "runs" / name, 0.0, self.n, {"medqa": list(self.runs[name].values())})
