@@ -110,9 +110,8 @@ def main() -> None:
     subprocess.run(words, check=False)
     folder = asked.runs / "train-half"
     events = list(read_events(folder))
-    print(
-        "| | questions | accuracy, % | weights, MiB | seconds a question | tokens an answer |\n|---|---|---|---|---|---|"
-    )
+    print("| | questions | accuracy, % | weights, MiB | seconds a question | tokens an answer |")
+    print("|---|---|---|---|---|---|")
     for event in events:
         if isinstance(event, Measured) and event.stage == "distil" and event.partition == "gate":
             assert event.baseline is not None
