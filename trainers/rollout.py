@@ -143,7 +143,7 @@ def asking_as_evaluated(base: type[Any], asker: Asker) -> type[Any]:
     """
     from peft.helpers import DoraCaching
 
-    class Asking(base):
+    class Asking(base):  # type: ignore[misc]
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             # TRL encodes a prompt with the tokenizer's own special tokens, so with a second BOS if the chat template
             # has written one: https://github.com/huggingface/trl/issues/3853 (there with vLLM)
