@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness.cli import own_faults
+from medbench.harness.cli.adapter_option import adapter_option
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.judge_commands import judge_command
@@ -71,6 +72,7 @@ for command in (gate_command, watch_command, compare_command, judge_command, syn
 @cli.command("eval")
 @click.argument("model")
 @click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
+@adapter_option
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
 @click.option(
     "--engine", help="vllm, hf, openai, fake, ray, or a plugin's.  [default: by the other options, else vllm]"
