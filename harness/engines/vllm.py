@@ -53,6 +53,8 @@ FEWEST_BETWEEN = 16
 
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
+OF_ADAPTERS = frozenset({"enable_lora", "max_loras", "max_lora_rank"})
+"""Arguments that follow from the adapters, where there are any."""
 CPU_PLACES = 32
 """Replies at once beyond which a step on a CPU takes longer nearly in proportion, so that a gate's verdict comes no
 sooner: assumed where max_num_seqs is not set. On a GPU fewer than all seats make verdicts later, by up to a third with
@@ -138,7 +140,7 @@ def lora_rank(rank: int) -> int:
     """
     from vllm.config import lora
 
-    known = sorted(get_args(getattr(lora, "MaxLoRARanks", ())))
+    known: list[int] = sorted(get_args(getattr(lora, "MaxLoRARanks", ())))
     found = next((one for one in known if one >= rank), None)
     if found is None:
         most = f"at most {known[-1]}" if known else "none that it names"
@@ -369,8 +371,11 @@ class VLLMEngine:
             arguments["dtype"] = "float32" if config.dtype == "auto" and not quantized else config.dtype
         if adapters:
             rank = max(one.rank for one in adapters)
-            arguments |= {"enable_lora": True, "max_lora_rank": lora_rank(rank), "max_loras": len(adapters)}
-        for name in set(config.vllm_args) & OURS:
+            # On a CPU, a request without an adapter is given that of the last slot when it shares a batch with others
+            # (vLLM 0.31: its torch_ops index the slots by -1): that slot stays empty
+            slots = len(adapters) + (1 if self._cpu else 0)
+            arguments |= {"enable_lora": True, "max_lora_rank": lora_rank(rank), "max_loras": slots}
+        for name in set(config.vllm_args) & (OURS | OF_ADAPTERS if adapters else OURS):
             raise MedbenchError(f"engine_config.vllm_args.{name}: medbench sets this itself, for safety: leave it out")
         arguments.update(config.vllm_args)
         defaults = {"tensor_parallel_size": 1, "data_parallel_size": 1}

@@ -32,6 +32,8 @@ def evaluate_model(options: EvalOptions, say: Say) -> StoredRun:
     for line in example_notes(tasks, protocol):
         warn(line)
     plan = plan_evaluation(options, tasks, protocol, (lambda _: None) if options.quiet else say, notes=notes)
+    for line in plan.model.experts.notes if plan.model.experts is not None else ():
+        say(line)
     return answer_all(plan, say)
 
 

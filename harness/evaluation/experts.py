@@ -39,14 +39,21 @@ class Experts:
     """Not empty. Target (see runs.experts) -> who answers it."""
     merged: Mapping[str, Checkpoint] | None = None
     """Adapter's fingerprint -> its merged checkpoint; None where vLLM serves them beside the base."""
+    notes: tuple[str, ...] = ()
+    """For readers of the run."""
 
     def checkpoint_of(self, adapter: str | None) -> Checkpoint:
         """What the engine serves while the adapter of that fingerprint is asked; None is the base."""
         return self.base if adapter is None or self.merged is None else self.merged[adapter]
 
-    def in_turns(self, say: Say) -> Experts:
-        """The same, merged: one takes the other's place in the engine. Raises MedbenchError where one cannot be."""
-        return replace(self, merged={one.fingerprint: one.merged(say) for one in self.adapters.values()})
+    def in_turns(self, why: str, say: Say) -> Experts:
+        """The same, merged: one takes the other's place in the engine. Raises MedbenchError where one cannot be.
+
+        `why`: vLLM cannot serve them beside the base.
+        """
+        note = f"{why}: all adapters are merged, and take turns in the engine"
+        merged = {one.fingerprint: one.merged(say) for one in self.adapters.values()}
+        return replace(self, merged=merged, notes=(*self.notes, note))
 
     def choice(self, choice: EngineChoice) -> EngineChoice:
         """`choice` with the adapters that the engine has to serve."""
@@ -115,10 +122,7 @@ def find_experts(adapters: Mapping[str, str], base: Checkpoint, choice: EngineCh
             raise type(error)(f"--adapter {target}: {error}") from None
     experts = Experts(base, found)
     reason = _why_in_turns(experts, choice)
-    if reason is None:
-        return experts
-    say(f"{reason}: all adapters are merged, and take turns in the engine")
-    return experts.in_turns(say)
+    return experts if reason is None else experts.in_turns(reason, say)
 
 
 def refuse_adapters(choice: EngineChoice) -> None:
@@ -218,7 +222,7 @@ class EngineInTurns:
     def __init__(self, experts: Experts, choice: EngineChoice, say: Say) -> None:
         self._experts, self._choice = experts, choice
         self._keeper = EngineKeeper(say)
-        self._now = next(iter(experts.adapters.values())).fingerprint
+        self._now: str | None = next(iter(experts.adapters.values())).fingerprint
         self._engine = self._serve()
 
     def turn_to(self, adapter: str | None) -> None:

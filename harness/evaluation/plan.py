@@ -103,7 +103,8 @@ def plan_evaluation(
     model = model or (_experts(options, tasks, say) if options.adapters else None)
     model = model or find_model(options.engine, options.model, say)
     wanted = _new_record(options, model.record, tasks, protocol, clock)
-    return Plan(options, tuple(tasks), protocol, model, wanted).with_notes(*notes)
+    told = model.experts.notes if model.experts is not None else ()
+    return Plan(options, tuple(tasks), protocol, model, wanted).with_notes(*notes, *told)
 
 
 @contextmanager
@@ -147,10 +148,11 @@ def _engine_of(plan: Plan, say: Say, keeper: EngineKeeper | None) -> Iterator[tu
         try:
             engine = start_engine(experts.choice(choice), name, experts.base)
         except AdapterNotServed as refusal:
-            say(f"{refusal}: all adapters are merged, and take turns in the engine")
-            experts = experts.in_turns(say)
+            experts = experts.in_turns(str(refusal), say)
+            say(experts.notes[-1])
             wanted = plan.wanted.model_copy(update={"model": experts.record()})
             plan = replace(plan, model=replace(plan.model, record=wanted.model, experts=experts), wanted=wanted)
+            plan = plan.with_notes(*experts.notes)
         else:
             try:
                 yield plan, engine
@@ -191,7 +193,8 @@ def _experts(options: EvalOptions, tasks: Sequence[Task], say: Say) -> Model:
     experts = find_experts(adapters, base, options.engine, say)
     answered = {target.partition("/")[0] for target in adapters}
     if others := [task.name for task in tasks if task.name not in answered]:
-        say(f"{', '.join(others)}: answered by {options.model} itself")
+        note = f"{', '.join(others)}: no adapter: answered by {options.model} itself"
+        experts = replace(experts, notes=(*experts.notes, note))
     return Model(experts.record(), base, experts)
 
 
