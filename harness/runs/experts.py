@@ -40,4 +40,13 @@ def adapters_of_task(record: RunRecord, task: str) -> list[tuple[str, AdapterRec
     start = f"{task}/"
     found = [(target.removeprefix(start), one) for target, one in experts.adapters.items() if target.startswith(start)]
     whole = experts.adapters.get(task)
-    return [*found, *([] if whole is None else [("all others" if found else "all", whole)])]
+    return [*found, *([] if whole is None else [("others" if found else "all", whole)])]
+
+
+def answered_by(record: RunRecord, task: str) -> list[str]:
+    """Who answered `task`, in words; empty where the model has no adapters for any task."""
+    if record.model.experts is None:
+        return []
+    found = [f"{which}: {one.name}" if which != "all" else one.name for which, one in adapters_of_task(record, task)]
+    whole = task in record.model.experts.adapters
+    return found if whole else [*found, f"{'others: ' if found else ''}{record.model.base}, without an adapter"]

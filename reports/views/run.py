@@ -9,6 +9,7 @@ from functools import partial
 
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.comparability import describe_repeats
+from medbench.harness.runs.experts import answered_by
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.secrets import redacted, redacted_command
@@ -79,6 +80,8 @@ class TaskBlock:
     axis: Axis
     """Of categories and lengths."""
     judged: tuple[JudgedBlock, ...]
+    answered_by: tuple[str, ...]
+    """In words, where tasks were asked of adapters of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ def _task_block(run: RunView, name: str, record: TaskRecord) -> TaskBlock:
         failures=tuple(_failures(result.outcomes)) if result else (),
         axis=axis_over(seen),
         judged=tuple(map(judged_block, run.judged.get(name, ()))),
+        answered_by=tuple(answered_by(run.record, name)),
     )
 
 
@@ -230,6 +234,14 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Kind", model.kind
     if model.base:
         yield "Base", model.base
+    for target, one in model.experts.adapters.items() if model.experts else ():
+        commit = f", commit {one.commit}" if one.commit else ""
+        yield f"Adapter of {target}", f"{one.name}{commit}, rank {one.rank}, {one.fingerprint}"
+    if model.experts:
+        yield (
+            "Adapters served",
+            "beside their base" if model.experts.served == "lora" else "merged, one after the other",
+        )
     if model.commit:
         yield "Commit on the Hub", model.commit
     if model.path:
