@@ -27,6 +27,7 @@ from medbench.harness.cli.judge_options import (
     start_chosen,
     taken,
 )
+from medbench.harness.cli.quantise_command import quantise_command
 from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.cli.synth_command import synth_command
@@ -65,7 +66,7 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command, judge_command, synth_command):
+for command in (gate_command, watch_command, compare_command, judge_command, synth_command, quantise_command):
     cli.add_command(command)
 
 

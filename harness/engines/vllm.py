@@ -175,7 +175,7 @@ class VLLMEngine:
         self._cpu = runs_on_cpu()
         refuse_parallel(config, None if self._cpu else _visible_gpus)
         if self._cpu:
-            _set_cpu_environment(config)
+            set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
         from vllm import LLM, SamplingParams
@@ -551,7 +551,7 @@ def _has_own_process() -> bool:
     return bool(vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING)
 
 
-def _set_cpu_environment(config: EngineConfig) -> None:
+def set_cpu_environment(config: EngineConfig) -> None:
     # starts four times as fast as the defaults and runs at about 1.7 times their tokens/s, measured on 2 cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

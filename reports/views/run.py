@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from medbench.harness.gates.costs import CostRow, rows_of
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.comparability import describe_repeats
 from medbench.harness.runs.experts import answered_by
@@ -106,6 +107,8 @@ class VerdictBlock:
     gates: tuple[GateLine, ...]
     settings: tuple[tuple[str, str], ...]
     """What it rests on besides its gates: (name, value)."""
+    costs: tuple[CostRow, ...] = ()
+    """Beside the baseline's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ def verdict_block(verdict: Verdict) -> VerdictBlock:
         "order seed": verdict.order_seed or "",
     }
     known = tuple((name, value) for name, value in settings.items() if value)
-    return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known)
+    return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known, tuple(rows_of(verdict.costs)))
 
 
 def command_of(record: RunRecord | Training) -> str:
