@@ -174,6 +174,8 @@ class Adapter:
     folder: AdapterFolder
     fingerprint: str
     """Over base and adapter: that of the merged checkpoint."""
+    tokenizer_sha256: str
+    """Of its own tokenizer, or of its base's: that of the merged checkpoint."""
     base: Checkpoint
     why_merged: str | None = None
     """Why vLLM cannot serve it beside its base; None where it can."""
@@ -202,8 +204,16 @@ def resolve_adapter(name: str, base: Checkpoint, say: Say = lambda _: None) -> A
         refuse_no_adapter(name, found.path)
         folder = AdapterFolder.read(found.path)
         _refuse_other_base(folder, base, say)
-        reason = folder.why_merged(Path(base.path))
-        return Adapter(name, folder, folder.identity(base.fingerprint), base, reason, found.revision, found.commit)
+        return Adapter(
+            name=name,
+            folder=folder,
+            fingerprint=folder.identity(base.fingerprint),
+            tokenizer_sha256=sha256_of_tokenizer(found.path) if folder.own_tokenizer else base.tokenizer_sha256,
+            base=base,
+            why_merged=folder.why_merged(Path(base.path)),
+            revision=found.revision,
+            commit=found.commit,
+        )
     except OSError as error:
         raise MedbenchError(f"adapter {name}: cannot be read ({error}): fix that and run again") from None
 

@@ -71,7 +71,7 @@ class Experts:
                 name=one.name,
                 path=str(one.folder.path),
                 fingerprint=one.fingerprint,
-                tokenizer_sha256=self.checkpoint_of(one.fingerprint).tokenizer_sha256,
+                tokenizer_sha256=one.tokenizer_sha256,
                 rank=one.folder.rank,
                 revision=one.revision,
                 commit=one.commit,

@@ -41,7 +41,7 @@ def served_schemes(say: Say) -> dict[str, Served]:
     found = {}
     for name in SCHEMES:
         say(f"asking vLLM {version()} to serve {name}")
-        found[name] = _asked(quantization_config(name, min(GROUP_SIZES)))
+        found[name] = ask_vllm(quantization_config(name, min(GROUP_SIZES)))
     return found
 
 
@@ -59,7 +59,8 @@ def quantization_config(scheme: str, group_size: int) -> dict[str, Any]:
     }
 
 
-def _asked(config: dict[str, Any]) -> Served:
+def ask_vllm(config: dict[str, Any]) -> Served:
+    """Whether vLLM serves a model with this `quantization_config`."""
     command = [sys.executable, "-P", "-m", "medbench.harness.engines.vllm_probe", json.dumps(config)]
     try:
         told = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
