@@ -61,7 +61,8 @@ def probe(quantization: dict[str, Any]) -> dict[str, Any]:
                 disable_log_stats=True,
             )
             sampling = SamplingParams(max_tokens=2, temperature=0.0, detokenize=False)
-            llm.generate([{"prompt_token_ids": list(range(1, 17))}], sampling, use_tqdm=False)
+            prompts: Any = [{"prompt_token_ids": list(range(1, 17))}]
+            llm.generate(prompts, sampling, use_tqdm=False)
         except Exception as error:  # vLLM and its kernels can raise anything
             return {"served": False, "said": f"{type(error).__name__}: {one_line(error)[:400]}"}
         return {"served": True, "said": ", ".join(_kernels(llm)) or "it answers"}

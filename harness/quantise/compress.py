@@ -11,25 +11,27 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
 
 
-def main(job: dict, tell) -> None:
+def main(job: dict[str, Any], tell: Callable[..., None]) -> None:
     tell(event="started", versions={name: metadata.version(name) for name in PACKAGES})
     import torch
     from llmcompressor import oneshot
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         job["model"], dtype="auto", trust_remote_code=False, use_safetensors=True, local_files_only=True
     )
     if torch.cuda.is_available():
         model = model.to("cuda")
     tell(event="loaded", device=str(model.device))
-    given = {"model": model, "recipe": modifier(job)}
+    given: dict[str, Any] = {"model": model, "recipe": modifier(job)}
     if job["texts"]:
         tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=False, local_files_only=True)
         rows = calibration(job["texts"], tokenizer, job["max_length"])
@@ -42,7 +44,7 @@ def main(job: dict, tell) -> None:
     tell(event="done")
 
 
-def modifier(job: dict):
+def modifier(job: dict[str, Any]) -> Any:
     """GPTQ where there is text to calibrate with, otherwise rounding to nearest."""
     settings = {"config_groups": job["groups"], "ignore": job["ignore"]}
     if job["texts"]:
@@ -54,7 +56,7 @@ def modifier(job: dict):
     return QuantizationModifier(**settings)
 
 
-def calibration(path: str, tokenizer, max_length: int):
+def calibration(path: str, tokenizer: Any, max_length: int) -> Any:
     """The texts of a file of JSON lines, as the model sees them: a chat template has put in the special tokens."""
     from datasets import Dataset
 
@@ -67,7 +69,7 @@ if __name__ == "__main__":
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not stand between the lines
 
-    def tell(**fields) -> None:
+    def tell(**fields: Any) -> None:
         channel.write(json.dumps(fields) + "\n")
         channel.flush()
 

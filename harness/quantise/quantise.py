@@ -182,6 +182,10 @@ def _complete(made: Path, parent: Checkpoint) -> None:
     """
     if not made.is_dir():
         raise MedbenchError(f"{parent.name}: llm-compressor wrote nothing")
+    try:
+        refuse_nan(made)
+    except MedbenchError as error:
+        raise MedbenchError(f"{parent.name}: what llm-compressor wrote cannot be served: {error}") from None
     for path in tokenizer_files(made):
         path.unlink()
     kept = [*tokenizer_files(Path(parent.path)), Path(parent.path) / "generation_config.json"]
@@ -190,7 +194,6 @@ def _complete(made: Path, parent: Checkpoint) -> None:
             shutil.copy(path, made / path.name)
     for path in weight_files(made):
         path.chmod(0o666 & ~_umask())  # some writers leave them readable for their owner only
-    refuse_nan(made)
     if size_of(made).quantization is None:
         raise MedbenchError(f"{parent.name}: llm-compressor quantised nothing: it has no linear layer that it knows")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.protocols.protocol import load_protocol
+from medbench.trainers.data.conversations import Conversation
+from medbench.trainers.data.questions import Row
 from medbench.trainers.data.rendering import Renderer
 from medbench.trainers.data.rows import Source, rows_in
 
@@ -30,7 +32,7 @@ def write_texts(sources: Sequence[str], checkpoint: Path, protocol: str, most: i
     return written
 
 
-def _in_turn(sources: Sequence[str]) -> Iterator:
+def _in_turn(sources: Sequence[str]) -> Iterator[Row | Conversation]:
     streams = [rows_in(Source(path=one)) for one in sources]
     while streams:
         for stream in list(streams):
