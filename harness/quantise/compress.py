@@ -74,7 +74,8 @@ if __name__ == "__main__":
         channel.flush()
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # sys.stdin's own lock would stop the interpreter from ending
+            pass
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
