@@ -14,15 +14,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.trainer_plugins import FailedAttempt
+from medbench.trainers import curriculum
+from medbench.trainers.curriculum import OrderSettings
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.conversations import Conversation
 from medbench.trainers.data.questions import Row
@@ -53,7 +56,14 @@ class Config(Record):
     """Tokens of a sequence: prompt and reply, or a chat; longer ones are left out, never truncated."""
     packing: bool = False
     """Several rows per sequence: needs a GPU and flash-attn, without which rows would attend to each other."""
+    order: OrderSettings = OrderSettings()
     contamination: ContaminationConfig = ContaminationConfig()
+
+    @model_validator(mode="after")
+    def _rows_stay_apart(self) -> Self:
+        if self.packing and self.order.by == "difficulty":
+            raise ValueError("packing mixes rows, so they cannot be ordered: leave order out, or set packing: false")
+        return self
 
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
@@ -66,7 +76,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or run.reporting_fault(settings):
         raise MedbenchError(fault)
     rows = load_rows(config.data)
-    source = ", ".join(source.name for source in config.data)
+    source = _named(config)
     folder.mkdir(parents=True, exist_ok=True)
     screened = (row.screened(number) for number, row in enumerate(rows, 1))
     found = screen(screened, benchmarks, config.contamination, folder / CONTAMINATION, source)
@@ -77,6 +87,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"{source}: {len(rows)} rows; {len(found.dropped)} overlap a benchmark, {too_long} longer than "
         f"{config.max_length} tokens, {len(kept)} trained on ({tokens:,} reply tokens, longest row {longest})",
         _length_line(config, len(kept)),
+        *_difficulty_lines(config, kept),
         *training_memory(start, config.training, config.lora, tokens=longest),
         *_split_chats(kept),
     ]
@@ -95,6 +106,16 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
     ]
 
 
+def probe(config: Config, *, start: Path, folder: Path) -> Probe | None:
+    """See trainer_plugins: the questions of all rows, where their order depends on their difficulty."""
+    if config.order.by != "difficulty":
+        return None
+    rows = load_rows(config.data)
+    clean = _without(rows, dropped_rows(folder / CONTAMINATION, len(rows)))
+    kept, _ = _fitting(config, Renderer(start, _protocol(config)), clean, _named(config))
+    return _probe(config, kept)
+
+
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     """See trainer_plugins."""
     from trl.trainer.sft_config import SFTConfig
@@ -103,20 +124,27 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     run.quiet()
     folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(start, _protocol(config))
-    source = ", ".join(source.name for source in config.data)
     rows = load_rows(config.data)
-    kept, _ = _fitting(config, renderer, _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows))), source)
+    kept, _ = _fitting(
+        config, renderer, _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows))), _named(config)
+    )
     args = SFTConfig(
         **run.common_arguments(config.training, folder=folder, seed=seed),
         max_length=config.max_length,
         packing=config.packing,
         train_sampling_strategy="random" if config.packing else "sequential",
     )
-    data = tokenized(kept)
+    data, draws = tokenized(kept), None
     if not config.packing:
+        lengths = [one.length for one in kept]
         rows_a_step = config.training.batch_size * config.training.gradient_accumulation * args.world_size
         args.max_steps = _steps(config.training, len(kept), rows_a_step)
-        data = data.select(in_order([one.length for one in kept], rows_a_step, args.max_steps, seed))
+        if config.order.by == "difficulty":
+            bands = curriculum.bands_by_difficulty(config.order, _questions(kept), folder.parent, skip=False)
+            print(bands.in_words(), flush=True)
+            draws = curriculum.Draws(bands, seed, rows_a_step, lengths=lengths)
+        else:
+            data = data.select(in_order(lengths, rows_a_step, args.max_steps, seed))
     attention = {"attn_implementation": "flash_attention_2"} if config.packing else {}
     trainer = SFTTrainer(
         model=run.load_model(start, config.training, adapter=config.lora is not None, **attention),
@@ -125,6 +153,9 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         processing_class=renderer.tokenizer,
         peft_config=peft_config(config.lora) if config.lora else None,
     )
+    if draws is not None:
+        positions = args.max_steps * draws.rows_a_batch
+        curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
     run.run(trainer, folder=folder, start=start)
 
 
@@ -185,6 +216,25 @@ def _packing_fault(config: Config) -> str | None:
     if torch.cuda.is_available() and find_spec("flash_attn") is not None:
         return None
     return "packing: needs a GPU and the package flash-attn, else packed rows attend to each other: set packing: false"
+
+
+def _named(config: Config) -> str:
+    return ", ".join(source.name for source in config.data)
+
+
+def _questions(kept: Sequence[Rendered]) -> list[Question]:
+    return [one.row.question for one in kept if isinstance(one.row, Row)]
+
+
+def _probe(config: Config, kept: Sequence[Rendered]) -> Probe:
+    return curriculum.probe_of(config.order, _questions(kept), _protocol(config), None)
+
+
+def _difficulty_lines(config: Config, kept: Sequence[Rendered]) -> list[str]:
+    if config.order.by != "difficulty":
+        return []
+    curriculum.refuse_unscored([one.row for one in kept])
+    return [curriculum.cost_in_words(_probe(config, kept))]
 
 
 def _fitting(

@@ -118,7 +118,9 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
         keeper = EngineKeeper(say)
         try:
             judge = EngineJudge(folder, prepared, engine, say, keeper)
-            loop = Loop(folder, recipe, prepared.start, journal, judge, _launcher(prepared), say, lines)
+            loop = Loop(
+                folder, recipe, prepared.start, journal, judge, _launcher(prepared), say, lines, prepared.data_folder
+            )
             ended = loop.run()
             return Trained(folder, ended, _stage_summaries(journal))
         finally:
