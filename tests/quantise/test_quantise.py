@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.quantized import quantize
 
+import medbench
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
@@ -227,15 +228,13 @@ def test_llm_compressor_writes_what_the_schemes_say(tiny_model: Path, tmp_path: 
 @needs_llm_compressor
 @pytest.mark.engine
 def test_a_checkpoint_quantised_by_llm_compressor_is_served_and_gated(tiny_model: Path, tmp_path: Path) -> None:
-    from medbench.harness.api import Gate, evaluate, gate  # type: ignore[attr-defined]
-
     out = tmp_path / "w8a8"
     quantise(QuantiseOptions(str(tiny_model), "w8a8", out, REAL), lambda _: None)
     given: dict[str, Any] = {"tasks": ["medqa"], "data": "sample", "max_new_tokens": 8, "quiet": True}
     given |= {"engine_config": {"kv_cache_gib": 1}, "runs": tmp_path / "runs"}
-    base, small = evaluate(tiny_model, **given), evaluate(out, **given)
+    base, small = medbench.evaluate(tiny_model, **given), medbench.evaluate(out, **given)
     assert small.record.model.quantization == "compressed-tensors 8 bit"
-    verdict = gate(small, [Gate(task="medqa", margin=0.5)], baseline=base)
+    verdict = medbench.gate(small, [medbench.Gate(task="medqa", margin=0.5)], baseline=base)
     before, after = verdict.costs
     assert after.weight_bytes is not None
     assert before.weight_bytes is not None
