@@ -151,7 +151,7 @@ def test_the_torn_line_is_no_sample() -> None:
     assert len(list(read_samples(STORED / "runs/incomplete", "medqa"))) == 7
 
 
-NEW_FIELDS = ("samples", "number", "order_seed", "gate_file", "rules")
+NEW_FIELDS = ("costs", "samples", "number", "order_seed", "gate_file", "rules")
 
 
 def without_new(content: Any) -> Any:
