@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,9 +196,9 @@ class Draws:
         return self._pass.pop()
 
 
-def follow(trainer: Any, draws: Draws, folder: Path, *, positions: int, rise: float) -> None:
+def follow(trainer: Any, draws: Draws, folder: Path, *, positions: int, rise: float) -> Callable[[int], None]:
     """Let `trainer`, of TRL, train on the rows of its data set that are drawn, `positions` in all. `folder`: the
-    attempt's."""
+    attempt's. Returns what `run` calls when a checkpoint has been judged, which opens bands."""
     from accelerate.utils import broadcast_object_list
     from torch.utils.data import Dataset
     from transformers import TrainerCallback
@@ -214,31 +214,27 @@ def follow(trainer: Any, draws: Draws, folder: Path, *, positions: int, rise: fl
                 raise IndexError(position)
             return rows[draws.row(position)]
 
-    class Opener(TrainerCallback):
-        """Opens bands, the same in every process."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            draws.opened.update({step: bands for step, bands in _read(path) if step <= state.global_step})
-            if state.global_step and state.global_step not in draws.opened:  # killed before that was written
-                self._judged(state)
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._judged(state)
-
+    class Logger(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             trainer._metrics["train"]["curriculum/open_bands"].append(draws.open_at(state.global_step))
 
-        def _judged(self, state: Any) -> None:
-            scores = checkpoint_folder.scores(folder) if state.is_world_process_zero else {}
-            found = [open_bands(scores, state.global_step, rise, len(draws.bands.rows))]
-            broadcast_object_list(found)  # without `device: shared` a score may come at any time
-            draws.opened[state.global_step] = found[0]
-            if state.is_world_process_zero:
-                lines = [json.dumps({"step": step, "open": bands}) for step, bands in sorted(draws.opened.items())]
-                write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    def judged(step: int) -> None:
+        """The same in every process: without `device: shared` a score may come at any time."""
+        draws.opened.update({before: bands for before, bands in _read(path) if before <= step})
+        if step in draws.opened:  # a resumed training goes on as it was
+            return
+        first = trainer.is_world_process_zero()
+        scores = checkpoint_folder.scores(folder) if first else {}
+        found = [open_bands(scores, step, rise, len(draws.bands.rows))]
+        broadcast_object_list(found)
+        draws.opened[step] = found[0]
+        if first:
+            lines = [json.dumps({"step": step, "open": bands}) for step, bands in sorted(draws.opened.items())]
+            write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
     trainer.train_dataset = Drawn()
-    trainer.add_callback(Opener())
+    trainer.add_callback(Logger())
+    return judged
 
 
 def _read(path: Path) -> Iterator[tuple[int, int]]:

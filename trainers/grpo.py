@@ -257,9 +257,10 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
             reward_funcs=reward_functions(config.rewards, eos_token_ids=_ends(model, tokenizer), judge=judge),
             peft_config=None if config.lora is None else peft_config(config.lora),
         )
+        judged = None
         if draws is not None:
-            curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
-        run(trainer, folder=folder, start=start)
+            judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+        run(trainer, folder=folder, start=start, judged=judged)
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:

@@ -153,10 +153,11 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         processing_class=renderer.tokenizer,
         peft_config=peft_config(config.lora) if config.lora else None,
     )
+    judged = None
     if draws is not None:
         positions = args.max_steps * draws.rows_a_batch
-        curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
-    run.run(trainer, folder=folder, start=start)
+        judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+    run.run(trainer, folder=folder, start=start, judged=judged)
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:

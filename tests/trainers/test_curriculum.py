@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +175,33 @@ def measured(trainer: Any, config: Any, start: Path, stage: Path) -> None:
     (stage / DIFFICULTY).write_text(json.dumps({"run": "x", "samples": probe.samples, "right": right}))
 
 
+SCORES = {0: 0.3, 2: 0.45, 4: 0.45, 6: 0.45}
+"""A second band opens at step 2."""
+
+
+def judge(attempt: Path, over: threading.Event) -> None:
+    """As the loop does, while the training waits."""
+    while not over.is_set():
+        for one in checkpoint_folder.checkpoints(attempt):
+            checkpoint_folder.mark_judged(attempt, one.step, SCORES[one.step])
+        time.sleep(0.02)
+
+
 def trained(trainer: Any, config: Any, start: Path, attempt: Path) -> list[dict[str, object]]:
     attempt.mkdir(exist_ok=True)
-    for step, score in ((0, 0.3), (2, 0.45), (4, 0.45), (6, 0.45)):  # a second band opens at step 2
-        checkpoint_folder.mark_judged(attempt, step, score)
-    trainer.train(config, start=start, folder=attempt, seed=3)
+    for path in attempt.glob(".judged-*"):
+        path.unlink()
+    checkpoint_folder.mark_judged(attempt, 0, SCORES[0])
+    over = threading.Event()
+    thread = threading.Thread(target=judge, args=(attempt, over))
+    thread.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(checkpoint_folder.WAIT, "1")
+            trainer.train(config, start=start, folder=attempt, seed=3)
+    finally:
+        over.set()
+        thread.join()
     times = ("step_time", "generation_time", "reward_time")
     lines = checkpoint_folder.read_metrics(attempt)
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
