@@ -40,6 +40,7 @@ def evaluate(
     model: str | Path,
     *,
     tasks: Sequence[str] | str | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     protocol: str | None = None,
     engine: str | Engine | None = None,
     engine_config: Mapping[str, Any] | None = None,
@@ -67,10 +68,13 @@ def evaluate(
     `model` is a hub id ("org/name" or "org/name@revision"), a checkpoint or adapter folder, "smollm2-135m", or, with an
     Engine object as `engine`, the name that the run is stored under. With `resume`, questions that the run folder
     already answers are not asked again.
+    `adapters` maps a task, or "task/field=value" for one category of it, to the PEFT adapter of `model` that answers;
+    without `tasks`, only those tasks are asked.
     The other keywords are those of `medbench eval --help`.
     """
     from medbench.harness.benchmarks.task_folders import core_tasks
     from medbench.harness.evaluation.evaluate import evaluate_model
+    from medbench.harness.evaluation.experts import tasks_of
     from medbench.harness.evaluation.options import EvalConfig, EvalOptions, refuse_bad_name
 
     names = _task_names(tasks)
@@ -78,6 +82,7 @@ def evaluate(
         "evaluate",
         EvalConfig,
         tasks=names,
+        adapters=None if adapters is None else {target: str(path) for target, path in adapters.items()},
         protocol=protocol,
         max_new_tokens=max_new_tokens,
         thinking_tokens=thinking_tokens,
@@ -89,12 +94,14 @@ def evaluate(
         limit=limit,
         seed=seed,
     )
+    named = config.adapters or {}
     refuse_bad_name(name)
     if (samples or 1) > 1 and shuffle_options:
         raise MedbenchError("--samples and --shuffle-options are two measurements: make two runs")
     options = EvalOptions(
         model=str(model),
-        tasks=core_tasks() if names is None else tuple(names),
+        tasks=tuple(names) if names is not None else tasks_of(named) or core_tasks(),
+        adapters=tuple(named.items()),
         protocol=config.protocol,
         engine=engine_choice(engine, engine_config, base_url, replies, swap),
         data=None if data is None else str(data),

@@ -182,6 +182,8 @@ class Request:
     """Which of several repeats of the same question, from 0."""
     milestones: tuple[int, ...] = ()
     """Numbers of tokens, rising: an engine that can says when a running reply becomes longer than one (see Passed)."""
+    adapter: str | None = None
+    """Fingerprint of the adapter that answers, one of EngineChoice.adapters; None is the checkpoint itself."""
 
 
 @dataclass(frozen=True, slots=True)

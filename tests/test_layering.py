@@ -28,7 +28,7 @@ FLOORS = (
     ("reports/read", "trainers/rewards"),
     ("reports/views", "trainers/data", "trainers/trl"),
     ("reports/write", "trainers"),
-    ("harness/verdict_server", "harness/synth"),
+    ("harness/verdict_server", "harness/synth", "harness/quantise"),
     ("harness/api",),
     ("harness/cli",),
 )
@@ -45,7 +45,7 @@ MOST_LOOSE_MODULES = 7
 HEAVY = {"ray", "torch", "vllm", "transformers", "lm_eval", "datasets", "peft", "trl", "pandas", "statsmodels"}
 ONLY_IN = {
     "ray": tuple(f"harness/engines/replicas/{name}.py" for name in ("cluster", "placement")),
-    "vllm": ("harness/engines/vllm.py",),
+    "vllm": ("harness/engines/vllm.py", "harness/engines/vllm_probe.py"),
     "lm_eval": ("harness/benchmarks/catalog.py", "harness/benchmarks/lm_eval_tasks.py"),
     "openai": tuple(f"harness/engines/{name}.py" for name in ("openai", "server_patience", "server_replies")),
     "trl": ("trainers/",),

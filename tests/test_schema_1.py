@@ -106,7 +106,8 @@ def test_run_json_is_read_whole(folder: Path) -> None:
     assert record.run_id == folder.name
     for key in content.keys() - {"schema_version", "model", "tasks"}:
         assert as_json(getattr(record, key)) == content[key], key
-    added = dict.fromkeys(("config_sha256", "weight_bytes", "quantization", "revision", "commit", "base_commit"))
+    names = ("config_sha256", "weight_bytes", "quantization", "revision", "commit", "base_commit", "experts")
+    added = dict.fromkeys(names)
     assert as_json(record.model) == content["model"] | added
     assert as_json(record.tasks) == {name: task | {"commit": None} for name, task in content["tasks"].items()}
 
@@ -150,7 +151,7 @@ def test_the_torn_line_is_no_sample() -> None:
     assert len(list(read_samples(STORED / "runs/incomplete", "medqa"))) == 7
 
 
-NEW_FIELDS = ("samples", "number", "order_seed", "gate_file", "rules")
+NEW_FIELDS = ("costs", "samples", "number", "order_seed", "gate_file", "rules")
 
 
 def without_new(content: Any) -> Any:

@@ -23,6 +23,7 @@ from medbench.harness.checkpoints.adapted import (
     refuse_generation_config,
     tie,
 )
+from medbench.harness.checkpoints.adapters import ADAPTER_WEIGHTS
 from medbench.harness.checkpoints.faults import blame_checkpoint
 from medbench.harness.checkpoints.fingerprint import tokenizer_files
 from medbench.harness.checkpoints.merge_layers import merge_by_layers
@@ -33,7 +34,6 @@ from medbench.harness.checkpoints.streaming import CannotStream
 from medbench.harness.checkpoints.weights import check_safetensors, own_dtype, read_json_file
 from medbench.harness.contracts import Checkpoint, MedbenchError
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MERGE_FILE = "medbench_merge.json"
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
 LAYERS = "end other processes: about four times its largest layer in float32 is needed, and the adapter"

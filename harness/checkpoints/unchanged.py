@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medbench.harness.checkpoints.adapters import ADAPTER_WEIGHTS
 from medbench.harness.checkpoints.faults import blame_checkpoint
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 
 LORA_B = (".lora_B.", ".lora_embedding_B")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from medbench.harness.checkpoints.merge import ADAPTER_WEIGHTS
+from medbench.harness.checkpoints.adapters import ADAPTER_WEIGHTS
 from medbench.harness.checkpoints.weights import check_safetensors, weight_files
 from medbench.harness.contracts import MedbenchError, Say
 

@@ -144,15 +144,24 @@ def _header(path: Path) -> dict[str, Any]:
 
 def refuse_nan(folder: Path) -> None:
     """Raises BrokenCheckpoint naming the first tensor that holds a NaN or an infinity."""
-    import torch
     from safetensors import safe_open
 
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  not a dict
                 tensor = file.get_tensor(name)
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                if tensor.is_floating_point() and not _is_finite(tensor):
                     raise BrokenCheckpoint(f"{path}: {name} holds NaN or infinity: the training diverged")
+
+
+def _is_finite(tensor: Any) -> bool:
+    import torch
+
+    try:
+        # 8-bit types have no isfinite of their own; bfloat16 holds all their values
+        return bool(torch.isfinite(tensor.to(torch.bfloat16) if tensor.element_size() == 1 else tensor).all())
+    except NotImplementedError:  # 4-bit types, which have no NaN
+        return True
 
 
 def _shards(index: Path) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.harness.cli import own_faults
+from medbench.harness.cli.adapter_option import adapter_option
 from medbench.harness.cli.duration import as_seconds
 from medbench.harness.cli.gate_commands import EXIT_NOT_SCORED, compare_command, gate_command, watch_command
 from medbench.harness.cli.judge_commands import judge_command
@@ -26,6 +27,7 @@ from medbench.harness.cli.judge_options import (
     start_chosen,
     taken,
 )
+from medbench.harness.cli.quantise_command import quantise_command
 from medbench.harness.cli.replica_options import replica_options
 from medbench.harness.cli.streams import clean_stdout, forgiving_streams, messages_on_stderr, say
 from medbench.harness.cli.synth_command import synth_command
@@ -64,13 +66,14 @@ def cli() -> None:
     """
 
 
-for command in (gate_command, watch_command, compare_command, judge_command, synth_command):
+for command in (gate_command, watch_command, compare_command, judge_command, synth_command, quantise_command):
     cli.add_command(command)
 
 
 @cli.command("eval")
 @click.argument("model")
 @click.option("--tasks", help="Comma-separated: medbench's tasks or any of lm-eval's.  [default: the core tasks]")
+@adapter_option
 @click.option("--protocol", help="Name or YAML file; see `medbench tasks`.  [default: cot-v2]")
 @click.option(
     "--engine", help="vllm, hf, openai, fake, ray, or a plugin's.  [default: by the other options, else vllm]"

@@ -17,6 +17,7 @@ from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.benchmarks.rows import SAMPLE
 from medbench.harness.contracts import Task
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.experts import answered_by
 from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import NOTES, TaskResult
 from medbench.harness.text import percent, printable
@@ -51,7 +52,9 @@ def result_table(record: RunRecord, results: Mapping[str, TaskResult]) -> str:
         table.add_row(*_cells(result))
     totals = record.totals
     tokens = totals.prompt_tokens + totals.completion_tokens
-    details = [line for result in results.values() for line in _details(result)]
+    answered = ((name, answered_by(record, name)) for name in results)
+    details = [f"{name}: answered by {'; '.join(who)}" for name, who in answered if who]
+    details += [line for result in results.values() for line in _details(result)]
     if totals.seconds:  # stored replies take none
         speed = f"{tokens} tokens, {tokens / totals.seconds:.0f} tokens/s" if tokens else "- tokens"  # not counted
         details.append(f"{totals.seconds:.0f} s, {speed}")

@@ -17,6 +17,7 @@ from rich.table import Table
 from medbench.harness.cli.tables import rendered, shown
 from medbench.harness.contracts import Interrupted, MedbenchError
 from medbench.harness.files import as_text, replace_file
+from medbench.harness.gates.costs import rows_of
 from medbench.harness.gates.verdict import GateResult, Judged, Verdict
 from medbench.harness.gates.wording import between, number
 from medbench.harness.runs.compare import MULTIPLICITY, TaskComparison, compare_task
@@ -140,6 +141,7 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
     decided = f"decide: {verdict.decide}; correction: {correction}; controls: {controls}"
     lines += ["", f"{file}{number}alpha {verdict.alpha:.3g}; {decided}{order}"]
     lines += ["", *(f"> {_cell(warning)}" for warning in verdict.warnings)] if verdict.warnings else []
+    lines += _costs(verdict)
     for one in comparisons:
         lines += [
             "",
@@ -153,6 +155,11 @@ def markdown(verdict: Verdict, comparisons: Sequence[TaskComparison] = ()) -> st
     return "\n".join(lines) + "\n"
 
 
+def _costs(verdict: Verdict) -> list[str]:
+    rows = [f"| {one.name} | {one.baseline} | {one.candidate} | {one.change} |" for one in rows_of(verdict.costs)]
+    return ["", "| cost | baseline | candidate | change |", "|---|---|---|---|", *rows] if rows else []
+
+
 def verdict_table(verdict: Verdict) -> str:
     """What a person sees on the terminal."""
     against = f" against {verdict.baseline}" if verdict.baseline else ""
@@ -163,7 +170,10 @@ def verdict_table(verdict: Verdict) -> str:
     for gate in verdict.gates:
         asked = f"{gate.used} of {gate.total}"
         table.add_row(shown(gate.rule), shown(MARKS[gate.status]), _interval(gate), asked, shown(gate.why))
-    return rendered(table, *(shown(f"warning: {warning}") for warning in verdict.warnings))
+    costs = [
+        shown(f"{one.name}: {one.candidate}, baseline {one.baseline} ({one.change})") for one in rows_of(verdict.costs)
+    ]
+    return rendered(table, *costs, *(shown(f"warning: {warning}") for warning in verdict.warnings))
 
 
 def comparison_table(a: str, b: str, comparisons: Sequence[TaskComparison], warnings: Sequence[str] = ()) -> str:

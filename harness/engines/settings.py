@@ -64,6 +64,15 @@ class EngineConfig(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """A LoRA adapter that vLLM serves beside the checkpoint."""
+
+    fingerprint: str
+    path: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineChoice:
     """Which engine answers, and what it needs besides a checkpoint: an engine by name, or one the caller made."""
 
@@ -79,6 +88,8 @@ class EngineChoice:
     """File of stored replies, for engines that need one (`fake`)."""
     instance: Engine | None = None
     """An engine that the caller made and will close: used as it is, whatever the settings above say."""
+    adapters: tuple[ServedAdapter, ...] = ()
+    """For the vllm engine: which of them answers, each request says (contracts.Request.adapter)."""
 
     def __post_init__(self) -> None:
         if self.instance is not None:

@@ -9,11 +9,11 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from medbench.harness.checkpoints.architecture import refuse_other_shapes
 from medbench.harness.checkpoints.faults import blame_checkpoint
@@ -31,7 +31,7 @@ from medbench.harness.contracts import (
 )
 from medbench.harness.engines.engine_process import EngineProcess
 from medbench.harness.engines.served_path import served_path
-from medbench.harness.engines.settings import EngineChoice, EngineConfig
+from medbench.harness.engines.settings import EngineChoice, EngineConfig, ServedAdapter
 from medbench.harness.extraction.thinking import opens_reasoning, split_reasoning
 from medbench.harness.protocols.chat import (
     ReplyDecoder,
@@ -42,6 +42,7 @@ from medbench.harness.protocols.chat import (
     render_chat,
     split_choice,
 )
+from medbench.harness.text import one_line
 
 WINDOW = 2
 """Requests submitted ahead of time, in multiples of the engine's batch: the queue never runs dry, and little work is
@@ -52,6 +53,8 @@ FEWEST_BETWEEN = 16
 
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
+OF_ADAPTERS = frozenset({"enable_lora", "max_loras", "max_lora_rank"})
+"""Arguments that follow from the adapters, where there are any."""
 CPU_PLACES = 32
 """Replies at once beyond which a step on a CPU takes longer nearly in proportion, so that a gate's verdict comes no
 sooner: assumed where max_num_seqs is not set. On a GPU fewer than all seats make verdicts later, by up to a third with
@@ -85,7 +88,7 @@ def start(name: str, checkpoint: Checkpoint | None, choice: EngineChoice) -> Eng
     """See engines.plugins."""
     assert checkpoint is not None
     with needed("vLLM cannot start"):
-        return VLLMEngine(checkpoint.path, choice.config)
+        return VLLMEngine(checkpoint.path, choice.config, choice.adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,44 @@ class _Pending:
         return Passed(self.request.id, self.request.milestones[passed - 1])
 
 
+class AdapterNotServed(MedbenchError):
+    """vLLM cannot serve an adapter beside its base; merged into it, it may."""
+
+
+def lora_rank(rank: int) -> int:
+    """The smallest max_lora_rank of the installed vLLM that holds adapters of `rank`.
+
+    Raises AdapterNotServed where it has none.
+    """
+    from vllm.config import lora
+
+    known: list[int] = sorted(get_args(getattr(lora, "MaxLoRARanks", ())))
+    found = next((one for one in known if one >= rank), None)
+    if found is None:
+        most = f"at most {known[-1]}" if known else "none that it names"
+        raise AdapterNotServed(f"an adapter has rank {rank}, and vLLM {version()} takes {most}")
+    return found
+
+
+@contextmanager
+def _lora_refused(adapters: Sequence[ServedAdapter], path: str) -> Iterator[None]:
+    """Raises AdapterNotServed where vLLM does not start because it takes no LoRA adapters for this model."""
+    try:
+        yield
+    except MedbenchError as error:
+        if adapters and "lora" in str(error).replace(path, "").lower():
+            raise AdapterNotServed(str(error)) from None
+        raise
+
+
 class VLLMEngine:
-    """contracts.Engine over vllm.LLM; raises BrokenCheckpoint when the checkpoint cannot be loaded."""
+    """contracts.Engine over vllm.LLM; raises BrokenCheckpoint when the checkpoint cannot be loaded, and
+    AdapterNotServed when an adapter cannot."""
 
     name = "vllm"
     reports_milestones = True
 
-    def __init__(self, path: str, config: EngineConfig) -> None:
+    def __init__(self, path: str, config: EngineConfig, adapters: Sequence[ServedAdapter] = ()) -> None:
         if version() is None:
             raise MedbenchError(
                 "vLLM is not installed: pip install 'medbench[vllm]' (GPU) or 'medbench[cpu]', or use --engine hf"
@@ -141,7 +175,7 @@ class VLLMEngine:
         self._cpu = runs_on_cpu()
         refuse_parallel(config, None if self._cpu else _visible_gpus)
         if self._cpu:
-            _set_cpu_environment(config)
+            set_cpu_environment(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._batch_invariant = _set_batch_invariant(config, cpu=self._cpu)
         from vllm import LLM, SamplingParams
@@ -151,10 +185,11 @@ class VLLMEngine:
             _let_cpu_generators_rewind()
         self._tokenizer = load_tokenizer(path)
         self._decoder = ReplyDecoder(self._tokenizer)
-        self._arguments = self._engine_arguments(config, quantized=is_quantized(Path(path)))
+        self._arguments = self._engine_arguments(config, adapters, quantized=is_quantized(Path(path)))
         refuse_other_shapes(Path(path))
         self._process = EngineProcess(own=_has_own_process())
         with (
+            _lora_refused(adapters, path),
             blame_checkpoint(f"vLLM cannot load {path}"),
             served_path(Path(path)) as served,
             self._process.starting(Path(path)),
@@ -174,6 +209,13 @@ class VLLMEngine:
         self._sleeps = bool(self._arguments.get("enable_sleep_mode"))
         self._asleep = False
         self._pending: dict[str, tuple[_Pending, str | None]] = {}
+        self._adapters: dict[str, Any] = {}
+        try:
+            for one in adapters:
+                self._add_adapter(one)
+        except BaseException:  # nobody else has the engine yet, to close it
+            self.close()
+            raise
 
     @property
     def chat_template(self) -> Literal["model", "server", "none"]:
@@ -287,7 +329,26 @@ class VLLMEngine:
             gc.collect()
             self._process.close()
 
-    def _engine_arguments(self, config: EngineConfig, *, quantized: bool) -> dict[str, Any]:
+    def _add_adapter(self, adapter: ServedAdapter) -> None:
+        """Raises AdapterNotServed with what vLLM says of it."""
+        from vllm.lora.request import LoRARequest
+
+        # the name enters the prefix cache's keys: blocks of one adapter are never another's (vLLM issue 42125)
+        request = LoRARequest(adapter.fingerprint, len(self._adapters) + 1, adapter.path)
+        try:
+            with self._process.faults_in_one_line():
+                added = self.llm.llm_engine.add_lora(request)
+        except MedbenchError:
+            raise
+        except Exception as error:  # vLLM's workers can raise anything
+            raise AdapterNotServed(f"vLLM: {type(error).__name__}: {one_line(error)[-300:]}") from None
+        if not added:
+            raise AdapterNotServed("vLLM does not say why")
+        self._adapters[adapter.fingerprint] = request
+
+    def _engine_arguments(
+        self, config: EngineConfig, adapters: Sequence[ServedAdapter], *, quantized: bool
+    ) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "dtype": config.dtype,
             "enable_prefix_caching": True,
@@ -308,7 +369,13 @@ class VLLMEngine:
             arguments["max_num_batched_tokens"] = 1024
             # kernels for packed weights have no float32
             arguments["dtype"] = "float32" if config.dtype == "auto" and not quantized else config.dtype
-        for name in set(config.vllm_args) & OURS:
+        if adapters:
+            rank = max(one.rank for one in adapters)
+            # On a CPU, a request without an adapter is given that of the last slot when it shares a batch with others
+            # (vLLM 0.31: its torch_ops index the slots by -1): that slot stays empty
+            slots = len(adapters) + (1 if self._cpu else 0)
+            arguments |= {"enable_lora": True, "max_lora_rank": lora_rank(rank), "max_loras": slots}
+        for name in set(config.vllm_args) & (OURS | OF_ADAPTERS if adapters else OURS):
             raise MedbenchError(f"engine_config.vllm_args.{name}: medbench sets this itself, for safety: leave it out")
         arguments.update(config.vllm_args)
         defaults = {"tensor_parallel_size": 1, "data_parallel_size": 1}
@@ -371,10 +438,12 @@ class VLLMEngine:
 
     def _add(self, tokens: list[int], sampling: Any, pending: _Pending, choice: str | None = None) -> None:
         refuse_unknown_tokens(self._path, tokens, self._vocabulary)
+        named = pending.request.adapter
+        adapter = None if named is None else self._adapters[named]
         id = str(next(self._ids))
         self._pending[id] = (pending, choice)
         with self._process.faults_in_one_line():
-            self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling)
+            self.llm.llm_engine.add_request(id, {"prompt_token_ids": tokens}, sampling, lora_request=adapter)
 
     def _progress(self, output: Any) -> Passed | None:
         """What there is to tell of a running reply."""
@@ -482,7 +551,7 @@ def _has_own_process() -> bool:
     return bool(vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING)
 
 
-def _set_cpu_environment(config: EngineConfig) -> None:
+def set_cpu_environment(config: EngineConfig) -> None:
     # starts four times as fast as the defaults and runs at about 1.7 times their tokens/s, measured on 2 cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.benchmarks.partition import keep_partition
-from medbench.harness.contracts import Say
+from medbench.harness.contracts import Engine, Say
 from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.evaluation.experts import EngineInTurns
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.plan import Plan, example_notes, open_evaluation, plan_evaluation, protocol_for
 from medbench.harness.evaluation.progress import progress_for
@@ -29,6 +32,8 @@ def evaluate_model(options: EvalOptions, say: Say) -> StoredRun:
     for line in example_notes(tasks, protocol):
         warn(line)
     plan = plan_evaluation(options, tasks, protocol, (lambda _: None) if options.quiet else say, notes=notes)
+    for line in plan.model.experts.notes if plan.model.experts is not None else ():
+        say(line)
     return answer_all(plan, say)
 
 
@@ -43,9 +48,23 @@ def answer_all(plan: Plan, say: Say, keeper: EngineKeeper | None = None) -> Stor
                     seal(run, plan.tasks, plan.protocol)
                 return StoredRun(run.folder, run.record, results_of(run.folder, plan.wanted.tasks))
     with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=plan.options.quiet) as progress:
-        run.begin(limit=limit, status="running")
+        run.begin(limit=limit, status="running", **_served_otherwise(run, engine))
         results = evaluate(run, plan.tasks, plan.protocol, engine, limit=limit, progress=progress)
         return StoredRun(run.folder, run.record, results)
+
+
+def _served_otherwise(run: Run, engine: Engine) -> dict[str, Any]:
+    """Changes of run.json where its adapters are served in another way than in the session before."""
+    record = run.record
+    served = "merged" if isinstance(engine, EngineInTurns) else "lora"
+    if record.model.experts is None or record.model.experts.served == served:
+        return {}
+    experts = record.model.experts.model_copy(update={"served": served})
+    note = "adapters: some questions were answered beside the base, others by merged adapters"
+    return {
+        "model": record.model.model_copy(update={"experts": experts}),
+        "notes": list(dict.fromkeys([*record.notes, note])),
+    }
 
 
 def _is_covered(run: Run, plan: Plan) -> bool:

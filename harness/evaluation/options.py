@@ -22,6 +22,8 @@ class EvalConfig(Record):
     """The file given to `medbench eval --config`; command-line options override it."""
 
     tasks: list[str] | None = None
+    adapters: dict[str, str] | None = Field(None, min_length=1)
+    """Target -> the adapter that answers it; see EvalOptions."""
     protocol: str | None = None
     engine: str | None = None
     base_url: str | None = None
@@ -51,6 +53,8 @@ class EvalOptions:
 
     model: str
     tasks: tuple[str, ...] = field(default_factory=core_tasks)
+    adapters: tuple[tuple[str, str], ...] = ()
+    """(target, adapter of `model` that answers it); a target is a task or "task/field=value" (see runs.experts)."""
     protocol: str | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
     data: str | None = None

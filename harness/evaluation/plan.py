@@ -15,15 +15,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from medbench.harness.benchmarks.option_order import can_shuffle
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, Task
 from medbench.harness.engines.plugins import check_choice, takes_checkpoint
-from medbench.harness.engines.pool import EngineKeeper, describe_engine, opened_engine
+from medbench.harness.engines.pool import EngineKeeper, describe_engine, opened_engine, start_engine
 from medbench.harness.engines.served_swap import StaleServer
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.engines.stored_replies import check_replies
+from medbench.harness.engines.vllm import AdapterNotServed
+from medbench.harness.evaluation.experts import (
+    EngineInTurns,
+    Experts,
+    find_experts,
+    refuse_adapters,
+    refuse_unknown_targets,
+)
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.evaluation.question_order import order_seed
 from medbench.harness.files import slug
@@ -47,6 +56,8 @@ class Model:
     record: ModelRecord
     checkpoint: Checkpoint | None = None
     """Its weights on disk; None for a server and for stored replies."""
+    experts: Experts | None = None
+    """The adapters on `checkpoint` that answer for it; None where it answers itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +100,11 @@ def plan_evaluation(
 
     Raises MedbenchError for a model that cannot be used, see `find_model`.
     """
+    model = model or (_experts(options, tasks, say) if options.adapters else None)
     model = model or find_model(options.engine, options.model, say)
     wanted = _new_record(options, model.record, tasks, protocol, clock)
-    return Plan(options, tuple(tasks), protocol, model, wanted).with_notes(*notes)
+    told = model.experts.notes if model.experts is not None else ()
+    return Plan(options, tuple(tasks), protocol, model, wanted).with_notes(*notes, *told)
 
 
 @contextmanager
@@ -102,18 +115,17 @@ def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) ->
     started, so that a failed start leaves no folder. Raises MedbenchError where the run exists and options.resume is
     off, or where it is another run. On StaleServer the run is left as it was before.
     """
-    choice, name, checkpoint = plan.options.engine, plan.options.model, plan.model.checkpoint
     if plan.begun:
         if not plan.options.resume:
             refuse_existing(plan.folder)
         with (
             reopen_run(plan.folder, plan.wanted) as run,
-            opened_engine(choice, name, checkpoint, keeper) as engine,
+            _engine_of(plan, say, keeper) as (_, engine),
             _of_this_model_only(run),
         ):
             yield run, engine
         return
-    with opened_engine(choice, name, checkpoint, keeper) as engine:
+    with _engine_of(plan, say, keeper) as (plan, engine):
         if _is_untemplated(plan, engine):
             note = f"{plan.model.record.name} has no chat template: questions are asked as plain text"
             say(note)
@@ -122,6 +134,36 @@ def open_evaluation(plan: Plan, say: Say, keeper: EngineKeeper | None = None) ->
         record = plan.wanted.model_copy(update={"engine": describe_engine(engine), "order_seed": order})
         with create_run(plan.options.runs, record) as run, _of_this_model_only(run):
             yield run, engine
+
+
+@contextmanager
+def _engine_of(plan: Plan, say: Say, keeper: EngineKeeper | None) -> Iterator[tuple[Plan, Engine]]:
+    """The engine that answers; and the plan, another one where vLLM refuses to serve an adapter beside its base."""
+    choice, name, experts = plan.options.engine, plan.options.model, plan.model.experts
+    if experts is None:
+        with opened_engine(choice, name, plan.model.checkpoint, keeper) as engine:
+            yield plan, engine
+        return
+    if experts.merged is None:
+        try:
+            engine = start_engine(experts.choice(choice), name, experts.base)
+        except AdapterNotServed as refusal:
+            experts = experts.in_turns(str(refusal), say)
+            say(experts.notes[-1])
+            wanted = plan.wanted.model_copy(update={"model": experts.record()})
+            plan = replace(plan, model=replace(plan.model, record=wanted.model, experts=experts), wanted=wanted)
+            plan = plan.with_notes(*experts.notes)
+        else:
+            try:
+                yield plan, engine
+            finally:
+                engine.close()
+            return
+    in_turns = EngineInTurns(experts, choice, say)
+    try:
+        yield plan, cast(Engine, in_turns)
+    finally:
+        in_turns.close()
 
 
 @contextmanager
@@ -138,6 +180,22 @@ def _is_untemplated(plan: Plan, engine: Engine) -> bool:
     """Whether the protocol would use a chat template and the model has none. Stored replies have had their prompt."""
     replies = plan.model.record.kind == "replies"
     return plan.protocol.chat == "auto" and engine.chat_template == "none" and not replies
+
+
+def _experts(options: EvalOptions, tasks: Sequence[Task], say: Say) -> Model:
+    """Raises MedbenchError for adapters that cannot be used, and for an engine that takes none."""
+    adapters = dict(options.adapters)
+    check_choice(options.engine)
+    refuse_adapters(options.engine)
+    refuse_unknown_targets(adapters, tasks)
+    base = find_model(options.engine, options.model, say).checkpoint
+    assert base is not None
+    experts = find_experts(adapters, base, options.engine, say)
+    answered = {target.partition("/")[0] for target in adapters}
+    if others := [task.name for task in tasks if task.name not in answered]:
+        note = f"{', '.join(others)}: no adapter: answered by {options.model} itself"
+        experts = replace(experts, notes=(*experts.notes, note))
+    return Model(experts.record(), base, experts)
 
 
 def find_model(choice: EngineChoice, name: str, say: Say) -> Model:

@@ -12,6 +12,7 @@ from medbench.harness.benchmarks.option_order import can_shuffle, shuffled
 from medbench.harness.contracts import Message, Question, Request, Task, sample_key
 from medbench.harness.protocols.chat import plain_text
 from medbench.harness.protocols.protocol import Protocol
+from medbench.harness.runs.experts import adapter_of
 from medbench.harness.runs.records import RunRecord
 
 
@@ -42,6 +43,8 @@ class Instance:
     repeat: int = 0
     order: tuple[int, ...] | None = None
     """See contracts.Sample."""
+    adapter: str | None = None
+    """Fingerprint of the adapter that is asked, in a run of experts; None is the model itself."""
 
     @property
     def key(self) -> str:
@@ -69,11 +72,13 @@ def instances_of(task: Task, record: RunRecord, limit: int | None) -> Iterator[I
     """
     by_id = {q.id: q for q in task.questions if not record.shuffle_options or can_shuffle(q)}
     for id in permuted(by_id, seed=record.seed, task=task.name)[:limit]:
+        expert = adapter_of(record, task.name, by_id[id].category)
+        adapter = None if expert is None else expert.fingerprint
         for repeat in range(record.shuffle_options):
             question, order = shuffled(by_id[id], repeat, record.seed)
-            yield Instance(task, question, repeat, order)
+            yield Instance(task, question, repeat, order, adapter)
         if not record.shuffle_options:
-            yield from (Instance(task, by_id[id], repeat) for repeat in range(record.samples))
+            yield from (Instance(task, by_id[id], repeat, adapter=adapter) for repeat in range(record.samples))
 
 
 def build_request(

@@ -11,6 +11,7 @@ from typing import Any
 from typing import Protocol as TypingProtocol
 
 from medbench.harness.contracts import Completion, Engine, MedbenchError, Passed, Request, Sample, Task
+from medbench.harness.evaluation.experts import EngineInTurns, turns
 from medbench.harness.evaluation.requests import Instance, build_request, instances_of
 from medbench.harness.extraction.thinking import ending_mark, opens_reasoning, split_reasoning
 from medbench.harness.protocols.protocol import Protocol
@@ -57,7 +58,8 @@ def evaluate(
 ) -> dict[str, TaskResult]:
     """Ask what the run does not hold yet, store each sample when it finishes, then write the results and seal the run.
 
-    All tasks share one stream of requests, so that the engine's batch stays full between tasks.
+    All tasks share one stream of requests, so that the engine's batch stays full between tasks; merged adapters take
+    turns, a stream each.
     """
     todo: list[Instance] = []
     refuse_foreign_answers(run, tasks)
@@ -66,10 +68,21 @@ def evaluate(
         done = run.done(task.name)
         progress.start(task.name, len(instances), sum(one.key in done for one in instances))
         todo.extend(one for one in instances if one.key not in done)
-    for task, found in ask(run, todo, protocol, engine):
-        if isinstance(found, Sample):
-            progress.advance(task.name, found)
+    for instances in _turns(todo, engine):
+        for task, found in ask(run, instances, protocol, engine):
+            if isinstance(found, Sample):
+                progress.advance(task.name, found)
     return seal(run, tasks, protocol)
+
+
+def _turns(todo: list[Instance], engine: Engine) -> Iterator[list[Instance]]:
+    """What is asked in one stream; before each, `engine` serves who answers it."""
+    if not isinstance(engine, EngineInTurns):
+        yield todo
+        return
+    for adapter, instances in turns(todo):
+        engine.turn_to(adapter)
+        yield instances
 
 
 def ask(
@@ -302,5 +315,7 @@ def _requests(
         request = build_request(one.task, one.question, protocol, engine, seed, one.repeat)
         if milestones:
             request = replace(request, milestones=milestones)
+        if one.adapter is not None and not isinstance(engine, EngineInTurns):
+            request = replace(request, adapter=one.adapter)
         sent[request.id] = _Sent(one, request)
         yield request

@@ -10,7 +10,14 @@ from pydantic import ValidationError
 from medbench.harness.contracts import OPEN_EXTRACTION, Data, MedbenchError, Question, Sample, Task
 from medbench.harness.evaluation.plan import default_protocol
 from medbench.harness.evaluation.requests import permuted
-from medbench.harness.gates.baseline import Reference, by_question, read_baseline, refuse_other_answers, weights_of
+from medbench.harness.gates.baseline import (
+    Reference,
+    by_question,
+    costs_beside,
+    read_baseline,
+    refuse_other_answers,
+    weights_of,
+)
 from medbench.harness.gates.judged_gate import judgings_of
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
 from medbench.harness.gates.rules import GateFile
@@ -76,7 +83,9 @@ def gate_finished_run(folder: Path, rules: GateFile, baseline: Path | None) -> J
     for name in rules.tasks:
         answered = [sample for id in orders[name] for sample in samples[name].get(id, ())]
         gate.observe(name, answered, seconds=record.totals.seconds)
-    return written(verdict_of(gate, gate.results(), record), folder, rules, weights_of(reference))
+    costs = costs_beside(baseline, reference, folder, record)
+    verdict = verdict_of(gate, gate.results(), record).model_copy(update={"costs": costs})
+    return written(verdict, folder, rules, weights_of(reference))
 
 
 def _refuse_limited(rules: GateFile, record: RunRecord, folder: Path) -> None:

@@ -32,7 +32,7 @@ from medbench.harness.evaluation.plan import (
 )
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.repeatability import measure
-from medbench.harness.gates.baseline import read_baseline, read_controls, refuse_other_answers, weights_of
+from medbench.harness.gates.baseline import costs_beside, read_baseline, read_controls, refuse_other_answers, weights_of
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of, samples_of
 from medbench.harness.gates.ledger import Ledger
 from medbench.harness.gates.live_gate import LiveGate, verdict_of
@@ -120,7 +120,8 @@ def _judge(options: EvalOptions, asked: Asked, keeper: EngineKeeper, say: Say) -
         verdict = verdict_of(gate, results, run.record, noise, number=entry.number if entry is not None else None)
         if asked.ledger is not None and entry is not None and verdict.overall == "pass":
             asked.ledger.passed(entry)
-        return written(verdict, run.folder, rules, weights_of(reference))
+        costs = costs_beside(asked.baseline, reference, run.folder, run.record)
+        return written(verdict.model_copy(update={"costs": costs}), run.folder, rules, weights_of(reference))
 
 
 def _stops_early(rules: GateFile, engine: Engine) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from medbench.harness.evaluation.repeatability import Noise
 from medbench.harness.files import remove_leftovers, replace_file, slug
+from medbench.harness.gates.costs import Cost
 from medbench.harness.gates.rules import Gate, GateFile, Kind, Unit
 from medbench.harness.gates.wording import apart, between, confidence, number
 from medbench.harness.scoring.bounds import Share
@@ -179,6 +180,8 @@ class Verdict(BaseModel):
     noise: dict[str, Noise] = {}
     """task -> how far two passes of the same checkpoint disagree; empty without --aa."""
     warnings: list[str] = []
+    costs: list[Cost] = []
+    """Of the baseline and of the candidate; empty without a baseline."""
 
     @property
     def status(self) -> Status:

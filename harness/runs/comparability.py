@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.records import AdapterRecord, ModelRecord, RunRecord
 
 PROTOCOL_SETTINGS = ("temperature", "chat_template_kwargs")
 """Of a request; without them a protocol is another one."""
@@ -15,7 +15,7 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
     """Why `a` and `b` are not the same run: model, protocol, engine, seed, tasks, data. Empty where they are."""
     differences = []
     if a.model.fingerprint != b.model.fingerprint:
-        differences.append(f"model {a.model.name} {a.model.fingerprint[:12]}, not {b.model.fingerprint[:12]}")
+        differences.append(_other_adapters(a.model, b.model) or _other_model(a.model, b.model))
     if a.model.tokenizer_sha256 != b.model.tokenizer_sha256:
         differences.append("another tokenizer or chat template")
     if a.protocol != b.protocol:
@@ -41,6 +41,26 @@ def describe_differences(a: RunRecord, b: RunRecord) -> list[str]:
                 f"{task} data {ours.source} {ours.sha256[:12]}, not {theirs.source} {theirs.sha256[:12]}"
             )
     return differences
+
+
+def _other_model(a: ModelRecord, b: ModelRecord) -> str:
+    return f"model {a.name} {a.fingerprint[:12]}, not {b.fingerprint[:12]}"
+
+
+def _other_adapters(a: ModelRecord, b: ModelRecord) -> str | None:
+    """What differs between the adapters on one base; None where the base does, or where there are none."""
+    if a.experts is None or b.experts is None or a.experts.base != b.experts.base:
+        return None
+    ours, theirs = a.experts.adapters, b.experts.adapters
+    for target in sorted(ours.keys() | theirs.keys()):
+        mine, its = ours.get(target), theirs.get(target)
+        if mine is None or its is None or mine.fingerprint != its.fingerprint:
+            return f"adapter of {target}: {_in_words(mine)}, not {_in_words(its)}"
+    return None
+
+
+def _in_words(adapter: AdapterRecord | None) -> str:
+    return "none" if adapter is None else f"{adapter.name} {adapter.fingerprint[:12]}"
 
 
 def setup_warnings(a: RunRecord, b: RunRecord) -> list[str]:
@@ -73,11 +93,20 @@ def _setup(record: RunRecord) -> dict[str, object]:
     for key, words in (("vllm", "vLLM"), ("device", "device"), ("dtype", "dtype")):
         if key in settings:
             found[words] = str(settings[key]).removeprefix("torch.")
+    if served := _adapters_served(record.model):
+        found["adapters"] = served
     found["settings not applied"] = ", ".join(record.not_applied) or "none"
     if "vllm" in settings:
         found["batch-invariant mode"] = "on" if settings.get("batch_invariant") else "off"
         found["tensor parallel size"] = settings.get("tensor_parallel_size", 1)
     return found
+
+
+def _adapters_served(model: ModelRecord) -> str | None:
+    """How the adapters of a run were served; None where it has none."""
+    if model.experts is not None and model.experts.served == "lora":
+        return "beside their base"
+    return "merged" if model.experts is not None or model.kind == "adapter" else None
 
 
 def protocol_warnings(record: RunRecord) -> list[str]:

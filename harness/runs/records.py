@@ -21,17 +21,45 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
+class AdapterRecord(_Record):
+    """One adapter of a run whose tasks are asked of adapters of their own."""
+
+    name: str
+    path: str
+    fingerprint: str
+    """sha256 over base and adapter: that of a run of this adapter alone."""
+    tokenizer_sha256: str
+    rank: Count
+    """The largest of its factors; 0 for an adapter of another kind."""
+    revision: str | None = None
+    commit: str | None = None
+    merge_deviation: float | None = None
+    """See contracts.Checkpoint; None where it was served as it is."""
+
+
+class ExpertsRecord(_Record):
+    """Which adapter answered what; questions of no target were answered by the base."""
+
+    base: str
+    """Fingerprint of the base's weights."""
+    served: Literal["lora", "merged"]
+    """All beside the base in one vLLM engine, or one merged checkpoint after the other."""
+    adapters: dict[str, AdapterRecord]
+    """Target -> its adapter; a target is a task or "task/field=value", see runs.experts."""
+
+
 class ModelRecord(_Record):
     """The model that answered."""
 
     name: str
     kind: str
-    """"full" or "adapter" (see contracts.Checkpoint), "served", "replies", or "engine"."""
+    """"full" or "adapter" (see contracts.Checkpoint), "experts", "served", "replies", or "engine"."""
     path: str | None = None
     fingerprint: str
     """sha256 over the weights; for a served model, over server and model name; for replies, over the file.
 
-    For an engine without a checkpoint, over engine and model name, or the engine's own fingerprint.
+    For experts, over the fingerprints of the base and, by target, of the adapters. For an engine without a checkpoint,
+    over engine and model name, or the engine's own fingerprint.
     """
     tokenizer_sha256: str | None = None
     config_sha256: str | None = None
@@ -47,6 +75,8 @@ class ModelRecord(_Record):
     weight_bytes: Count | None = None
     quantization: str | None = None
     """See contracts.Checkpoint; None in runs of medbench 0.1.0."""
+    experts: ExpertsRecord | None = None
+    """Set where tasks were asked of adapters of their own."""
 
 
 class TaskRecord(_Record):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medbench.harness.judges.compare import JudgedComparison
 from medbench.harness.runs.comparability import setup_warnings
 from medbench.harness.runs.compare import Difference, TaskComparison
+from medbench.harness.runs.experts import answered_by
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import RunView
@@ -21,6 +22,8 @@ class TaskDifference:
 
     comparison: TaskComparison
     label: str
+    answered_by: tuple[str, str] | None
+    """Who answered in A and in B, in words; None where neither asked its tasks of adapters of their own."""
     slugs: tuple[str, str]
     """The task's data folder in A and in B."""
     axis: Axis
@@ -71,6 +74,7 @@ def view_of(
         TaskDifference(
             comparison=one,
             label=label_of(one.task),
+            answered_by=_answered_by(a, b, one.task),
             slugs=(a.slugs.get(one.task, ""), b.slugs.get(one.task, "")),
             axis=axis_around_zero(each.interval for values in one.categories.values() for each in values.values()),
             lost=tuple(flip for flip in flips.get(one.task, ()) if not flip.gained),
@@ -87,6 +91,13 @@ def view_of(
         for one in judged
     )
     return ComparePage(a, b, (state_of(a), state_of(b)), tasks, axis, fault, warnings, reasoning)
+
+
+def _answered_by(a: RunView, b: RunView, task: str) -> tuple[str, str] | None:
+    if a.record.model.experts is None and b.record.model.experts is None:
+        return None
+    ours, theirs = ("; ".join(answered_by(run.record, task)) or run.record.model.name for run in (a, b))
+    return ours, theirs
 
 
 def winner(difference: Difference) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from medbench.harness.gates.costs import CostRow, rows_of
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.comparability import describe_repeats
+from medbench.harness.runs.experts import answered_by
 from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.secrets import redacted, redacted_command
@@ -79,6 +81,8 @@ class TaskBlock:
     axis: Axis
     """Of categories and lengths."""
     judged: tuple[JudgedBlock, ...]
+    answered_by: tuple[str, ...]
+    """In words, where tasks were asked of adapters of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class VerdictBlock:
     gates: tuple[GateLine, ...]
     settings: tuple[tuple[str, str], ...]
     """What it rests on besides its gates: (name, value)."""
+    costs: tuple[CostRow, ...] = ()
+    """Beside the baseline's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,7 @@ def verdict_block(verdict: Verdict) -> VerdictBlock:
         "order seed": verdict.order_seed or "",
     }
     known = tuple((name, value) for name, value in settings.items() if value)
-    return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known)
+    return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known, tuple(rows_of(verdict.costs)))
 
 
 def command_of(record: RunRecord | Training) -> str:
@@ -203,6 +209,7 @@ def _task_block(run: RunView, name: str, record: TaskRecord) -> TaskBlock:
         failures=tuple(_failures(result.outcomes)) if result else (),
         axis=axis_over(seen),
         judged=tuple(map(judged_block, run.judged.get(name, ()))),
+        answered_by=tuple(answered_by(run.record, name)),
     )
 
 
@@ -230,6 +237,14 @@ def _facts(run: RunView) -> Iterable[tuple[str, str]]:
     yield "Kind", model.kind
     if model.base:
         yield "Base", model.base
+    for target, one in model.experts.adapters.items() if model.experts else ():
+        commit = f", commit {one.commit}" if one.commit else ""
+        yield f"Adapter of {target}", f"{one.name}{commit}, rank {one.rank}, {one.fingerprint}"
+    if model.experts:
+        yield (
+            "Adapters served",
+            "beside their base" if model.experts.served == "lora" else "merged, one after the other",
+        )
     if model.commit:
         yield "Commit on the Hub", model.commit
     if model.path:

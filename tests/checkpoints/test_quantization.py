@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from support.quantized import quantize
 
 from medbench.harness.checkpoints.quantization import size_of
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.contracts import MedbenchError, Request
+from medbench.harness.checkpoints.weights import refuse_nan
+from medbench.harness.contracts import BrokenCheckpoint, MedbenchError, Request
 
 BYTES = {"I32": 4, "I64": 8, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1}
 
@@ -180,3 +182,21 @@ def test_an_adapter_is_not_merged_into_packed_weights(tiny_model: Path, tmp_path
     with pytest.raises(MedbenchError, match="is quantised, and adapters are merged in full precision: name the model"):
         resolve(str(adapter), base=str(base))
     assert resolve(str(adapter), base=str(tiny_model)).base == str(tiny_model)
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_broken_numbers_are_found_in_8_bit_floating_point(tiny_model: Path, tmp_path: Path, value: float) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "fp8"))
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name][3, 4] = value
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if value == 1.0:
+        refuse_nan(folder)
+        return
+    with pytest.raises(BrokenCheckpoint, match=r"q_proj\.weight holds NaN or infinity"):
+        refuse_nan(folder)

@@ -9,7 +9,7 @@ from rich.text import Text
 from medbench.harness.benchmarks.catalog import TaskCard
 from medbench.harness.cli.tables import rendered, result_table, task_table
 from medbench.harness.protocols.protocol import load_protocol
-from medbench.harness.runs.records import ModelRecord, RunRecord, Totals
+from medbench.harness.runs.records import AdapterRecord, ExpertsRecord, ModelRecord, RunRecord, Totals
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.text import percent
 
@@ -176,3 +176,12 @@ def test_the_accuracy_without_flagged_questions_is_shown() -> None:
         in text
     )
     assert "flagged" not in shown()
+
+
+def test_the_adapter_that_answered_is_named_for_each_task() -> None:
+    adapter = AdapterRecord(name="cardio", path="cardio", fingerprint="f", tokenizer_sha256="t", rank=8)
+    described = ExpertsRecord(base="b", served="lora", adapters={"medqa/step=1": adapter})
+    model = ModelRecord(name="base + cardio", kind="experts", fingerprint="f", base="base", experts=described)
+    record = a_record("base", []).model_copy(update={"model": model})
+    text = result_table(record, {"medqa": a_result()})
+    assert "medqa: answered by step=1: cardio; others: base, without an adapter" in text

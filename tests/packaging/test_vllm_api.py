@@ -72,7 +72,10 @@ def test_what_is_missing_is_found(tmp_path: Path) -> None:
     found = vllm_api().Sources(tmp_path).missing()
     assert [line for line in found if line.startswith("LLMEngine")] == [
         "LLMEngine: abort_request",
+        "LLMEngine: add_lora",
         "LLMEngine.add_request(): params",
+        "LLMEngine.add_request(): lora_request",
+        "LLMEngine.add_lora(): lora_request",
         "LLMEngine.abort_request(): request_ids",
     ]
 

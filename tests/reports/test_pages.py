@@ -16,7 +16,7 @@ from support.pages import shape
 
 from medbench.harness.gates.verdict import CORRECTION, GateResult, Verdict
 from medbench.harness.runs.compare import compare_task
-from medbench.harness.runs.records import ModelRecord
+from medbench.harness.runs.records import AdapterRecord, ExpertsRecord, ModelRecord
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.scoring.summary import TaskResult, Unflagged
 from medbench.reports.read.collect import collect
@@ -409,3 +409,43 @@ def test_the_accuracy_without_flagged_questions_is_on_the_page(tmp_path: Path) -
     text = " ".join(html.fromstring(run_page(Collection((changed,), ()), changed)).text_content().split())
     assert "Accuracy without the 122 replies to flagged questions: 90.0 %" in text
     assert "of 1,151. Flagged: <i>two</i> physicians." in text
+
+
+# --- tasks asked of adapters of their own ---
+
+
+def experts(name: str, **adapters: str) -> ModelRecord:
+    """A model whose tasks have these adapters: task -> the adapter's name."""
+    described = {
+        task: AdapterRecord(name=one, path=one, fingerprint=one * 4, tokenizer_sha256="t", rank=8)
+        for task, one in adapters.items()
+    }
+    record = ExpertsRecord(base="b", served="lora", adapters=described)
+    return ModelRecord(name=name, kind="experts", fingerprint=name, base="the base", experts=record)
+
+
+def test_a_run_of_experts_says_which_adapter_answered_which_task(tmp_path: Path) -> None:
+    model = experts("both", medqa="<i>cardio</i>")
+    stored_run(tmp_path, "run", {"medqa": answers(2, 1), "pubmedqa": answers(1, 1)}, model=model)
+    run = collect([tmp_path]).runs[0]
+    tree = html.document_fromstring(run_page(Collection((run,)), run))
+    assert tree.xpath("//small[starts-with(., 'by ')]//text()") == [
+        "by ",
+        "<i>cardio</i>",
+        "by ",
+        "the base, without an adapter",
+    ]
+    text = tree.text_content()
+    assert "Adapter of medqa" in text
+    assert "beside their base" in text
+
+
+def test_a_comparison_with_experts_says_who_answered_on_each_side(tmp_path: Path) -> None:
+    stored_run(tmp_path, "a", {"medqa": answers(2, 1)})
+    stored_run(tmp_path, "b", {"medqa": answers(1, 2)}, model=experts("both", medqa="cardio"))
+    a, b = collect([tmp_path]).runs
+    found = compare_task("medqa", list(read_samples(a.folder, "medqa")), list(read_samples(b.folder, "medqa")))
+    text = html.document_fromstring(compare_page(a, b, [found], {}, "")).text_content()
+    assert "Answered in A by a, in B by cardio." in text
+    plain = html.document_fromstring(compare_page(a, a, [found], {}, "")).text_content()
+    assert "Answered in" not in plain

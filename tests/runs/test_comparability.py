@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.gate_runs import a_record, answers, stored_run, write_gates
 
 from medbench.harness.cli.main import run
 from medbench.harness.runs.comparability import setup_warnings
+from medbench.harness.runs.records import AdapterRecord, ExpertsRecord, ModelRecord
 from medbench.reports.read.collect import collect
 from medbench.reports.write.pages import compare_page
 
@@ -79,3 +80,19 @@ def test_a_gate_against_a_baseline_warns_and_decides_as_before(
     assert json.loads((b / "verdict.json").read_text())["warnings"] == [warning]
     assert run(["gate", str(a), "--gates", str(gates), "--baseline", str(a), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["verdicts"][0]["warnings"] == []
+
+
+def adapted(served: Literal["lora", "merged"]) -> ModelRecord:
+    adapter = AdapterRecord(name="x", path="x", fingerprint="f", tokenizer_sha256="t", rank=8)
+    experts = ExpertsRecord(base="b", served=served, adapters={"toy": adapter})
+    return ModelRecord(name="x", kind="experts", fingerprint="f", experts=experts)
+
+
+def test_adapters_beside_their_base_and_merged_ones_are_computed_differently() -> None:
+    merged = ModelRecord(name="x", kind="adapter", fingerprint="f")
+    full = ModelRecord(name="x", kind="full", fingerprint="f")
+    beside, alone, base = (a_record("a", {"toy": 3}, model=one) for one in (adapted("lora"), merged, full))
+    (warning,) = setup_warnings(beside, alone)
+    assert "adapters beside their base and merged" in warning
+    assert setup_warnings(a_record("a", {"toy": 3}, model=adapted("merged")), alone) == []
+    assert setup_warnings(beside, base) == []
