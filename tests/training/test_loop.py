@@ -149,7 +149,7 @@ def test_a_margin_is_one_from_the_stages_baseline_and_the_start_is_measured_by_t
     assert [(one.step, one.verdict.overall) for one in of(Gated, events)] == [(10, "fail"), (20, "pass")]
     gate, report = of(Measured, events)
     assert (gate.run, gate.baseline, gate.whole) == ("runs/stage1-start-gate", "runs/stage1-baseline-gate", False)
-    assert [one.rule for one in gate.verdict.gates] == ["medqa accuracy >= 10.0 %"]
+    assert [one.rule for one in gate.verdict.gates] == ["medqa: accuracy at least 0.1"]
     assert report.baseline == "runs/stage1-baseline-report"
     assert of(Promoted, events)
     (first, *_) = of(Gated, events)
