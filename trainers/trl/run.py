@@ -24,6 +24,7 @@ from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.checkpoints.weights import own_dtype, read_json_file
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.runs.provenance import peak_memory_gib
 from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class
@@ -238,6 +239,8 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             self._began = 0.0
             self._step_times: list[float] = []
 
+            self._trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self._began = time.perf_counter()
 
@@ -251,12 +254,13 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
                 checkpoint_folder.append_metrics(folder, state.global_step, {**self._costs(), **metrics})
 
         def _costs(self) -> dict[str, float]:
-            """Seconds a step since the last report, and on a GPU the most memory that tensors have taken."""
+            """Seconds a step since the last report; the most memory so far, on a GPU of tensors, else of the process;
+            and how many parameters are trained."""
             times, self._step_times = self._step_times, []
             costs = {"step_time": statistics.fmean(times)} if times else {}
-            if torch.cuda.is_available():
-                costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
-            return costs
+            on_gpu = torch.cuda.is_available()
+            costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB if on_gpu else peak_memory_gib()
+            return costs | {"trained_parameters": self._trained}
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
