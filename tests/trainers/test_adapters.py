@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from support.tiny import build_tiny_model
 
 from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import MedbenchError
@@ -18,7 +19,6 @@ from medbench.trainers import sft
 from medbench.trainers.trl import adapters
 from medbench.trainers.trl.adapters import AdapterSettings
 from medbench.trainers.trl.lora import LoraSettings
-from support.tiny import build_tiny_model
 
 DATA = [{"path": "train.jsonl"}]
 TRAINING = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "save_every": 2}
@@ -100,9 +100,7 @@ def test_peft_trains_as_many_parameters_as_were_counted(tiny_model: Path, given:
 
     trained = adapters.trained_by(None, AdapterSettings(**given))
     adapters.refuse_untrainable(trained, tiny_model, "adapter")
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_model), adapters.peft_config(trained, tiny_model)
-    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), adapters.peft_config(trained, tiny_model))
     assert model.get_nb_trainable_parameters()[0] == adapters.parameters(trained, tiny_model)
 
 

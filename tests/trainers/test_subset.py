@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ SHARES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.3, 0.5, 0.77, 1.0)
 
 def row(number: int, answer: str) -> Row:
     labels = tuple(LETTERS[:4])
-    return Row(f"file:{number}", Question(str(number), str(number), f"question {number}", labels, labels, answer), "", "")
+    return Row(
+        f"file:{number}", Question(str(number), str(number), f"question {number}", labels, labels, answer), "", ""
+    )
 
 
 def uneven(n: int, seed: int) -> list[Row]:
@@ -40,7 +43,7 @@ def taken(rows: Sequence[Row], fraction: float) -> set[str]:
 @pytest.mark.parametrize("n", [1, 2, 7, 100, 1003])
 def test_a_smaller_share_is_part_of_every_larger_one(n: int) -> None:
     rows = uneven(n, seed=n)
-    for smaller, larger in zip(SHARES, SHARES[1:], strict=False):
+    for smaller, larger in pairwise(SHARES):
         assert taken(rows, smaller) <= taken(rows, larger)
     assert taken(rows, 1.0) == {one.question.question for one in rows}
 
@@ -54,7 +57,9 @@ def test_a_share_has_each_answer_in_proportion_to_within_a_row(fraction: float) 
         assert abs(found[answer] - fraction * n) <= 1, answer
 
 
-@pytest.mark.parametrize(("n", "fraction", "size"), [(500, 0.01, 5), (500, 0.1, 50), (7, 0.1, 1), (10, 0.3, 3), (3, 1, 3)])
+@pytest.mark.parametrize(
+    ("n", "fraction", "size"), [(500, 0.01, 5), (500, 0.1, 50), (7, 0.1, 1), (10, 0.3, 3), (3, 1, 3)]
+)
 def test_a_share_is_rounded_up_and_never_empty(n: int, fraction: float, size: int) -> None:
     assert len(nested_subset(uneven(n, seed=0), fraction)) == size
 

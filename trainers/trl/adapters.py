@@ -27,12 +27,7 @@ from medbench.trainers.trl import lora
 from medbench.trainers.trl.lora import ALL, LoraSettings, check_targets
 
 Kind = Literal["lora", "rslora", "dora", "dora-rslora", "vera", "loha", "ia3", "ln", "bitfit", "full"]
-OF_LORA: Mapping[str, dict[str, bool]] = {
-    "lora": {"use_dora": False, "use_rslora": False},
-    "rslora": {"use_dora": False, "use_rslora": True},
-    "dora": {"use_dora": True, "use_rslora": False},
-    "dora-rslora": {"use_dora": True, "use_rslora": True},
-}
+OF_LORA = ("lora", "rslora", "dora", "dora-rslora")
 RANKED = {**dict.fromkeys(OF_LORA, 16), "vera": 256, "loha": 8}
 """Kind -> the rank where none is given: LoraSettings' own, and peft's."""
 OWN_WEIGHTS = ("bitfit", "full")
@@ -77,12 +72,13 @@ class AdapterSettings(Record):
         """The same as the `lora:` section has it, for LoRA and its variants."""
         if self.kind not in OF_LORA:
             return None
-        given = {"alpha": self.alpha, "targets": self.targets}
         return LoraSettings(
             rank=self._rank,
+            alpha=32.0 if self.alpha is None else self.alpha,
             dropout=self.dropout,
-            **OF_LORA[self.kind],
-            **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
+            use_dora=self.kind.startswith("dora"),
+            use_rslora=self.kind.endswith("rslora"),
+            targets=ALL if self.targets is None else self.targets,
         )
 
     @property
@@ -217,8 +213,8 @@ def _ia3_targets(settings: AdapterSettings, start: Path) -> list[str]:
     names = {_last(name) for name in lora.targeted(LoraSettings(), start)}
     if settings.targets == ALL:
         return sorted(names)
-    if settings.targets is not None:
-        return list(settings.targets)
+    if isinstance(settings.targets, list):
+        return settings.targets
     found = sorted(names & {*ATTENDED, *FED_FORWARD})
     if not found:
         raise MedbenchError(

@@ -69,7 +69,8 @@ def peft_config(settings: LoraSettings) -> Any:
 def targeted(settings: LoraSettings, start: Path, where: str = "lora") -> dict[str, tuple[int, int]]:
     """Module -> weight shape (outputs, inputs) of the linear layers in the checkpoint `start` that get an adapter.
 
-    `where`: the section of the recipe that has the targets. Raises MedbenchError if a target matches no linear layer, or matches the output head.
+    `where`: the section of the recipe that has the targets. Raises MedbenchError if a target matches no linear layer,
+    or matches the output head.
     """
     modules = _linear_modules(start)
     body = {name: shape for name, shape in modules.items() if not _is(name, HEADS) and "embed" not in name}

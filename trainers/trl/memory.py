@@ -25,9 +25,7 @@ LOGIT_COPIES, DORA_COPIES = 3, 3
 measurements of SmolLM2-135M in float32: 4.0 MB per token at 840 tokens and 2.7 at 6,080."""
 
 
-def training_memory(
-    start: Path, settings: TrainingSettings, trained: adapters.Trained, *, tokens: int
-) -> list[str]:
+def training_memory(start: Path, settings: TrainingSettings, trained: adapters.Trained, *, tokens: int) -> list[str]:
     """Lines about the memory on one device, in GiB. `tokens`: length of one row, prompt and reply together."""
     total, parameters = adapters.parameters(None, start), adapters.parameters(trained, start)
     adapted, bfloat16 = adapters.adds_weights(trained), is_bfloat16(settings)
@@ -54,8 +52,9 @@ def _activations(shape: tuple[int, int], settings: TrainingSettings, tokens: int
 
 def _outputs(start: Path, trained: adapters.Trained, width: int) -> float:
     """Bytes per token besides the activations of the base layers."""
-    dora = isinstance(trained, lora.LoraSettings) and trained.use_dora
-    outputs = sum(shape[0] for shape in lora.targeted(trained, start).values()) if dora else 0
+    outputs = 0
+    if isinstance(trained, lora.LoraSettings) and trained.use_dora:
+        outputs = sum(shape[0] for shape in lora.targeted(trained, start).values())
     vocabulary = int(_config(start).get("vocab_size", 0))
     return float(LOGIT_COPIES * 4 * vocabulary + DORA_COPIES * width * outputs)
 
