@@ -23,6 +23,7 @@ from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.checkpoints.weights import refuse_nan
 from medbench.harness.contracts import BrokenCheckpoint, Interrupted, MedbenchError, Say
 from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import replace_file
 from medbench.harness.gates.verdict import Verdict
 from medbench.harness.sweeps.cell_process import EXIT_INTERRUPTED, PARENT
@@ -31,7 +32,7 @@ from medbench.harness.training.checkpoint_folder import last_lines, read_metrics
 from medbench.harness.training.journal import read_events
 from medbench.harness.training.loop import stage_folder
 from medbench.harness.training.prepare import TrainOptions
-from medbench.harness.training.recipe import Cell, Recipe
+from medbench.harness.training.recipe import Cell, Recipe, file_content
 from medbench.harness.training.state import StageState, ended, stages_of
 from medbench.harness.training.train import Ready, engine_of, training_folder
 
@@ -41,6 +42,14 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
 MEASURED_START = "start-gate"
 """End of the name of the run in which a training asks the start of its first stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A cell whose training has ended."""
+
+    recipe: Recipe
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ def _devices() -> list[str]:
 def write_recipe(sweep: Path, cell: Cell) -> Path:
     """Write the recipe of a cell, and return its path."""
     path = sweep / CELLS / f"{cell.name}.yaml"
-    content = cell.recipe.model_dump(mode="json", exclude={"sweep"})  # whole: its hash must come out the same
+    content = file_content(cell.recipe)
     path.parent.mkdir(exist_ok=True)
     replace_file(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return path
@@ -102,23 +111,46 @@ def is_ended(folder: Path) -> bool:
     return ended(list(read_events(folder))) is not None
 
 
-def one_after_the_other(ready: Mapping[str, Ready], say: Say, done: Callable[[str], None]) -> None:
-    """Train the cells in this process, in one engine as long as they have the same; `done` is told of each."""
-    keeper, serves = EngineKeeper(say), None
-    try:
-        for cell, one in ready.items():
-            engine = engine_of(one.recipe)
-            if engine != serves:
-                keeper.close()
-                keeper, serves = EngineKeeper(say), engine
-            _share_start(one, [other for other in ready.values() if other is not one])
-            one.run(lambda line, cell=cell: say(f"{cell}: {line}"), keeper)  # type: ignore[misc]
-            done(cell)
-    finally:
-        keeper.close()
+class Engines:
+    """One warm engine, as long as its settings stay the same. Use as a context manager."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._keeper = EngineKeeper(say)
+        self._settings: EngineConfig | None = None
+
+    def keeper(self, settings: EngineConfig) -> EngineKeeper:
+        """A keeper of an engine with these settings."""
+        if settings != self._settings:
+            self._keeper.close()
+            self._keeper, self._settings = EngineKeeper(self._say), settings
+        return self._keeper
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keeper.close()
 
 
-def _share_start(one: Ready, others: Sequence[Ready]) -> None:
+def one_after_the_other(
+    ready: Mapping[str, Ready], known: Sequence[Ended], engines: Engines, say: Say, done: Callable[[str], None]
+) -> None:
+    """Train the cells in this process; `done` is told of each. `known`: cells that have ended before."""
+    over = list(known)
+    for cell, one in ready.items():
+        _share_start(one, over)
+        one.run(telling(say, cell), engines.keeper(engine_of(one.recipe)))
+        over.append(Ended(one.recipe, one.folder))
+        done(cell)
+
+
+def telling(say: Say, cell: str) -> Say:
+    """`say`, with the cell's name before each line."""
+    return lambda line: say(f"{cell}: {line}")
+
+
+def _share_start(one: Ready, others: Sequence[Ended]) -> None:
     """Take the answers of the first stage's start from another cell, which asked the same questions of the same weights
     in the same way: they need not be asked for each cell."""
     name = f"{one.recipe.stages[0].name}-{MEASURED_START}"
@@ -127,7 +159,8 @@ def _share_start(one: Ready, others: Sequence[Ready]) -> None:
         return
     for other in others:
         source = other.folder / "runs" / name
-        if source.exists() and is_ended(other.folder) and _asks_alike(one.recipe, other.recipe):
+        if source.exists() and _asks_alike(one.recipe, other.recipe):
+            own.parent.mkdir(parents=True, exist_ok=True)
             aside = own.with_name(f".{name}.tmp")
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(source, aside, ignore=shutil.ignore_patterns(".lock"))

@@ -72,7 +72,7 @@ class CellScore(_Part):
     score: float | None
     """Mean over the questions that got an answer."""
     interval: tuple[float, float]
-    """95 %: where all were asked, of new questions; else of the mean over all, valid wherever the comparison stopped."""
+    """95 %: where all were asked, of new questions; else of the mean over all, valid wherever it stopped."""
     of_new_questions: bool
     to_best: float | None = None
     """The best cell's score minus this one's on the questions that both answered; None for the best."""

@@ -9,6 +9,7 @@ stopped goes on as `medbench train --resume` does.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,6 @@ from pydantic import ValidationError
 
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.contracts import MedbenchError, Say
-from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.files import locked
@@ -123,9 +123,10 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
     inside = replace(options, runs=folder, resume=True)
     prepared = prepare_training(recipe, inside, say)
     waiting = [cell for cell in cells if not trainings.is_ended(training_folder(cell.recipe, inside))]
-    ready = {
-        cell.name: make_ready(cell.recipe, inside, _telling(say, cell.name), tasks=prepared.tasks) for cell in waiting
-    }
+    ready = {}
+    for cell in waiting:
+        told = trainings.telling(say, cell.name)
+        ready[cell.name] = make_ready(cell.recipe, inside, told, tasks=prepared.tasks)
     folder.mkdir(parents=True, exist_ok=True)
     lock = locked(folder, "wait for it or stop it")
     try:
@@ -138,11 +139,17 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
         for cell in cells:
             if cell.name not in ready:
                 under_way.trained(cell.name)
-        if len(places) > 1:
-            trainings.at_the_same_time(ready, places, folder, say, under_way.trained)
-        else:
-            trainings.one_after_the_other(ready, say, under_way.trained)
-        _compare(recipe, prepared, under_way, say)
+        over = [
+            trainings.Ended(cell.recipe, training_folder(cell.recipe, inside))
+            for cell in cells
+            if cell.name not in ready
+        ]
+        with trainings.Engines(say) as engines:
+            if len(places) > 1:
+                trainings.at_the_same_time(ready, places, folder, say, under_way.trained)
+            else:
+                trainings.one_after_the_other(ready, over, engines, say, under_way.trained)
+            _compare(recipe, prepared, under_way, engines, say)
         under_way.save(state="complete")
         return Swept(folder, under_way.record)
     finally:
@@ -168,16 +175,14 @@ def plan_sweep(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     for cell in cells:
         values = ", ".join(f"{path} = {value}" for path, value in cell.values.items())
         lines.append(f"cell {cell.name}: {values}")
-        lines += [f"  {line}" for line in make_check(cell, options, prepared, say)]
+        lines += [f"  {line}" for line in _checked(cell, options, prepared)]
     first = plan(cells[0].recipe, options, say)
     return [*lines, f"the first cell, {cells[0].name}:", *[f"  {line}" for line in first]]
 
 
-def make_check(cell: Cell, options: TrainOptions, prepared: Prepared, say: Say) -> list[str]:
+def _checked(cell: Cell, options: TrainOptions, prepared: Prepared) -> list[str]:
     """What the trainers of a cell report about its data and memory."""
-    import tempfile
-
-    own = prepare_training(cell.recipe, options, say, tasks=prepared.tasks)
+    own = prepare_training(cell.recipe, options, lambda _: None, tasks=prepared.tasks)
     lines = []
     for index, stage in enumerate(cell.recipe.stages):
         with tempfile.TemporaryDirectory() as scratch:
@@ -227,7 +232,7 @@ class _UnderWay:
         self.save(cells=cells, rounds=[*ended, (asked, len(rule.left))], best=best if over else None)
 
 
-def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, say: Say) -> None:
+def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, engines: trainings.Engines, say: Say) -> None:
     assert recipe.sweep is not None
     record = under_way.record
     found = {one.name: one.training for one in record.cells if one.training is not None}
@@ -271,11 +276,8 @@ def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, say: Say)
         f"comparing {len(entering)} cells on {task.name}: alpha {recipe.sweep.alpha:g}, {each:.2g} for a test of one "
         f"against another"
     )
-    keeper = EngineKeeper(say)
-    try:
-        rule = race.run(keeper, say, lambda rule: under_way.compared(rule, race, over=False))
-    finally:
-        keeper.close()
+    keeper = engines.keeper(engine_of(recipe))
+    rule = race.run(keeper, say, lambda rule: under_way.compared(rule, race, over=False))
     under_way.compared(rule, race, over=True)
 
 
@@ -301,7 +303,3 @@ def _sha256_now(known: SweepRecord) -> str | None:
         return recipe_sha256(Recipe.model_validate(known.recipe))
     except ValidationError:
         return None
-
-
-def _telling(say: Say, cell: str) -> Say:
-    return lambda line: say(f"{cell}: {line}")

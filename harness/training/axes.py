@@ -30,6 +30,7 @@ from medbench.harness.text import did_you_mean, foreign
 
 MOST_CELLS = 200
 LONGEST_NAME = 120
+"""Characters of a name of a recipe or a stage."""
 COMMON = ("name", "sweep", "data", "benchmarks")
 """Keys at the top of a recipe that its cells have in common."""
 
@@ -89,16 +90,17 @@ def combinations(sweep: Sweep, content: Mapping[str, Any]) -> tuple[list[Combina
             Fault(("axes",), f"{n:,} cells ({product}), and a sweep has at most {MOST_CELLS}: leave out values")
         ]
     short = _short_names(list(sweep.axes))
-    found = []
+    found: list[Combination] = []
     for chosen in itertools.product(*(_labelled(values) for values in sweep.axes.values())):
         changed = copy.deepcopy(dict(content))
         for path, (_, value) in zip(sweep.axes, chosen, strict=True):
             _put(changed, path, value)
         labels = {path: label for path, (label, _) in zip(sweep.axes, chosen, strict=True)}
-        name = "_".join(f"{short[path]}-{slug(label)}" for path, label in labels.items())
+        name = "_".join(f"{short[path]}-{slug(label, LONGEST_NAME)}" for path, label in labels.items())
         changed["name"] = name
         found.append(Combination(name, labels, changed))
-    return found, list(_name_faults(found))
+    wrong = _name_faults(found)
+    return ([] if wrong else found), wrong
 
 
 def _no_axis(path: str, content: Mapping[str, Any]) -> str:

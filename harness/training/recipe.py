@@ -25,14 +25,14 @@ from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.secrets import is_secret
 from medbench.harness.text import did_you_mean
-from medbench.harness.training.axes import Sweep, combinations
+from medbench.harness.training.axes import LONGEST_NAME, Sweep, combinations
 from medbench.harness.training.trainer_plugins import find_trainer
 from medbench.harness.training.watchdogs import WatchdogConfig
 
 
 def _folder_name(name: str) -> str:
-    if slug(name) != name:
-        raise ValueError(f"names a folder: use letters, digits, dot, dash and underscore only, e.g. {slug(name)}")
+    if (fit := slug(name, LONGEST_NAME)) != name:
+        raise ValueError(f"names a folder: use letters, digits, dot, dash and underscore only, e.g. {fit}")
     return name
 
 
@@ -139,6 +139,14 @@ def cells_of(recipe: Recipe, path: Path, points: Sequence[EntryPoint] | None = N
     return cells
 
 
+def file_content(recipe: Recipe) -> dict[str, Any]:
+    """What a file would hold that is read as this recipe, its sweep left out."""
+    content = recipe.model_dump(mode="json", exclude={"sweep"})
+    for stage in content["stages"]:
+        del stage["gates"]["partition"]  # not to be given in a recipe
+    return content
+
+
 def compared_task(recipe: Recipe) -> str | None:
     """The task by whose accuracy a sweep's cells are compared; None if the last stage has no gate on accuracy."""
     assert recipe.sweep is not None
@@ -175,7 +183,7 @@ def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | No
 def _cells(recipe: Recipe, path: Path, points: Sequence[EntryPoint] | None) -> tuple[list[Cell], list[Fault]]:
     """The cells, or what is wrong with the axes or with any cell: the same fault of several cells once."""
     assert recipe.sweep is not None
-    found, faults = combinations(recipe.sweep, recipe.model_dump(mode="json", exclude={"sweep"}))
+    found, faults = combinations(recipe.sweep, file_content(recipe))
     tasks = recipe.stages[-1].gates.tasks
     if (task := compared_task(recipe)) not in tasks:
         why = "the last stage has no gate on accuracy: name the task of another of its gates"

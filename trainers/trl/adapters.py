@@ -156,9 +156,8 @@ def peft_config(trained: Trained, start: Path) -> Any:
     if trained.kind == "ln":
         return peft.LNTuningConfig(target_modules=sorted(_norms(_tensors(start), start)), task_type="CAUSAL_LM")
     if trained.kind == "ia3":
-        targets = _ia3_targets(trained, start)
-        fed = _fed_forward(targets)
-        return peft.IA3Config(target_modules=targets, feedforward_modules=fed, task_type="CAUSAL_LM")
+        scaled = _ia3_targets(trained, start)
+        return peft.IA3Config(target_modules=scaled, feedforward_modules=_fed_forward(scaled), task_type="CAUSAL_LM")
     targets = trained.targets or ALL
     if trained.kind == "vera":
         return peft.VeraConfig(
