@@ -36,10 +36,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medbench.harness.stats.sequential import SequentialTest
+from medbench.harness.stats.sequential import Evidence, SequentialTest
 
 FIRST_ROUND = 32
 """Questions."""
+ROUNDING = 1e-9
 Score = float | None
 """Of a question: a share from 0 to 1, None where a request failed."""
 
@@ -52,9 +53,9 @@ class Drop:
     by: str
     """The cell that it is shown to be worse than."""
     after: int
-    """Questions that were asked of both when it was."""
+    """Questions, along the order, that it took."""
     exact: bool
-    """Whether no answer to another question could have changed it."""
+    """Whether no answers to the other questions could have changed it."""
     log_e: float
     """Natural logarithm of the evidence; what it needs is log((K - 1) / alpha). Infinite where it is exact."""
 
@@ -105,20 +106,21 @@ class Halving:
         for other in ranked:
             if other == cell or total(self.scores[other], failed=0.0) <= total(own, failed=1.0):
                 continue  # no evidence against one that is not behind
-            test = SequentialTest(
-                self.order,
-                at_least=0.5,
-                alpha_pass=None,
-                alpha_fail=self.alpha_each,
-                resolution=2 * self.samples,
-            )
-            test.observe([_share(x, y) for x, y in zip(own, self.scores[other], strict=True)])
-            evidence = test.evidence()
+            shares = [_share(x, y) for x, y in zip(own, self.scores[other], strict=True)]
+            evidence = self._tested(shares)
             if evidence.decision == "fail":
-                after = evidence.decided_at if evidence.decided_at is not None else evidence.used
-                exact = evidence.certain and evidence.used == evidence.total
-                return Drop(cell, other, after, exact, evidence.log_e_fail)
+                after = evidence.decided_at or evidence.used
+                rest = len(self.order) - after
+                exact = 2 * (math.fsum(shares[:after]) + rest) < len(self.order) - ROUNDING
+                return Drop(cell, other, after, exact, self._tested(shares[:after]).log_e_fail)
         return None
+
+    def _tested(self, shares: Sequence[float]) -> Evidence:
+        test = SequentialTest(
+            self.order, at_least=0.5, alpha_pass=None, alpha_fail=self.alpha_each, resolution=2 * self.samples
+        )
+        test.observe(shares)
+        return test.evidence()
 
 
 def total(scores: Sequence[Score], failed: float = 0.0) -> float:

@@ -63,8 +63,8 @@ class Race:
         for end in rounds(min(self.most, len(order))):
             found = {cell: self._scores(cell, order[:end], keeper, say)[begin:] for cell in rule.left}
             for drop in rule.observe(found):
-                how = "on all questions" if drop.exact else f"after {drop.after} questions"
-                say(f"{drop.cell}: dropped, shown to be worse than {drop.by} {how}")
+                rest = ", whatever the rest would be" if drop.exact else ""
+                say(f"{drop.cell}: dropped, shown to be worse than {drop.by} after {drop.after} questions{rest}")
                 forget_merge(resolve(str(self.checkpoints[drop.cell])))
             ended(rule)
             begin = end

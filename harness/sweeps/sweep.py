@@ -73,7 +73,7 @@ class Swept:
         if record.alpha_each is not None and len(entered) > 1:
             lines.append(
                 f"the best of {len(entered)} cells is dropped with probability at most {record.alpha:g}: each test of "
-                f"one cell against another has {record.alpha_each:.2g}"
+                f"one cell against another is at level {record.alpha_each:.2g}"
             )
         if best is None or best.training is None:
             return "\n".join([*lines, "no cell left a checkpoint: see their trainings"]) + "\n"
@@ -100,7 +100,7 @@ def _cell_line(cell: CellRecord, record: SweepRecord) -> str:
     parameters = cell.training.trained_parameters
     trained = f", {parameters:,} parameters" if parameters is not None else ""
     drop = cell.dropped
-    fate = f", dropped after {drop.after} questions by {drop.by}" if drop else f", asked {cell.score.asked}"
+    fate = f", dropped after {drop.after} questions for {drop.by}" if drop else f", asked {cell.score.asked}"
     return f"{cell.name}: {shown}{trained}, {cell.training.seconds / 60:.1f} min{fate}"
 
 
@@ -170,7 +170,7 @@ def plan_sweep(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     lines = [
         f"sweep {recipe.name} in {options.runs / f'sweep-{recipe.name}'}: {len(cells)} cells, {len(places)} at a time",
         f"compared on {task} by accuracy: at most {most} of {n} questions each, all in one order; alpha "
-        f"{recipe.sweep.alpha:g} over {len(cells)} cells, {each:.2g} for a test of one against another",
+        f"{recipe.sweep.alpha:g} over {len(cells)} cells, each test of one against another at level {each:.2g}",
     ]
     for cell in cells:
         values = ", ".join(f"{path} = {value}" for path, value in cell.values.items())
@@ -273,8 +273,8 @@ def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, engines: 
         rounds=[],
     )
     say(
-        f"comparing {len(entering)} cells on {task.name}: alpha {recipe.sweep.alpha:g}, {each:.2g} for a test of one "
-        f"against another"
+        f"comparing {len(entering)} cells on {task.name}: alpha {recipe.sweep.alpha:g}, each test of one "
+        f"against another at level {each:.2g}"
     )
     keeper = engines.keeper(engine_of(recipe))
     rule = race.run(keeper, say, lambda rule: under_way.compared(rule, race, over=False))

@@ -220,8 +220,8 @@ def _summary(record: SweepRecord) -> Iterator[str]:
         yield (
             f"{number(len(entered))} were compared on {number(record.questions)} questions of {label_of(record.task)}, "
             f"all in one order. A cell is dropped when it is shown to be worse than another one; the best is dropped "
-            f"with probability at most {record.alpha:g}, and each test of one cell against another has "
-            f"{record.alpha_each:.2g} of that."
+            f"with probability at most {record.alpha:g}, for which each test of one cell against another "
+            f"is at level {record.alpha_each:.2g}."
         )
     best = _best(record)
     if best is not None and best.score is not None:

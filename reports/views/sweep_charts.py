@@ -83,13 +83,17 @@ class Chart:
 
 
 def chart(title: str, below: str, cells: Sequence[Given], unit: str, *, joined: bool = False) -> Chart | None:
-    """None where it would show nothing: fewer than two places. `unit`: "share", "parameters" or "number"."""
+    """None where it would show nothing: fewer than two places.
+
+    `unit`: "share", "parameters", or "number", whose axis begins at 0. `joined`: a line through each series, and a
+    label for each place.
+    """
     places = sorted({one.x for one in cells})
     if len(places) < 2:
         return None
     axis = axis_over([one.interval for one in cells] + [(one.score, one.score) for one in cells])
     series = sorted({one.series for one in cells})
-    scale = _Scale(places[0], places[-1])
+    scale = _Scale(0.0 if unit == "number" else places[0], places[-1])
     lines = []
     for rank, number in enumerate(series):
         own = sorted((one for one in cells if one.series == number), key=lambda one: one.x)
@@ -103,7 +107,9 @@ def chart(title: str, below: str, cells: Sequence[Given], unit: str, *, joined: 
         label=f"{label}The table of cells has the same numbers.",
         below=below,
         lines=tuple(lines),
-        x_ticks=tuple(_spaced([Tick(_text(scale.x(x)), in_unit(x, unit)) for x in places])),
+        x_ticks=tuple(
+            _spaced([Tick(_text(scale.x(x)), in_unit(x, unit)) for x in (places if joined else scale.round_values())])
+        ),
         y_ticks=tuple(
             Tick(_text(_y(low, axis)), f"{100 * low:.0f}")
             for low in (axis.low + step / 10 for step in range(axis.tenths + 1))
@@ -128,8 +134,26 @@ class _Scale:
     low: float
     high: float
 
+    @property
+    def is_logarithmic(self) -> bool:
+        return self.low > 0 and self.high / self.low >= LOGARITHMIC
+
+    def round_values(self) -> list[float]:
+        """A few round numbers between the ends."""
+        if self.is_logarithmic:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            steps = (1.0,) if len(decades) > 3 else (1.0, 2.0, 5.0)
+            values = [step * 10.0**decade for decade in decades for step in steps]
+        else:
+            rough = (self.high - self.low) / 4
+            decade = 10.0 ** math.floor(math.log10(rough))
+            step = next(one * decade for one in (1, 2, 5, 10) if one * decade >= rough)
+            first = math.ceil(self.low / step)
+            values = [step * at for at in range(first, first + 8)]
+        return [one for one in values if self.low <= one <= self.high]
+
     def x(self, value: float) -> float:
-        if self.low > 0 and self.high / self.low >= LOGARITHMIC:
+        if self.is_logarithmic:
             place = math.log(value / self.low) / math.log(self.high / self.low)
         else:
             place = (value - self.low) / (self.high - self.low)

@@ -156,7 +156,7 @@ def test_another_recipe_is_not_mixed_into_a_sweep_and_a_dry_run_lists_its_cells(
         planned = command(*given, "--dry-run", cwd=built)
         assert planned.returncode == 0
         assert f"cell kind-ia3: {KIND} = ia3" in planned.stdout
-        assert "alpha 0.05 over 2 cells, 0.05 for a test of one against another" in planned.stdout
+        assert "alpha 0.05 over 2 cells, each test of one against another at level 0.05" in planned.stdout
     finally:
         write(built, swept("methods", {KIND: [*METHODS], FRACTION: [*FRACTIONS]}))
 
