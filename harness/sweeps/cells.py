@@ -192,7 +192,7 @@ def at_the_same_time(
             while waiting and free:
                 cell, place = waiting.pop(0), free.pop(0)
                 say(f"{cell}: training{f' on GPU {place.devices}' if place.devices else ''}, see {CELLS}/{cell}.log")
-                running[cell] = _start(sweep, cell, ready[cell].options, place), place
+                running[cell] = _start(sweep, cell, ready[cell].options, place, len(places)), place
             for cell, (process, place) in list(running.items()):
                 if (code := process.poll()) is not None:
                     del running[cell]
@@ -205,10 +205,13 @@ def at_the_same_time(
         _stop([process for process, _ in running.values()])
 
 
-def _start(sweep: Path, cell: str, options: TrainOptions, place: Place) -> subprocess.Popen[bytes]:
+def _start(sweep: Path, cell: str, options: TrainOptions, place: Place, beside: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "medbench.harness.sweeps.cell_process", str(sweep / CELLS / f"{cell}.yaml")]
     command += [str(sweep), *([options.data] if options.data else [])]
     env = {**os.environ, PARENT: str(os.getpid()), **({VISIBLE: place.devices} if place.devices is not None else {})}
+    if place.devices is None:  # they share the cores
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        env.setdefault("OMP_NUM_THREADS", str(max(1, cores // beside)))
     with (sweep / CELLS / f"{cell}.log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medbench.harness.checkpoints.merge import forget_merge
-from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import Sample, Say, Task, sample_key
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.options import EvalOptions
@@ -65,7 +63,6 @@ class Race:
             for drop in rule.observe(found):
                 rest = ", whatever the rest would be" if drop.exact else ""
                 say(f"{drop.cell}: dropped, shown to be worse than {drop.by} after {drop.after} questions{rest}")
-                forget_merge(resolve(str(self.checkpoints[drop.cell])))
             ended(rule)
             begin = end
             if len(rule.left) == 1 < len(rule.cells):

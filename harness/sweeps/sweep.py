@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from medbench.harness.benchmarks.partition import keep_partition
+from medbench.harness.checkpoints.merge import forget_merge
+from medbench.harness.checkpoints.resolve import resolve
 from medbench.harness.contracts import MedbenchError, Say
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
@@ -136,8 +138,9 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
         assert task is not None, "checked with the recipe"
         under_way = _UnderWay(folder, inside, cells, known or _new(recipe, digest, cells, task))
         under_way.save()
+        described = {one.name for one in under_way.record.cells if one.training is not None}
         for cell in cells:
-            if cell.name not in ready:
+            if cell.name not in ready and cell.name not in described:
                 under_way.trained(cell.name)
         over = [
             trainings.Ended(cell.recipe, training_folder(cell.recipe, inside))
@@ -277,8 +280,21 @@ def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, engines: 
         f"against another at level {each:.2g}"
     )
     keeper = engines.keeper(engine_of(recipe))
-    rule = race.run(keeper, say, lambda rule: under_way.compared(rule, race, over=False))
+    merged = set(entering)
+
+    def forget(cells: Iterable[str]) -> None:
+        """Remove merged adapters that are not needed any more: each is as large as the model."""
+        for cell in merged.intersection(cells):
+            forget_merge(resolve(str(race.checkpoints[cell])))
+            merged.discard(cell)
+
+    def ended(rule: Halving) -> None:
+        under_way.compared(rule, race, over=False)
+        forget(drop.cell for drop in rule.dropped)
+
+    rule = race.run(keeper, say, ended)
     under_way.compared(rule, race, over=True)
+    forget(cell for cell in rule.left if cell != under_way.record.best)
 
 
 def _new(recipe: Recipe, digest: str, cells: Sequence[Cell], task: str) -> SweepRecord:
