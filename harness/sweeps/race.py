@@ -15,7 +15,7 @@ from pathlib import Path
 from medbench.harness.contracts import Sample, Say, Task, sample_key
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.evaluation.options import EvalOptions
-from medbench.harness.evaluation.plan import example_notes, open_evaluation, plan_evaluation
+from medbench.harness.evaluation.plan import Plan, example_notes, open_evaluation, plan_evaluation
 from medbench.harness.evaluation.progress import progress_for
 from medbench.harness.evaluation.requests import Instance, permuted
 from medbench.harness.evaluation.runner import ask, refuse_foreign_answers, seal
@@ -56,10 +56,11 @@ class Race:
     def run(self, keeper: EngineKeeper, say: Say, ended: Callable[[Halving], None] = lambda rule: None) -> Halving:
         """Until one cell is left or all questions are asked; `ended` is called after each round."""
         order = self.order
+        plans = {cell: self._plan(cell, say) for cell in self.checkpoints}
         rule = Halving(list(self.checkpoints), order, self.alpha, self.samples)
         begin = 0
         for end in rounds(min(self.most, len(order))):
-            found = {cell: self._scores(cell, order[:end], keeper, say)[begin:] for cell in rule.left}
+            found = {cell: self._scores(plans[cell], order[:end], keeper, say)[begin:] for cell in rule.left}
             for drop in rule.observe(found):
                 rest = ", whatever the rest would be" if drop.exact else ""
                 say(f"{drop.cell}: dropped, shown to be worse than {drop.by} after {drop.after} questions{rest}")
@@ -69,12 +70,13 @@ class Race:
                 break
         return rule
 
-    def _scores(self, cell: str, ids: Sequence[str], keeper: EngineKeeper, say: Say) -> list[Score]:
-        """Of the first questions of the order, those asked that the cell's run does not have."""
+    def _plan(self, cell: str, say: Say) -> Plan:
         options = replace(self.options, model=str(self.checkpoints[cell]), name=cell, order_seed=self.order_seed)
-        plan = plan_evaluation(
-            options, [self.task], self.protocol, say, notes=example_notes([self.task], self.protocol)
-        )
+        notes = example_notes([self.task], self.protocol)
+        return plan_evaluation(options, [self.task], self.protocol, say, notes=notes)
+
+    def _scores(self, plan: Plan, ids: Sequence[str], keeper: EngineKeeper, say: Say) -> list[Score]:
+        """Of the first questions of the order, those asked that the cell's run does not have."""
         if is_run(plan.folder):
             with reopen_run(plan.folder, plan.wanted) as run:
                 refuse_foreign_answers(run, [self.task])
@@ -82,7 +84,7 @@ class Race:
             if all(key in stored for key in self._keys(ids)):
                 return self._scored(ids, stored)
         questions = {question.id: question for question in self.task.questions}
-        with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=options.quiet) as progress:
+        with open_evaluation(plan, say, keeper) as (run, engine), progress_for(quiet=plan.options.quiet) as progress:
             stored = {sample.key: sample for sample in run.answered(self.task.name)}
             wanted = self._keys(ids)
             progress.start(self.task.name, len(wanted), sum(key in stored for key in wanted))

@@ -63,6 +63,12 @@ class Keeper:
     def pause(self) -> None: ...
 
 
+@pytest.fixture(autouse=True)
+def outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each run would ask git for its commit."""
+    monkeypatch.chdir(tmp_path)
+
+
 def race(folder: Path, engine: Engine, *, most: int = N, seed: str = "0 abc") -> Race:
     return Race(
         task=TASK,
