@@ -53,7 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(built: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Folder of a sweep of four methods and three fractions, and how it ended."""
     recipe = write(built, swept("methods", {KIND: [*METHODS], FRACTION: [*FRACTIONS]}))
-    done = command("train", recipe, "--runs", built / "runs", "--data", built / "data", "--quiet", "--json", cwd=built)
+    given = ["train", recipe, "--runs", built / "runs", "--data", built / "data", "--quiet", "--json"]
+    done = command(*given, cwd=built, timeout=1500)
     return built / "runs" / "sweep-methods", done
 
 
@@ -68,7 +69,7 @@ def trained_in(folder: Path) -> Counter[str]:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # twelve trainings
 def test_four_methods_on_three_fractions_are_trained_once_each_and_compared(
     whole: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -162,7 +163,7 @@ def test_another_recipe_is_not_mixed_into_a_sweep_and_a_dry_run_lists_its_cells(
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(built: Path) -> None:
     """kill -9 while the first cell trains, when it has ended, and while cells are compared."""
     recipe = write(built, swept("killed", {KIND: ["lora", "ia3"]}, steps=8, save_every=4))
@@ -218,7 +219,7 @@ def text_of(path: Path) -> str:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_cells_beside_each_other_are_trainings_like_any_other(built: Path) -> None:
     content = swept("beside", {"seed": [1, 2]}, steps=2, save_every=2)
     content["sweep"]["parallel"] = 2
@@ -235,6 +236,7 @@ def test_cells_beside_each_other_are_trainings_like_any_other(built: Path) -> No
     assert all(cell.score is not None and cell.score.asked <= 40 for cell in record.cells)
 
 
+@pytest.mark.slow
 def test_a_faulty_cell_is_refused_before_anything_is_trained(built: Path, tmp_path: Path) -> None:
     """BitFit has nothing to train in a model without biases: the model's own files say so, not the recipe."""
     recipe = write(built, swept("faulty", {KIND: ["lora", "bitfit"]}))
