@@ -24,7 +24,7 @@ from medbench.harness.checkpoints.weights import refuse_nan
 from medbench.harness.contracts import BrokenCheckpoint, Interrupted, MedbenchError, Say
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineConfig
-from medbench.harness.files import replace_file
+from medbench.harness.files import write_atomically
 from medbench.harness.gates.verdict import Verdict
 from medbench.harness.sweeps.cell_process import EXIT_INTERRUPTED, PARENT
 from medbench.harness.sweeps.record import CellTraining
@@ -60,22 +60,29 @@ class Place:
     """For CUDA_VISIBLE_DEVICES; None leaves it as it is."""
 
 
-def places_of(recipe: Recipe, parallel: int | None) -> list[Place]:
-    """Where cells are trained at the same time; a single one is this process. Raises MedbenchError where `parallel` is
-    more than there are GPUs for."""
+def places_of(recipes: Sequence[Recipe], parallel: int | None) -> list[Place]:
+    """Where cells with these recipes are trained at the same time; a single place is this process.
+
+    Raises MedbenchError where `parallel` is more than there are GPUs for.
+    """
     if parallel == 1:
         return [Place(None)]
     devices = _devices()
     if not devices:
         return [Place(None)] * (parallel or 1)
-    fixed = any(VISIBLE in stage.launch.env or stage.launch.accelerate for stage in recipe.stages)
-    if fixed or recipe.engine.replicas is not None:
+    launches = [stage.launch for recipe in recipes for stage in recipe.stages]
+    engines = [recipe.engine for recipe in recipes]
+    fixed = any(VISIBLE in launch.env or launch.accelerate for launch in launches)
+    if fixed or any(engine.replicas is not None for engine in engines):
         if parallel is not None:
             raise MedbenchError(
                 f"sweep.parallel: {parallel}: the recipe's launch or engine chooses GPUs itself: leave either out"
             )
         return [Place(None)]
-    needed = max(recipe.engine.tensor_parallel_size or 1, *(stage.launch.processes for stage in recipe.stages))
+    needed = max(
+        *(launch.processes for launch in launches),
+        *(engine.tensor_parallel_size * engine.data_parallel_size for engine in engines),
+    )
     groups = parallel or max(1, len(devices) // needed)
     if groups * needed > len(devices):
         raise MedbenchError(
@@ -102,7 +109,7 @@ def write_recipe(sweep: Path, cell: Cell) -> Path:
     path = sweep / CELLS / f"{cell.name}.yaml"
     content = file_content(cell.recipe)
     path.parent.mkdir(exist_ok=True)
-    replace_file(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return path
 
 

@@ -121,7 +121,7 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
             f"{folder} was started with another recipe (only the budget and sweep.parallel may change): rename the "
             f"changed recipe"
         )
-    places = trainings.places_of(recipe, recipe.sweep.parallel)
+    places = trainings.places_of([cell.recipe for cell in cells], recipe.sweep.parallel)
     inside = replace(options, runs=folder, resume=True)
     prepared = prepare_training(recipe, inside, say)
     waiting = [cell for cell in cells if not trainings.is_ended(training_folder(cell.recipe, inside))]
@@ -163,7 +163,7 @@ def plan_sweep(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
     """`--dry-run`: the cells, and the plan of the first one. Raises MedbenchError as `sweep` does."""
     assert recipe.sweep is not None
     cells = cells_of(recipe, options.recipe)
-    places = trainings.places_of(recipe, recipe.sweep.parallel)
+    places = trainings.places_of([cell.recipe for cell in cells], recipe.sweep.parallel)
     prepared = prepare_training(recipe, options, say)
     task = compared_task(recipe)
     assert task is not None, "checked with the recipe"

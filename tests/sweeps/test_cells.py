@@ -59,7 +59,7 @@ def test_gpus_are_divided_among_cells(
     devices: list[str | None],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert places_of(recipe(**given), parallel) == [Place(one) for one in devices]
+    assert places_of([recipe(), recipe(**given)], parallel) == [Place(one) for one in devices]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_more_cells_than_there_are_gpus_for_are_refused(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with pytest.raises(MedbenchError, match=says):
-        places_of(recipe(**given), parallel)
+        places_of([recipe(), recipe(**given)], parallel)
 
 
 def test_a_cells_file_is_read_as_its_recipe(tmp_path: Path) -> None:
