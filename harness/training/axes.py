@@ -89,7 +89,7 @@ def combinations(sweep: Sweep, content: Mapping[str, Any]) -> tuple[list[Combina
         return [], [
             Fault(("axes",), f"{n:,} cells ({product}), and a sweep has at most {MOST_CELLS}: leave out values")
         ]
-    short = _short_names(list(sweep.axes))
+    short = {path: slug(name) for path, name in short_names(list(sweep.axes)).items()}
     found: list[Combination] = []
     for chosen in itertools.product(*(_labelled(values) for values in sweep.axes.values())):
         changed = copy.deepcopy(dict(content))
@@ -180,13 +180,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
+def short_names(paths: Sequence[str]) -> dict[str, str]:
     """Axis -> the fewest of its last keys that no other axis ends in."""
     found = {}
     for path in paths:
         parts = path.split(".")
         ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        found[path] = slug(next(end for end in ends if sum(f".{one}".endswith(f".{end}") for one in paths) == 1))
+        found[path] = next((end for end in ends if sum(f".{one}".endswith(f".{end}") for one in paths) == 1), path)
     return found
 
 

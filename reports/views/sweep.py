@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from medbench.harness.sweeps.record import CellRecord, SweepRecord
+from medbench.harness.training.axes import short_names
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.sweeps import SweepView
 from medbench.reports.views import sweep_charts
@@ -29,8 +30,6 @@ class Row:
     cell: CellRecord
     values: tuple[str, ...]
     """One an axis."""
-    colour: str
-    """Of its series, where it is in a chart."""
     best: bool
     page: str
     """Id of its training's page, "" where that is not on the site."""
@@ -109,12 +108,10 @@ def view_of(sweep: SweepView, trainings: Mapping[str, str]) -> SweepPage:
     short = _short(record)
     series = _series(record)
     names = list(dict.fromkeys(series.values()))
-    colours = {cell: sweep_charts.colour_of(names.index(name)) for cell, name in series.items()}
     rows = [
         Row(
             cell=cell,
             values=tuple(cell.values.get(path, "–") for path in short),
-            colour=colours[cell.name],
             best=cell.name == record.best,
             page=trainings.get(cell.name, ""),
         )
@@ -139,16 +136,9 @@ def view_of(sweep: SweepView, trainings: Mapping[str, str]) -> SweepPage:
 
 
 def _short(record: SweepRecord) -> dict[str, str]:
-    """Axis -> the fewest of its last keys that no other axis ends in."""
-    paths = list(dict.fromkeys(path for cell in record.cells for path in cell.values))
-    found = {}
-    for path in paths:
-        parts = path.split(".")
-        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[path] = next(
-            (end for end in ends if sum(f".{one}".endswith(f".{end}") for one in paths) == 1), path
-        ).replace("_", " ")
-    return found
+    """Axis -> its name in a heading."""
+    paths = dict.fromkeys(path for cell in record.cells for path in cell.values)
+    return {path: name.replace("_", " ") for path, name in short_names(list(paths)).items()}
 
 
 def _fraction_axis(record: SweepRecord) -> str | None:
