@@ -239,8 +239,6 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             self._began = 0.0
             self._step_times: list[float] = []
 
-            self._trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
-
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self._began = time.perf_counter()
 
@@ -260,7 +258,8 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
             costs = {"step_time": statistics.fmean(times)} if times else {}
             on_gpu = torch.cuda.is_available()
             costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB if on_gpu else peak_memory_gib()
-            return costs | {"trained_parameters": self._trained}
+            trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+            return costs | ({"trained_parameters": trained} if trained else {})  # ZeRO-3 leaves none to count here
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
