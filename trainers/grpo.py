@@ -15,12 +15,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,9 +28,12 @@ from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.chat import Tokenizer, load_tokenizer
-from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.protocols.protocol import DEFAULT, Protocol
 from medbench.harness.text import escaped, foreign
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.trainer_plugins import FailedAttempt
+from medbench.trainers import curriculum
+from medbench.trainers.curriculum import OrderSettings
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.prompts import CATEGORY, Asker, Prompt, load_questions, prompt_order
 from medbench.trainers.data.questions import DECISIONS, Row
@@ -43,6 +44,16 @@ from medbench.trainers.rewards.factuality import FactualityConfig
 from medbench.trainers.rewards.rewards import COMPONENTS, RewardConfig
 from medbench.trainers.rewards.step_judge import StepJudge, tried
 from medbench.trainers.rewards.trl_rewards import reward_functions
+from medbench.trainers.rollout import (
+    Rollout,
+    asking_as_evaluated,
+    engine_of,
+    fitting_prompts,
+    generating_protocol,
+    refuse_without,
+    rollout_arguments,
+    untested_trl,
+)
 from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
 from medbench.trainers.trl.memory import training_memory
 from medbench.trainers.trl.optimizers import optimizer_fault
@@ -56,29 +67,23 @@ from medbench.trainers.trl.run import (
     run,
 )
 
-TESTED_TRL = "1.16"
+OVERRIDDEN = (
+    "_tokenize_prompts",
+    "_generate_single_turn",
+    "_calculate_rewards",
+    "_generate_and_score_completions",
+)
 MOST_DOMAINS = 50
 DOMAINS = "domains.json"
 """Beside the trainer's state: see DomainWeights.state."""
 
 
-class RolloutSettings(Record):
-    """How completions are generated. All defaults are medbench's own."""
+class RolloutSettings(Rollout):
+    """How the completions of a group are generated. Below a temperature of 1 they become similar, and similar
+    completions teach nothing."""
 
     completions: int = Field(8, ge=2)
     """Per prompt: the group within which completions are compared."""
-    max_completion_tokens: int = Field(2048, ge=1)
-    max_prompt_tokens: int | None = Field(None, ge=1)
-    """Longer prompts are left out, as are those that do not fit the model's context together with a completion."""
-    temperature: float = Field(1.0, gt=0, le=10)
-    """Below 1 the completions of a group become similar, and similar completions teach nothing."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    """0 is off."""
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """auto: vLLM in the training's own process if there is a CUDA GPU and vLLM is installed, else transformers."""
-    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, lt=1)
-    """Share of the GPU's memory that vLLM takes while it generates; in between it sleeps and releases most of it."""
 
 
 class LossSettings(Record):
@@ -117,6 +122,7 @@ class Config(Record):
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardConfig = RewardConfig()
     loss: LossSettings = LossSettings()
+    order: OrderSettings = OrderSettings()
     contamination: ContaminationConfig = ContaminationConfig()
 
     @model_validator(mode="after")
@@ -157,7 +163,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     """See trainer_plugins. Writes contamination.json into `folder`."""
     refuse_other_versions("trl", "transformers")
     protocol = _protocol(config)
-    engine = _engine(config.rollout)
+    engine = engine_of(config.rollout)
     if fault := optimizer_fault(config.training.optimizer):
         raise MedbenchError(f"training.optimizer: {fault}")
     if fault := reporting_fault(config.training):
@@ -181,8 +187,9 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"{config.rollout.max_completion_tokens} tokens per process; {passes:.3g} passes over the prompts",
         f"generation: {engine}",
         *judge,
+        *_difficulty_lines(config, prompts, [row for number, row in enumerate(rows, 1) if number not in dropped]),
         *training_memory(start, config.training, config.lora, tokens=longest + config.rollout.max_completion_tokens),
-        *_untested_trl(version("trl")),
+        *untested_trl(version("trl"), "grpo"),
         *_domains(config, prompts),
         *_free_text(config, prompts),
         *_hints(config, prompts),
@@ -201,13 +208,23 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
     ]
 
 
+def probe(config: Config, *, start: Path, folder: Path) -> Probe | None:
+    """See trainer_plugins: the questions of all prompts, where their order depends on their difficulty."""
+    if config.order.by != "difficulty":
+        return None
+    rows = load_questions(config.prompts, config.loss.advantage.by)
+    dropped = dropped_rows(folder / CONTAMINATION, len(rows))
+    prompts = _prompts(config, rows, dropped, Asker(_protocol(config), load_tokenizer(str(start))), start)
+    return _probe(config, prompts)
+
+
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     """See trainer_plugins."""
     import datasets
     from trl.trainer.grpo_config import GRPOConfig
 
     quiet()
-    for line in _untested_trl(version("trl")):
+    for line in untested_trl(version("trl"), "grpo"):
         print(line, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(str(start))
@@ -220,10 +237,13 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
     steps = config.steps(len(prompts), processes)
     batches = math.ceil(steps / config.loss.num_iterations)
-    order = prompt_order(len(prompts), batches * config.prompts_a_step(processes), seed)
+    positions = batches * config.prompts_a_step(processes)
+    draws = _draws(config, prompts, folder.parent, seed, processes)
+    order = range(len(prompts)) if draws is not None else prompt_order(len(prompts), positions, seed)
     arguments = (
         common_arguments(config.training, folder=folder, seed=seed)
-        | _rollout_arguments(config.rollout, longest)
+        | rollout_arguments(config.rollout, longest)
+        | {"num_generations": config.rollout.completions}
         | _loss_arguments(config.loss)
         | {"max_steps": steps, "shuffle_dataset": False, "remove_unused_columns": False}
     )
@@ -237,7 +257,10 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
             reward_funcs=reward_functions(config.rewards, eos_token_ids=_ends(model, tokenizer), judge=judge),
             peft_config=None if config.lora is None else peft_config(config.lora),
         )
-        run(trainer, folder=folder, start=start)
+        judged = None
+        if draws is not None:
+            judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+        run(trainer, folder=folder, start=start, judged=judged)
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:
@@ -251,62 +274,11 @@ def adapt(config: Config, verdict: FailedAttempt) -> Config:
 
 
 def _protocol(config: Config) -> Protocol:
-    protocol = load_protocol(config.protocol, thinking=config.thinking)
-    if protocol.method != "generate" or protocol.shots or protocol.is_open:
-        raise MedbenchError(
-            f"protocol: {protocol.name} does not generate, has few-shot examples, or asks for no option: use "
-            f"{DEFAULT}, or another that does none of these"
-        )
-    return protocol
-
-
-def _engine(rollout: RolloutSettings) -> Literal["transformers", "vllm"]:
-    """What generates on this machine. Raises MedbenchError if vLLM was asked for and cannot."""
-    import torch
-
-    is_gpu, is_installed = torch.cuda.is_available(), find_spec("vllm") is not None
-    if rollout.engine == "vllm" and not is_gpu:
-        raise MedbenchError(
-            "rollout.engine: vllm needs a CUDA GPU here, because its CPU build cannot load new weights during "
-            "training: set it to transformers or auto"
-        )
-    if rollout.engine == "vllm" and not is_installed:
-        raise MedbenchError("rollout.engine: vllm is not installed: pip install 'medbench[vllm]', or set it to auto")
-    return "vllm" if rollout.engine != "transformers" and is_gpu and is_installed else "transformers"
+    return generating_protocol(config.protocol, config.thinking)
 
 
 def _prompts(config: Config, rows: Sequence[Row], dropped: Set[int], asker: Asker, start: Path) -> list[Prompt]:
-    """The prompts to train on: without rows that the contamination screening dropped, and without those too long."""
-    clean = [row for number, row in enumerate(rows, 1) if number not in dropped]
-    rollout = config.rollout
-    context = _context(start)
-    room = context - rollout.max_completion_tokens
-    if room < 1:
-        raise MedbenchError(
-            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) leaves no room for a "
-            f"prompt in the model's context of {context} tokens: lower it"
-        )
-    most = min(room, rollout.max_prompt_tokens or room)
-    prompts = asker.fitting(clean, most)
-    if not prompts:
-        raise MedbenchError(
-            f"prompts: none of {len(clean)} rows has at most {most} tokens, the room left by "
-            f"rollout.max_completion_tokens ({rollout.max_completion_tokens}) or set by "
-            f"rollout.max_prompt_tokens: change these, or use other rows"
-        )
-    return prompts
-
-
-def _context(start: Path) -> int:
-    """The model's context length in tokens, prompt and completion together."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(start, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MedbenchError(f"{start}: its config.json cannot be used ({reason}): copy the checkpoint again") from None
-    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
+    return fitting_prompts(config.rollout, rows, dropped, asker, start)
 
 
 def _domains(config: Config, prompts: Sequence[Prompt]) -> list[str]:
@@ -322,6 +294,30 @@ def _domains(config: Config, prompts: Sequence[Prompt]) -> list[str]:
         )
     listed = ", ".join(f"{foreign(name, 60)} {count}" for name, count in counts.most_common())
     return [f"domains by {by}: {listed}"]
+
+
+def _probe(config: Config, prompts: Sequence[Prompt]) -> Probe:
+    questions = [prompt.question for prompt in prompts]
+    return curriculum.probe_of(config.order, questions, _protocol(config), config.rollout.max_completion_tokens)
+
+
+def _difficulty_lines(config: Config, prompts: Sequence[Prompt], rows: Sequence[Row]) -> list[str]:
+    if config.order.by != "difficulty":
+        return []
+    curriculum.refuse_unscored(rows)
+    return [curriculum.cost_in_words(_probe(config, prompts))]
+
+
+def _draws(
+    config: Config, prompts: Sequence[Prompt], stage: Path, seed: int, processes: int
+) -> curriculum.Draws | None:
+    """The order of the prompts by difficulty, if that is asked for."""
+    if config.order.by != "difficulty":
+        return None
+    questions = [prompt.question for prompt in prompts]
+    bands = curriculum.bands_by_difficulty(config.order, questions, stage, skip=True)
+    _print(bands.in_words())
+    return curriculum.Draws(bands, seed, config.prompts_a_step(processes), config.loss.num_iterations)
 
 
 def _free_text(config: Config, prompts: Sequence[Prompt]) -> list[str]:
@@ -390,21 +386,6 @@ def _hints(config: Config, prompts: Sequence[Prompt]) -> list[str]:
     return found
 
 
-def _rollout_arguments(rollout: RolloutSettings, longest: int) -> dict[str, Any]:
-    return {
-        "num_generations": rollout.completions,
-        "max_completion_length": rollout.max_completion_tokens,
-        "temperature": rollout.temperature,
-        "top_p": rollout.top_p,
-        "top_k": rollout.top_k,
-        "use_vllm": _engine(rollout) == "vllm",
-        "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": rollout.vllm_gpu_memory_utilization,
-        "vllm_enable_sleep_mode": True,
-        "vllm_max_model_length": longest + rollout.max_completion_tokens,
-    }
-
-
 def _loss_arguments(loss: LossSettings) -> dict[str, Any]:
     return {
         "loss_type": loss.type,
@@ -426,16 +407,6 @@ def _ends(model: Any, tokenizer: Tokenizer) -> list[int]:
     return sorted(end for end in ends if end is not None)
 
 
-def _untested_trl(installed: str) -> list[str]:
-    """A warning if _trainer_class was not tested with the `installed` TRL."""
-    if installed.startswith(f"{TESTED_TRL}."):
-        return []
-    return [
-        f"warning: TRL {installed} is untested, {TESTED_TRL}.* is tested: grpo overrides private methods of TRL, so "
-        f"check a short training first, or pip install 'trl=={TESTED_TRL}.*'"
-    ]
-
-
 def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
     """GRPOTrainer that asks and generates as the evaluation does, and weights advantages by domain.
 
@@ -443,23 +414,10 @@ def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
     tests/trainers/test_grpo.py fails when a new TRL makes an override unnecessary.
     """
     from accelerate.utils import gather_object
-    from peft.helpers import DoraCaching
     from transformers import TrainerCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    overridden = (
-        "_tokenize_prompts",
-        "_generate_single_turn",
-        "_calculate_rewards",
-        "_generate_and_score_completions",
-    )
-    for name in overridden:
-        if not hasattr(GRPOTrainer, name):
-            raise MedbenchError(
-                f"TRL {version('trl')}: GRPOTrainer has no {name}, which grpo overrides: "
-                f"pip install 'trl=={TESTED_TRL}.*'"
-            )
-
+    refuse_without(GRPOTrainer, OVERRIDDEN, "grpo")
     memory = DomainWeights(advantage)
 
     class Remember(TrainerCallback):
@@ -475,33 +433,19 @@ def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
                 path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / DOMAINS
                 memory.restore(json.loads(path.read_text(encoding="utf-8")))
 
-    class Trainer(GRPOTrainer):
+    class Trainer(asking_as_evaluated(GRPOTrainer, asker)):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             if advantage.kind == "domain":
                 self.add_callback(Remember())
 
-        def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            # TRL encodes a prompt with the tokenizer's own special tokens, so with a second BOS if the chat template
-            # has written one: https://github.com/huggingface/trl/issues/3853 (there with vLLM)
-            return [asker.ids(prompt) for prompt in prompts], None, {}
-
-        def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
-            # TRL samples in train mode, on purpose: https://github.com/huggingface/trl/issues/3000. In eval mode there
-            # is no dropout, and DoRA's weight norms, the same for every token, can be cached:
-            # https://github.com/huggingface/peft/issues/2651
-            model: Any = self.model
-            model.eval()
-            try:
-                with DoraCaching(), self._timed("generation_time"):
-                    return super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
-            finally:
-                model.train()
-
         def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
             with self._timed("reward_time"):
                 rewards = super()._calculate_rewards(*arguments, **named)
             self._right = rewards[:, COMPONENTS.index("accuracy")].tolist()
+            groups = rewards[:, COMPONENTS.index("accuracy")].view(-1, int(self.num_generations or 1))
+            for name, alike in (("right", groups.min(dim=1).values == 1), ("wrong", groups.max(dim=1).values == 0)):
+                self._metrics["train"][f"groups/all_{name}"].append(alike.float().mean().item())
             return rewards
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -523,12 +467,5 @@ def _trainer_class(asker: Asker, advantage: AdvantageSettings) -> type[Any]:
                 self._metrics["train"][f"domains/{domain}/weight"].append(weight)
                 self._metrics["train"][f"domains/{domain}/accuracy"].append(sum(right) / size)
             return [weight for weight in weights for _ in range(size)]
-
-        @contextmanager
-        def _timed(self, name: str) -> Iterator[None]:
-            """Seconds as a metric: with step_time, which TRL logs, they tell what a step spends its time on."""
-            started = time.perf_counter()
-            yield
-            self._metrics["train"][name].append(time.perf_counter() - started)
 
     return Trainer

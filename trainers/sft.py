@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,10 @@ from medbench.harness.checkpoints.package_versions import refuse_other_versions
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.protocols.protocol import DEFAULT, Protocol, load_protocol
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.trainer_plugins import FailedAttempt
+from medbench.trainers import curriculum
+from medbench.trainers.curriculum import OrderSettings
 from medbench.trainers.data.contamination import CONTAMINATION, ContaminationConfig, dropped_rows, screen
 from medbench.trainers.data.conversations import Conversation
 from medbench.trainers.data.questions import Row
@@ -60,6 +63,7 @@ class Config(Record):
     """Tokens of a sequence: prompt and reply, or a chat; longer ones are left out, never truncated."""
     packing: bool = False
     """Several rows per sequence: needs a GPU and flash-attn, without which rows would attend to each other."""
+    order: OrderSettings = OrderSettings()
     contamination: ContaminationConfig = ContaminationConfig()
 
     @model_validator(mode="before")
@@ -76,6 +80,12 @@ class Config(Record):
         """What is trained."""
         return adapters.trained_by(self.lora, self.adapter)
 
+    @model_validator(mode="after")
+    def _rows_stay_apart(self) -> Self:
+        if self.packing and self.order.by == "difficulty":
+            raise ValueError("packing mixes rows, so they cannot be ordered: leave order out, or set packing: false")
+        return self
+
 
 def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[str, Sequence[Question]]) -> list[str]:
     """See trainer_plugins. Writes contamination.json into `folder`."""
@@ -86,7 +96,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or run.reporting_fault(settings):
         raise MedbenchError(fault)
     rows = load_rows(config.data)
-    source = ", ".join(source.name for source in config.data)
+    source = _named(config)
     folder.mkdir(parents=True, exist_ok=True)
     screened = (row.screened(number) for number, row in enumerate(rows, 1))
     found = screen(screened, benchmarks, config.contamination, folder / CONTAMINATION, source)
@@ -99,6 +109,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
         f"{config.max_length} tokens, {_counted(kept, fitting)} trained on ({tokens:,} reply tokens, longest row "
         f"{longest})",
         _length_line(config, len(kept)),
+        *_difficulty_lines(config, kept),
         *training_memory(start, config.training, config.trained, tokens=longest),
         *_split_chats(kept),
     ]
@@ -118,6 +129,16 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
     ]
 
 
+def probe(config: Config, *, start: Path, folder: Path) -> Probe | None:
+    """See trainer_plugins: the questions of the rows to train on, where their order depends on their difficulty."""
+    if config.order.by != "difficulty":
+        return None
+    rows = load_rows(config.data)
+    clean = _without(rows, dropped_rows(folder / CONTAMINATION, len(rows)))
+    fitting, _ = _fitting(config, Renderer(start, _protocol(config)), clean, _named(config))
+    return _probe(config, _share_of(fitting, config.data_fraction))
+
+
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     """See trainer_plugins."""
     from trl.trainer.sft_config import SFTConfig
@@ -126,21 +147,26 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     run.quiet()
     folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(start, _protocol(config))
-    source = ", ".join(source.name for source in config.data)
     rows = load_rows(config.data)
     clean = _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows)))
-    kept = _share_of(_fitting(config, renderer, clean, source)[0], config.data_fraction)
+    kept = _share_of(_fitting(config, renderer, clean, _named(config))[0], config.data_fraction)
     args = SFTConfig(
         **run.common_arguments(config.training, folder=folder, seed=seed),
         max_length=config.max_length,
         packing=config.packing,
         train_sampling_strategy="random" if config.packing else "sequential",
     )
-    data = tokenized(kept)
+    data, draws = tokenized(kept), None
     if not config.packing:
+        lengths = [one.length for one in kept]
         rows_a_step = config.training.batch_size * config.training.gradient_accumulation * args.world_size
         args.max_steps = _steps(config.training, len(kept), rows_a_step)
-        data = data.select(in_order([one.length for one in kept], rows_a_step, args.max_steps, seed))
+        if config.order.by == "difficulty":
+            bands = curriculum.bands_by_difficulty(config.order, _questions(kept), folder.parent, skip=False)
+            print(bands.in_words(), flush=True)
+            draws = curriculum.Draws(bands, seed, rows_a_step, lengths=lengths)
+        else:
+            data = data.select(in_order(lengths, rows_a_step, args.max_steps, seed))
     attention = {"attn_implementation": "flash_attention_2"} if config.packing else {}
     model = run.load_model(start, config.training, adapter=adapters.adds_weights(config.trained), **attention)
     adapters.freeze(model, config.trained)
@@ -151,7 +177,11 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         processing_class=renderer.tokenizer,
         peft_config=adapters.peft_config(config.trained, start),
     )
-    run.run(trainer, folder=folder, start=start)
+    judged = None
+    if draws is not None:
+        positions = args.max_steps * draws.rows_a_batch
+        judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+    run.run(trainer, folder=folder, start=start, judged=judged)
 
 
 def adapt(config: Config, verdict: FailedAttempt) -> Config:
@@ -211,6 +241,25 @@ def _packing_fault(config: Config) -> str | None:
     if torch.cuda.is_available() and find_spec("flash_attn") is not None:
         return None
     return "packing: needs a GPU and the package flash-attn, else packed rows attend to each other: set packing: false"
+
+
+def _named(config: Config) -> str:
+    return ", ".join(source.name for source in config.data)
+
+
+def _questions(kept: Sequence[Rendered]) -> list[Question]:
+    return [one.row.question for one in kept if isinstance(one.row, Row)]
+
+
+def _probe(config: Config, kept: Sequence[Rendered]) -> Probe:
+    return curriculum.probe_of(config.order, _questions(kept), _protocol(config), None)
+
+
+def _difficulty_lines(config: Config, kept: Sequence[Rendered]) -> list[str]:
+    if config.order.by != "difficulty":
+        return []
+    curriculum.refuse_unscored([one.row for one in kept])
+    return [curriculum.cost_in_words(_probe(config, kept))]
 
 
 def _fitting(

@@ -40,8 +40,8 @@ CELLS = "cells"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
-MEASURED_START = "start-gate"
-"""End of the name of the run in which a training asks the start of its first stage."""
+FIRST_ASKED = ("start-gate", "baseline-gate")
+"""Ends of the names of the runs in which a training asks what it has not trained itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,30 +158,27 @@ def telling(say: Say, cell: str) -> Say:
 
 
 def _share_start(one: Ready, others: Sequence[Ended]) -> None:
-    """Take the answers of the first stage's start from another cell, which asked the same questions of the same weights
-    in the same way: they need not be asked for each cell."""
-    name = f"{one.recipe.stages[0].name}-{MEASURED_START}"
-    own = one.folder / "runs" / name
-    if own.exists():
+    """Take the answers of the first stage's start, and of its baseline, from another cell that asked the same questions
+    of the same weights in the same way: they need not be asked for each cell."""
+    other = next((other for other in others if _asks_alike(one.recipe, other.recipe)), None)
+    if other is None:
         return
-    for other in others:
-        source = other.folder / "runs" / name
-        if source.exists() and _asks_alike(one.recipe, other.recipe):
-            own.parent.mkdir(parents=True, exist_ok=True)
-            aside = own.with_name(f".{name}.tmp")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(source, aside, ignore=shutil.ignore_patterns(".lock"))
-            aside.rename(own)
-            return
+    for asked in FIRST_ASKED:
+        name = f"{one.recipe.stages[0].name}-{asked}"
+        own, source = one.folder / "runs" / name, other.folder / "runs" / name
+        if own.exists() or not source.exists():
+            continue
+        own.parent.mkdir(parents=True, exist_ok=True)
+        aside = own.with_name(f".{name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside, ignore=shutil.ignore_patterns(".lock"))
+        aside.rename(own)
 
 
 def _asks_alike(a: Recipe, b: Recipe) -> bool:
-    return (a.start, a.seed, a.engine, a.device, a.stages[0].gates) == (
-        b.start,
-        b.seed,
-        b.engine,
-        b.device,
-        b.stages[0].gates,
+    first, second = a.stages[0], b.stages[0]
+    return (a.start, a.seed, a.engine, a.device) == (b.start, b.seed, b.engine, b.device) and (
+        (first.name, first.gates, first.baseline) == (second.name, second.gates, second.baseline)
     )
 
 

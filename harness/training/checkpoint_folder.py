@@ -3,7 +3,7 @@
 FOLDER/step-000120/        a checkpoint (full, or a PEFT adapter): written under another name, then renamed, so complete
 FOLDER/metrics.jsonl       {"step": 120, "loss": 0.7, ...}, one line per logged step
 FOLDER/log.txt             what the training printed
-FOLDER/.judged-000120      empty: the loop has judged the checkpoint, training may continue
+FOLDER/.judged-000120      the loop has judged the checkpoint, training may continue; holds its score (`scores`)
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.files import write_atomically
 
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
@@ -127,9 +129,20 @@ def forget_metrics_after(folder: Path, step: int) -> None:
     partial.replace(folder / METRICS)
 
 
-def mark_judged(folder: Path, step: int) -> None:
-    """Called by the loop: training may continue."""
-    (folder / f".judged-{step:06d}").touch()
+def mark_judged(folder: Path, step: int, score: float | None = None) -> None:
+    """Called by the loop: training may continue. `score`: see `scores`."""
+    write_atomically(folder / f".judged-{step:06d}", b"" if score is None else json.dumps(score).encode())
+
+
+def scores(folder: Path) -> dict[int, float]:
+    """Step -> the checkpoint's score by its gates (state.worth_of), for those that have been judged. Step 0 is the
+    stage's start."""
+    found = {}
+    for path in folder.glob(".judged-*"):
+        with suppress(OSError, ValueError, TypeError):
+            score = json.loads(path.read_bytes())
+            found[int(path.name.removeprefix(".judged-"))] = float(score)
+    return found
 
 
 def wait_until_judged(folder: Path, step: int, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from medbench.harness.contracts import Sample
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.recipe import Stage
 
 
@@ -38,6 +39,14 @@ class Judge(Protocol):
 
     def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         """Ask every question if any gate is paired. The verdict covers only the gates that are not paired, if any."""
+        ...
+
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
+        """Ask every question, for a baseline; no verdict."""
+        ...
+
+    def probe(self, checkpoint: Path, probe: Probe, *, name: str, seed: int) -> Sequence[Sample]:
+        """Ask the probe's questions, all of them, and return the samples. `name` is the run folder's."""
         ...
 
     def promote(self, checkpoint: Path, target: Path) -> str:

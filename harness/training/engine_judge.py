@@ -15,12 +15,15 @@ from medbench.harness.checkpoints.unchanged import is_unchanged
 from medbench.harness.checkpoints.weights import weight_files
 from medbench.harness.contracts import Sample, Say
 from medbench.harness.engines.pool import EngineKeeper
+from medbench.harness.evaluation.evaluate import answer_all
 from medbench.harness.evaluation.options import EvalOptions
+from medbench.harness.evaluation.plan import plan_evaluation
 from medbench.harness.gates.finished_run import gate_finished_run, protocol_of, samples_of
 from medbench.harness.gates.judge import Asked, answer_whole, judge_checkpoint
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.runs.run_folder import read_samples
 from medbench.harness.training.contracts import Ruling
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.prepare import Prepared
 
 
@@ -49,12 +52,24 @@ class EngineJudge:
         free = rules.model_copy(update={"gates": [gate for gate in rules.gates if not gate.paired]})
         if len(free.gates) == len(rules.gates):
             return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        whole = self.answer(checkpoint, rules, name=name, seed=seed)
+        assert whole.run is not None, "it was answered"
+        verdict = gate_finished_run(whole.run, free, None).verdict if free.tasks else None
+        return replace(whole, verdict=verdict)
+
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         began = datetime.now(UTC)
         folder = answer_whole(self._options(checkpoint, name, seed), self._asked(rules), self.keeper, self.say)
         samples = self.samples(folder)
-        verdict = gate_finished_run(folder, free, None).verdict if free.tasks else None
         seconds = (datetime.now(UTC) - began).total_seconds()
-        return Ruling(verdict, folder, seconds, sum(map(len, samples.values())), samples)
+        return Ruling(None, folder, seconds, sum(map(len, samples.values())), samples)
+
+    def probe(self, checkpoint: Path, probe: Probe, *, name: str, seed: int) -> Sequence[Sample]:
+        task = probe.task()
+        options = replace(self._options(checkpoint, name, seed), tasks=(task.name,), samples=probe.samples)
+        plan = plan_evaluation(options, [task], probe.protocol, self.say)
+        folder = answer_all(plan, self.say, self.keeper).folder
+        return list(read_samples(folder, task.name))
 
     def promote(self, checkpoint: Path, target: Path) -> str:
         return copy_weights(self.full(checkpoint), target)

@@ -77,6 +77,26 @@ class Measured(_Event):
     whole: bool
     """Whether every question was asked, as a baseline must be."""
     questions: int
+    baseline: str | None = None
+    """Run folder of the stage's own `baseline`, with every question; None where paired gates compare with the start."""
+
+    @property
+    def compared(self) -> str | None:
+        """Run folder that paired gates compare with."""
+        return self.baseline or (self.run if self.whole else None)
+
+
+class Probed(_Event):
+    """The stage's start has answered questions that the stage trains on: see difficulty.py."""
+
+    event: Literal["probed"] = "probed"
+    stage: str
+    run: str
+    """Run folder, relative to the training's folder."""
+    questions: int
+    said: str
+    """How many of the replies are right, in words."""
+    seconds: float
 
 
 class AttemptStarted(_Event):
@@ -166,7 +186,16 @@ class TrainingEnded(_Event):
 
 
 Event = (
-    StageStarted | Measured | AttemptStarted | AlarmRaised | Gated | Confirmed | AttemptEnded | Promoted | TrainingEnded
+    StageStarted
+    | Measured
+    | Probed
+    | AttemptStarted
+    | AlarmRaised
+    | Gated
+    | Confirmed
+    | AttemptEnded
+    | Promoted
+    | TrainingEnded
 )
 _event: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
@@ -238,7 +267,7 @@ def read_training(folder: Path) -> Training:
         raise MedbenchError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
 
 
-IN_STAGE = (Measured, AttemptStarted, Promoted)
+IN_STAGE = (Measured, Probed, AttemptStarted, Promoted)
 IN_ATTEMPT = (AlarmRaised, Gated, Confirmed, AttemptEnded)
 """Events that are about the stage or the attempt that began before them."""
 AFTER_ATTEMPT = (StageStarted, AttemptStarted, Promoted)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel
+
 from medbench.harness.contracts import Say
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict, unchanged_weights
@@ -32,6 +34,7 @@ from medbench.harness.training.checkpoint_folder import (
     mark_judged,
 )
 from medbench.harness.training.contracts import Judge, Launcher, Process, Ruling
+from medbench.harness.training.difficulty import in_words, write_shares
 from medbench.harness.training.journal import (
     AlarmRaised,
     AttemptEnded,
@@ -41,10 +44,12 @@ from medbench.harness.training.journal import (
     Gated,
     Journal,
     Measured,
+    Probed,
     Promoted,
     StageStarted,
     TrainingEnded,
 )
+from medbench.harness.training.prepare import data_folder_set
 from medbench.harness.training.process import Finished
 from medbench.harness.training.recipe import Recipe, Stage, read_config
 from medbench.harness.training.state import (
@@ -57,8 +62,9 @@ from medbench.harness.training.state import (
     is_rambling,
     regressed,
     stages_of,
+    worth_of,
 )
-from medbench.harness.training.trainer_plugins import FailedAttempt, adapt, find_trainer
+from medbench.harness.training.trainer_plugins import FailedAttempt, Trainer, adapt, find_trainer, probe
 from medbench.harness.training.watchdogs import Alarm, AttemptWatch, WatchdogConfig, Watchdogs
 
 POLL_SECONDS = 0.5
@@ -80,6 +86,8 @@ class Loop:
     say: Say
     prepared: Mapping[str, list[str]] = field(default_factory=dict)
     """Stage -> what its trainer reported about its data and memory."""
+    data: Path | None = None
+    """What $MEDBENCH_DATA stands for in the recipe; None leaves it to the environment."""
     watch: Callable[[WatchdogConfig], Watchdogs] = Watchdogs
     """Creates the watchdogs of one attempt."""
     sleep: Callable[[float], None] = time.sleep
@@ -147,8 +155,19 @@ class Loop:
         self.say(f"stage {name}: from {start}")
 
     def _measure(self, index: int, partition: next_action.Partition, state: StageState) -> None:
-        stage = state.started
+        stage, named = state.started, self.recipe.stages[index].baseline
         rules = self._rules(index, partition, self.recipe.stages[index].gates.alpha)
+        free = [gate for gate in rules.gates if not gate.paired]
+        baseline = None
+        if named is not None and len(free) < len(rules.gates):
+            model = self.judge.full(Path(named))
+            baseline = self.judge.answer(
+                model, rules, name=f"{stage.stage}-baseline-{partition}", seed=self.recipe.seed
+            )
+            assert baseline.run is not None, "it was answered"
+            self.say(f"stage {stage.stage}: {named} has answered {baseline.questions} {partition} questions")
+            if free:  # the start is no baseline, so not every question needs to be asked
+                rules = rules.model_copy(update={"gates": free})
         found = self.judge.measure(
             self.folder / stage.start, rules, name=f"{stage.stage}-start-{partition}", seed=self.recipe.seed
         )
@@ -161,7 +180,8 @@ class Loop:
                 verdict=found.verdict,
                 run=str(found.run.relative_to(self.folder)),
                 whole=whole,
-                questions=found.questions,
+                questions=found.questions + (baseline.questions if baseline is not None else 0),
+                baseline=self._relative(baseline.run) if baseline is not None else None,
             )
         )
         why = found.verdict.why if found.verdict is not None else f"{found.questions} answered"
@@ -171,6 +191,7 @@ class Loop:
         stage = self.recipe.stages[index]
         trainer = find_trainer(stage.trainer)
         config = read_config(trainer.Config, stage.config, f"stage {stage.name}: config")
+        self._probe(index, trainer, config, state)
         for attempt in state.attempts:
             assert attempt.ended is not None
             config = adapt(trainer, config, _failed(attempt, attempt.ended))
@@ -189,12 +210,38 @@ class Loop:
         on = f", continuing from {start}" if start else ""
         self.say(f"stage {stage.name}, attempt {number} of {self.recipe.budget.attempts}: seed {seed}{on}")
 
+    def _probe(self, index: int, trainer: Trainer, config: BaseModel, state: StageState) -> None:
+        """Measure what the trainer wants to know of the stage's start, once."""
+        if state.probed is not None:
+            return
+        folder, stage = stage_folder(self.folder, self.recipe, index), state.started.stage
+        start = self.judge.full(self.folder / state.started.start)
+        with data_folder_set(self.data):
+            asked = probe(trainer, config, start=start, folder=folder)
+        if asked is None:
+            return
+        began, name = self._elapsed(), f"{stage}-difficulty"
+        self.say(f"stage {stage}: its start answers {len(asked.questions)} questions to train on")
+        samples = self.judge.probe(start, asked, name=name, seed=self.recipe.seed)
+        said = in_words(write_shares(folder, name, samples))
+        self._append(
+            Probed(
+                stage=stage,
+                run=f"runs/{name}",
+                questions=len(asked.questions),
+                said=said,
+                seconds=round(self._elapsed() - began, 3),
+            )
+        )
+        self.say(f"stage {stage}: {said}")
+
     def _train(self, index: int) -> None:
         """Train until a checkpoint passes or the attempt ends."""
         stage, state = self.recipe.stages[index], self._current_stage()
         attempt = _open(state)
         folder = stage_folder(self.folder, self.recipe, index) / f"attempt-{attempt.started.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
+        mark_judged(folder, 0, _score_of_start(stage.gates, state.measured.get("gate")))
         watch = AttemptWatch(self.watch(self.recipe.watchdogs))
         logged = MetricsReader(folder)
         watch.catch_up(logged.read(), attempt.gated, lambda run: self.judge.samples(self.folder / run))
@@ -211,7 +258,7 @@ class Loop:
                     passed, reason = self._gate(index, state, attempt, found, watch)
                     if passed:
                         return
-                    mark_judged(folder, found.step)
+                    mark_judged(folder, found.step, worth_of(self._open_attempt().gated[-1].verdict))
                 elif reason is None and code is not None:
                     reason = _why_ended(attempt, folder, code)
                 if reason is None:
@@ -306,7 +353,7 @@ class Loop:
             rules,
             name=f"{started.stage}-a{started.attempt}-step-{step:06d}-{rules.partition}",
             seed=started.seed,
-            baseline=self.folder / measured.run if measured is not None and measured.whole else None,
+            baseline=self.folder / measured.compared if measured is not None and measured.compared else None,
             alpha_fail=alpha_fail,
         )
 
@@ -407,6 +454,17 @@ def _why_ended(attempt: Attempt, folder: Path, code: int) -> str:
 def _verdict(ruling: Ruling) -> Verdict:
     assert ruling.verdict is not None, "a judged checkpoint has a verdict"
     return ruling.verdict
+
+
+def _score_of_start(rules: GateFile, measured: Measured | None) -> float | None:
+    """The start's `worth_of` by the same gates, where a difference to itself is 0; None where it was not measured."""
+    accuracy = [gate for gate in rules.gates if gate.metric == "accuracy"]
+    if not accuracy:
+        return None
+    known = measured.verdict.gates if measured is not None and measured.verdict is not None else []
+    found = [one.estimate for one in known if one.metric == "accuracy" and one.estimate is not None]
+    missing = sum(not gate.paired for gate in accuracy) - len(found)
+    return None if missing else math.fsum(found) / len(accuracy)
 
 
 def _beside_start(verdict: Verdict, measured: Measured | None) -> Verdict:

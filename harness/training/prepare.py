@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.contracts import Question, Say, Task
+from medbench.harness.contracts import MedbenchError, Question, Say, Task
 from medbench.harness.evaluation.plan import example_notes, refuse_equal_samples, refuse_unfit
 from medbench.harness.gates.finished_run import protocol_of, samples_of
 from medbench.harness.gates.rules import refuse_judged, refuse_unknown_tasks
@@ -83,6 +83,13 @@ def prepare_training(
         protocol = protocol_of(stage.gates, None, gated)
         refuse_unfit(protocol, gated)
         example_notes(gated, protocol)
+        if stage.baseline is not None:
+            if not any(gate.paired for gate in stage.gates.gates):
+                raise MedbenchError(
+                    f"stage {stage.name}: baseline: no gate compares with it: add one with margin or better_by, or "
+                    f"leave baseline out"
+                )
+            resolve(stage.baseline, say)
         refuse_equal_samples(samples_of(stage.gates, None), protocol, gated, "vllm", where="gates: samples")
     return Prepared(recipe, found, Path(resolve(recipe.start, say).path), data)
 

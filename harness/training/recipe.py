@@ -70,6 +70,8 @@ class Stage(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     """As in the file; `config_of` gives the trainer's typed config."""
     launch: Launch = Launch()
+    baseline: str | None = Field(None, min_length=1)
+    """The model that paired gates compare with, such as a teacher, as for `medbench eval`; None: the stage's start."""
     gates: GateFile
     """Without a partition: the loop uses `gate` while training, and `report` to confirm."""
 

@@ -15,6 +15,7 @@ from medbench.harness.training.journal import (
     Event,
     Gated,
     Measured,
+    Probed,
     Promoted,
     StageStarted,
     TrainingEnded,
@@ -46,6 +47,7 @@ class StageState:
 
     started: StageStarted
     measured: dict[str, Measured] = field(default_factory=dict)
+    probed: Probed | None = None
     attempts: list[Attempt] = field(default_factory=list)
     promoted: Promoted | None = None
 
@@ -66,6 +68,8 @@ def stages_of(events: Sequence[Event]) -> list[StageState]:
             stages.append(StageState(event))
         elif isinstance(event, Measured):
             stages[-1].measured[event.partition] = event
+        elif isinstance(event, Probed):
+            stages[-1].probed = event
         elif isinstance(event, AttemptStarted):
             stages[-1].attempts.append(Attempt(event))
         elif isinstance(event, AlarmRaised):
@@ -118,7 +122,10 @@ def is_improving(attempt: Attempt) -> bool:
 
 
 def regressed(verdict: Verdict, stage: Stage) -> str | None:
-    """The rule of a no-regression gate (a margin to the stage's start) that it is shown to fail, or None."""
+    """The rule of a no-regression gate (a margin to the stage's start) that it is shown to fail, or None. A margin to a
+    baseline of the stage's own is none: a student begins worse than its teacher."""
+    if stage.baseline is not None:
+        return None
     for gate, result in zip(stage.gates.gates, verdict.gates, strict=False):
         if gate.margin is not None and result.status == "fail":
             return result.rule

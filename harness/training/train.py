@@ -114,7 +114,8 @@ class Ready:
             )
             judge = EngineJudge(self.folder, self.prepared, engine, say, keeper)
             start, launch = self.prepared.start, _launcher(self.prepared)
-            ended = Loop(self.folder, self.recipe, start, journal, judge, launch, say, self.lines).run()
+            data = self.prepared.data_folder
+            ended = Loop(self.folder, self.recipe, start, journal, judge, launch, say, self.lines, data).run()
             return Trained(self.folder, ended, _stage_summaries(journal))
 
 

@@ -14,6 +14,9 @@ A trainer is a module, or any other object, behind an entry point of the group `
     example(config, *, start, folder)               optional, for --dry-run only, after `prepare`: lines that show the
                                                     first row as the model sees it. Unlike what `prepare` returns they
                                                     are not kept or published: rows may be confidential
+    probe(config, *, start, folder)                 optional, after `prepare`: a difficulty.Probe, or None. The start is
+                                                    asked its questions before the first attempt, and `train` finds how
+                                                    many it gets right by difficulty.read_shares(folder.parent)
     adapt(config, verdict)                          optional: the config of the next attempt, from a FailedAttempt
 
 tests/plugins/medbench_noop_trainer is a complete package with one.
@@ -33,6 +36,7 @@ from pydantic import BaseModel
 from medbench.harness.contracts import MedbenchError, Question
 from medbench.harness.gates.verdict import Verdict
 from medbench.harness.text import did_you_mean
+from medbench.harness.training.difficulty import Probe
 
 GROUP = "medbench.trainers"
 DATA_FOLDER = "MEDBENCH_DATA"
@@ -68,6 +72,7 @@ SIGNATURES = {
     "train": ("config", "*start", "*folder", "*seed"),
     "prepare": ("config", "*start", "*folder", "*benchmarks"),
     "example": ("config", "*start", "*folder"),
+    "probe": ("config", "*start", "*folder"),
     "adapt": ("config", "verdict"),
 }
 """Names of the parameters; * marks those passed by keyword."""
@@ -109,6 +114,15 @@ def example(trainer: Trainer, config: BaseModel, *, start: Path, folder: Path) -
     """The trainer's first row as the model sees it; [] if it has no `example`."""
     offered: Callable[..., list[str]] | None = getattr(trainer, "example", None)
     return _checked_lines(offered(config, start=start, folder=folder) if offered else [], "example")
+
+
+def probe(trainer: Trainer, config: BaseModel, *, start: Path, folder: Path) -> Probe | None:
+    """The questions whose difficulty the trainer wants to know; None if there are none, or it has no `probe`."""
+    offered: Callable[..., Probe | None] | None = getattr(trainer, "probe", None)
+    found = offered(config, start=start, folder=folder) if offered else None
+    if not isinstance(found, Probe | None):
+        raise MedbenchError(f"probe() returned {type(found).__name__}, not a Probe or None: fix the plugin")
+    return found
 
 
 def _checked_lines(lines: Any, function: str) -> list[str]:

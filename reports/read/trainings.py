@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.runs.records import RunRecord
+from medbench.harness.runs.run_folder import read_run
 from medbench.harness.training.journal import (
     JOURNAL,
     TRAINING,
@@ -24,6 +27,7 @@ from medbench.harness.training.journal import (
     Event,
     Gated,
     Measured,
+    Probed,
     Promoted,
     StageStarted,
     Training,
@@ -33,6 +37,7 @@ from medbench.harness.training.journal import (
 )
 from medbench.harness.training.state import StageState, ended, stages_of
 from medbench.reports.read.folders import (
+    is_file_name,
     metrics_files,
     natural,
     read_checked,
@@ -58,6 +63,8 @@ class TrainingView:
     record: Training
     events: tuple[Event, ...]
     stages: tuple[StageState, ...]
+    compared: Mapping[str, RunRecord]
+    """Run folder, as in the journal -> its record, for the runs of stages with a baseline of their own."""
     fault: str
     """What is wrong with the journal behind these events; "" for a sound one."""
     contents: str
@@ -117,6 +124,8 @@ def _words(event: Event) -> str:
             return f"stage {event.stage} begun"
         case Measured():
             return f"start of stage {event.stage} asked on the {event.partition} questions"
+        case Probed():
+            return f"start of stage {event.stage} asked questions to train on"
         case AttemptStarted():
             return f"attempt {event.attempt} of {event.stage} begun"
         case AlarmRaised():
@@ -150,7 +159,24 @@ def _read(folder: Path) -> TrainingView:
         fault = without_path(str(error), folder)
     times = [f"{path.relative_to(folder)} {times_of(path)}" for path in metrics_files(folder)]
     stamp = hashlib.sha256("\n".join([contents, *times]).encode("utf-8", "replace")).hexdigest()
-    return TrainingView("", folder, record, tuple(events), tuple(stages_of(events)), fault, contents, stamp)
+    stages = tuple(stages_of(events))
+    return TrainingView("", folder, record, tuple(events), stages, _compared(folder, stages), fault, contents, stamp)
+
+
+def _compared(folder: Path, stages: Sequence[StageState]) -> dict[str, RunRecord]:
+    """Of runs that can be read."""
+    found = {}
+    for stage in stages:
+        measured = stage.measured.get("gate")
+        if measured is None or measured.baseline is None:
+            continue
+        judged = [one.run for attempt in stage.attempts for one in attempt.gated]
+        for run in (measured.baseline, measured.run, *judged):
+            parent, _, name = (run or "").rpartition("/")
+            if parent == "runs" and is_file_name(name):
+                with suppress(MedbenchError):
+                    found[str(run)] = read_run(folder / "runs" / name)
+    return found
 
 
 def _wrong(event: Event, before: Sequence[Event]) -> str:
@@ -160,7 +186,7 @@ def _wrong(event: Event, before: Sequence[Event]) -> str:
     if isinstance(event, StageStarted | TrainingEnded):
         return ""
     attempt = getattr(event, "attempt", None)
-    needed = StageStarted if isinstance(event, Measured | AttemptStarted) else AttemptStarted
+    needed = StageStarted if isinstance(event, Measured | Probed | AttemptStarted) else AttemptStarted
     last = next((one for one in reversed(before) if isinstance(one, needed)), None)
     stage = next((one for one in reversed(before) if isinstance(one, StageStarted)), None)
     if last is None or stage is None or not last.stage == stage.stage == event.stage:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.gates.rules import MEAN
 from medbench.harness.gates.verdict import GateResult, Verdict
+from medbench.harness.runs.records import RunRecord
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import AlarmRaised, Confirmed, Gated, Measured
 from medbench.harness.training.state import Attempt, StageState
@@ -83,6 +84,22 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a model takes, by a run that asked it."""
+
+    model: str
+    """ "baseline", "start", or a checkpoint."""
+    name: str
+    """Of the model."""
+    questions: int
+    weight_bytes: int | None
+    memory_gib: float | None
+    """Peak of the process that answered, where that is known."""
+    seconds_per_question: float | None
+    tokens_per_answer: float
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptBlock:
     """One attempt: a band of the charts."""
 
@@ -123,6 +140,8 @@ class StageBlock:
     report_columns: tuple[Column, ...]
     attempts: tuple[AttemptBlock, ...]
     costs: tuple[Cost, ...]
+    beside: tuple[ModelCost, ...]
+    """Of a stage with a baseline of its own: baseline, start, and the promoted or last judged checkpoint."""
     prepared: tuple[str, ...]
     promoted: tuple[int, int] | None
     """(attempt, step)"""
@@ -209,7 +228,8 @@ def _stage(training: TrainingView, stage: StageState, number: int, end: float, r
         report_columns=report_columns,
         attempts=tuple(blocks),
         costs=tuple(_costs(columns, gated)),
-        prepared=tuple(stage.started.prepared),
+        beside=tuple(_beside(training.compared, here, gated, promoted)),
+        prepared=(*stage.started.prepared, *([f"difficulty: {stage.probed.said}"] if stage.probed else [])),
         promoted=promoted,
         seconds=max(0.0, end - stage.started.elapsed),
         training_seconds=sum(one.training_seconds for one in blocks),
@@ -271,7 +291,7 @@ def _start_row(one: Measured, columns: Sequence[Column], runs: Mapping[str, str]
         total=max(one.questions, asked_of_all(one.verdict) if one.verdict else 0),
         seconds=seconds,
         alpha=None,
-        run=runs.get(one.run, ""),
+        run=runs.get(one.run or "", ""),
     )
 
 
@@ -316,6 +336,39 @@ def _costs(columns: Iterable[Column], gated: Sequence[Gated]) -> Iterator[Cost]:
                 saved_by_controls=sum(gate.saved for gate in found),
                 controls=tuple(sorted({name for gate in found for name in gate.controls})),
             )
+
+
+def _beside(
+    records: Mapping[str, RunRecord],
+    measured: Sequence[Measured],
+    gated: Sequence[Gated],
+    promoted: tuple[int, int] | None,
+) -> Iterator[ModelCost]:
+    if not measured or measured[0].baseline is None:
+        return
+    judged = [one for one in gated if one.run is not None]
+    last = next((one for one in judged if (one.attempt, one.step) == promoted), judged[-1] if judged else None)
+    baseline = records.get(measured[0].baseline)
+    whole = sum(task.n for task in baseline.tasks.values()) if baseline is not None else 0
+    models = [("baseline", measured[0].baseline, whole), ("start", measured[0].run, measured[0].questions - whole)]
+    if last is not None:
+        models.append((f"attempt {last.attempt}, step {last.step:,}", last.run or "", last.questions))
+    for model, run, asked in models:
+        if run in records and asked > 0:
+            yield _cost_of(model, records[run], asked)
+
+
+def _cost_of(model: str, record: RunRecord, asked: int) -> ModelCost:
+    totals = record.totals
+    return ModelCost(
+        model=model,
+        name=record.model.name,
+        questions=asked,
+        weight_bytes=record.model.weight_bytes,
+        memory_gib=totals.peak_memory_gib,
+        seconds_per_question=totals.seconds / asked if totals.seconds else None,
+        tokens_per_answer=totals.completion_tokens / asked,
+    )
 
 
 def _attempts(training: TrainingView, stage: StageState, number: int) -> tuple[list[AttemptBlock], list[str]]:

@@ -19,7 +19,7 @@ from support.pages import shape
 
 from medbench.harness.cli.main import run
 from medbench.harness.training.checkpoint_folder import append_metrics
-from medbench.harness.training.journal import AttemptEnded, Confirmed, Event, Measured, Promoted, TrainingEnded
+from medbench.harness.training.journal import AttemptEnded, Confirmed, Event, Measured, Probed, Promoted, TrainingEnded
 from medbench.reports.read.collect import collect
 from medbench.reports.read.trainings import TrainingView, read_trainings
 from medbench.reports.views.formats import HIDDEN, logged
@@ -28,6 +28,8 @@ from medbench.reports.views.trajectory_charts import script
 from medbench.reports.views.trajectory_page import TrajectoryPage, index_row, recipe_text, view_of
 from medbench.reports.write.pages import ASSETS, POLICY, index_page, training_page
 from medbench.reports.write.site import build
+
+BASE = "runs/sft-baseline-gate"
 
 
 def training_in(folder: Path) -> TrainingView:
@@ -171,6 +173,41 @@ def built(tmp_path: Path, events: list[Event]) -> str:
 def test_a_training_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     assert "has not ended" in built(tmp_path / "a", [])
     assert "attempt 1 of sft begun" in built(tmp_path / "b", begun())
+
+
+def test_costs_stand_beside_those_of_a_baseline_of_the_stages_own(tmp_path: Path) -> None:
+    measured, gate = "runs/sft-start-gate", "runs/sft-a1-step-000010-gate"
+    verdict = a_verdict("fail", a_gate(MARGIN, "fail", -0.1))
+    events = [
+        *begun()[:1],
+        Measured(stage="sft", partition="gate", verdict=None, run=measured, whole=False, questions=30, baseline=BASE),
+        Probed(stage="sft", run="runs/sft-difficulty", questions=9, said="9 questions, 1 never right", seconds=1.0),
+        *begun()[1:],
+        gated("sft", 1, 10, verdict, run=gate, questions=10),
+    ]
+    folder = a_training(tmp_path, "t", events)
+    for asked, count, tokens in ((BASE, 20, 900), (measured, 10, 300), (gate, 10, 250)):
+        stored_run(folder / "runs", asked.removeprefix("runs/"), {"medqa": answers(count)})
+        path = folder / asked / "run.json"
+        content = json.loads(path.read_text())
+        content["totals"] = {"seconds": 5.0, "completion_tokens": tokens, "peak_memory_gib": 1.25}
+        content["model"]["weight_bytes"] = 3_000_000
+        path.write_text(json.dumps(content))
+    page = page_of(folder)
+    found = [
+        (one.model, one.questions, one.seconds_per_question, one.tokens_per_answer) for one in page.stages[0].beside
+    ]
+    assert found == [
+        ("baseline", 20, 0.25, 45.0),
+        ("start", 10, 0.5, 30.0),
+        ("attempt 1, step 10", 10, 0.5, 25.0),
+    ]
+    text = training_page(page)
+    assert "What each model takes" in text
+    assert "3 MB" in text
+    assert "difficulty: 9 questions, 1 never right" in text
+    (folder / BASE / "run.json").write_text("{")  # a damaged run is left out
+    assert "baseline" not in [one.model for one in page_of(folder).stages[0].beside]
 
 
 def test_a_checkpoint_that_could_not_be_loaded_is_in_the_table(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from medbench.harness.gates.rules import GateFile
 from medbench.harness.gates.verdict import Verdict, overall_of
 from medbench.harness.training.checkpoint_folder import append_metrics, publish
 from medbench.harness.training.contracts import Ruling
+from medbench.harness.training.difficulty import Probe
 from medbench.harness.training.journal import Journal
 from medbench.harness.training.loop import Loop
 from medbench.harness.training.recipe import Recipe, Stage
@@ -96,9 +97,15 @@ class MadeUpJudge:
     def measure(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         if not any(gate.paired for gate in rules.gates):
             return self.judge(checkpoint, rules, name=name, seed=seed, baseline=None, alpha_fail=rules.alpha)
+        return self.answer(checkpoint, rules, name=name, seed=seed)
+
+    def answer(self, checkpoint: Path, rules: GateFile, *, name: str, seed: int) -> Ruling:
         self.judged.append(name)
         self.runs[name] = self._answers(checkpoint, made_up_task(rules.partition, self.n))
         return Ruling(None, self.folder / "runs" / name, 0.0, self.n, {"medqa": list(self.runs[name].values())})
+
+    def probe(self, checkpoint: Path, probe: Probe, *, name: str, seed: int) -> Sequence[Sample]:
+        raise AssertionError("the trainer `command` asks nothing")
 
     def _answers(self, checkpoint: Path, task: Task) -> dict[str, Sample]:
         truth = json.loads((checkpoint / "truth.json").read_text())

@@ -144,6 +144,16 @@ def test_single_questions(
     assert row.verifiable == ("question" in raw)
 
 
+def test_reasoning_can_be_left_out_of_a_source(tmp_path: Path) -> None:
+    row = {"question": "Which?", "options": ["this", "that"], "answer": "A", "reasoning": "Because."}
+    (kept,), (plain,) = load(tmp_path, row), load(tmp_path, row, reasoning=False)
+    assert (kept.reasoning, plain.reasoning) == ("Because.", "")
+    assert plain.question == kept.question
+    (chat,) = load(tmp_path, {"messages": CHAT}, reasoning=False)
+    assert [turn.content for turn in chat.turns] == [turn.content for turn in TURNS]
+    assert not any(turn.reasoning for turn in chat.turns)
+
+
 def test_the_ground_truth_of_a_worked_answer_follows_the_last_mark(tmp_path: Path) -> None:
     (row,) = load(tmp_path, {"question": "How many?", "answer": "2 + 2 = 4\n#### 4"})
     assert (row.question.gold, row.answer) == ("4", "2 + 2 = 4\n#### 4")

@@ -31,6 +31,7 @@ from medbench.trainers import grpo
 from medbench.trainers.data.prompts import Asker, load_questions, prompt_order
 from medbench.trainers.domain_weights import AdvantageSettings
 from medbench.trainers.rewards.rewards import COMPONENTS
+from medbench.trainers.rollout import untested_trl
 
 pytestmark = pytest.mark.slow
 
@@ -243,7 +244,7 @@ def test_trl_still_generates_in_train_mode(whose: str, start: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("installed", "lines"), [("1.16.0", 0), ("1.16.7", 0), ("1.17.0", 1), ("1.160.0", 1)])
 def test_an_untested_trl_gets_a_warning(installed: str, lines: int) -> None:
-    said = grpo._untested_trl(installed)
+    said = untested_trl(installed, "grpo")
     assert len(said) == lines
     assert all(f"TRL {installed} is untested" in line and "\n" not in line for line in said)
 

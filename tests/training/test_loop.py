@@ -136,6 +136,27 @@ def test_a_verdict_names_the_scores_of_the_start(tmp_path: Path) -> None:
     assert gated.verdict.why == f"the gate passes; the start: medqa accuracy {100 * start.estimate:.1f} %"
 
 
+def test_a_margin_is_one_from_the_stages_baseline_and_the_start_is_measured_by_the_other_gates(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "truth.json").write_text(json.dumps({"accuracy": 0.8, "seed": 5}))
+    recipe = recipe_of([{"task": "medqa", "margin": 0.1}, {"task": "medqa", "at_least": 0.1}], attempts=1)
+    stages = [stage.model_copy(update={"baseline": str(teacher)}) for stage in recipe.stages]
+    named = recipe.model_copy(update={"stages": stages})
+    # better than the start by far, but worse than the teacher by more than the margin, then as good as it
+    loop = world(tmp_path / "named", named, MadeUpTrainings([[0.55, 0.82]]), start=0.3, n=600)
+    events = finish(loop)
+    assert [(one.step, one.verdict.overall) for one in of(Gated, events)] == [(10, "fail"), (20, "pass")]
+    gate, report = of(Measured, events)
+    assert (gate.run, gate.baseline, gate.whole) == ("runs/stage1-start-gate", "runs/stage1-baseline-gate", False)
+    assert [one.rule for one in gate.verdict.gates] == ["medqa accuracy >= 10.0 %"]
+    assert report.baseline == "runs/stage1-baseline-report"
+    assert of(Promoted, events)
+    (first, *_) = of(Gated, events)
+    (margin,) = [one for one in first.verdict.gates if one.kind == "margin"]
+    assert margin.estimate == pytest.approx(-0.25, abs=0.1)
+
+
 def test_the_next_stage_starts_from_the_promoted_checkpoint(tmp_path: Path) -> None:
     trainings = MadeUpTrainings([[0.8], [0.9]])
     events = finish(world(tmp_path, recipe_of([FLOOR], stages=2), trainings))

@@ -74,6 +74,9 @@ class Conversation:
             return self
         return replace(self, turns=(Turn("system", system), *self.turns))
 
+    def without_reasoning(self) -> Conversation:
+        return replace(self, turns=tuple(replace(turn, reasoning="") for turn in self.turns))
+
 
 def conversation(where: str, turns: Sequence[Turn], system: str = "") -> Conversation:
     """Raises ValueError for turns that are not in order, or of which none is taught. `system`: of a column."""

@@ -52,6 +52,9 @@ class Row:
             raise ValueError("system: rows with options are asked as the protocol says: leave `system` out")
         return self if self.system else replace(self, system=system)
 
+    def without_reasoning(self) -> Row:
+        return replace(self, reasoning="")
+
 
 def structured_medical(where: str, raw: Raw) -> Row:
     return _free_text(where, raw, "case", "reasoning", "answer")

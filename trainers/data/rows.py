@@ -41,6 +41,8 @@ class Source(Record):
     """System prompt of rows that have none. Rows with options are asked as the protocol says, and take none."""
     limit: int | None = Field(None, ge=1)
     """Number of rows to read, from the first; None reads all."""
+    reasoning: bool = True
+    """false leaves the rows' reasoning out, so that sft teaches the answer alone."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -95,6 +97,8 @@ def rows_in(source: Source, by: str | None = None) -> Iterator[Row | Conversatio
             row = ADAPTERS[chosen](where, raw)
             if source.system or "system" in source.columns:
                 row = row.with_system((source.system or "").strip())
+            if not source.reasoning:
+                row = row.without_reasoning()
             if by is not None and isinstance(row, Row):
                 value = source.name if by == SOURCE else columns.category(given, by)
                 row = replace(row, question=replace(row.question, category={by: value}))

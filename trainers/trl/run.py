@@ -12,7 +12,7 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,10 +164,11 @@ def quiet() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def run(trainer: Any, *, folder: Path, start: Path) -> None:
+def run(trainer: Any, *, folder: Path, start: Path, judged: Callable[[int], None] | None = None) -> None:
     """Train to the end, publishing to `folder`; after a kill, resume from the last published checkpoint.
 
-    Published checkpoints get their config and tokenizer files from `start`.
+    Published checkpoints get their config and tokenizer files from `start`. `judged` is called in every process with
+    the step of each, once it has been waited for, and with that from which the training is resumed.
     """
     from transformers import PrinterCallback
 
@@ -185,7 +186,9 @@ def run(trainer: Any, *, folder: Path, start: Path) -> None:
         if _is_finished(found):
             return
         _restore_token_count(trainer, folder)
-    trainer.add_callback(_publisher(trainer, folder, start))
+        if judged is not None:
+            judged(step)
+    trainer.add_callback(_publisher(trainer, folder, start, judged))
     with memory_faults_named(trainer.args):
         trainer.train(resume_from_checkpoint=str(found) if found else None)
 
@@ -228,7 +231,7 @@ def last_state(folder: Path) -> Path | None:
     return max(states, key=_step_of, default=None)
 
 
-def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
+def _publisher(trainer: Any, folder: Path, start: Path, judged: Callable[[int], None] | None) -> Any:
     import torch
     from transformers import TrainerCallback
 
@@ -272,6 +275,8 @@ def _publisher(trainer: Any, folder: Path, start: Path) -> Any:
                 torch.cuda.empty_cache()
             checkpoint_folder.wait_until_judged(folder, state.global_step)
             trainer.accelerator.wait_for_everyone()
+            if judged is not None:
+                judged(state.global_step)
 
     return Publisher()
 
