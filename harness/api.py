@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medbench.harness.gates.verdict import Judged, Verdict
     from medbench.harness.runs.compare import Comparison
     from medbench.harness.runs.stored_run import StoredRun
+    from medbench.harness.sweeps.sweep import Swept
     from medbench.harness.training.train import Trained
 
 Partition = Literal["all", "gate", "report"]
@@ -287,14 +288,17 @@ def train(
     data: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
-) -> Trained:
-    """Train by a recipe file, stage by stage, until the gates pass or the budget is spent."""
+) -> Trained | Swept:
+    """Train by a recipe file, stage by stage, until the gates pass or the budget is spent; or every cell of its sweep,
+    which are then compared."""
+    from medbench.harness.sweeps.sweep import sweep
     from medbench.harness.training.prepare import TrainOptions
     from medbench.harness.training.recipe import read_recipe
     from medbench.harness.training.train import train as train_recipe
 
     options = TrainOptions(Path(recipe), Path(runs), None if data is None else str(data), resume, quiet)
-    return train_recipe(read_recipe(Path(recipe)), options, log.info)
+    content = read_recipe(Path(recipe))
+    return (train_recipe if content.sweep is None else sweep)(content, options, log.info)
 
 
 def report(

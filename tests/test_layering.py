@@ -25,6 +25,7 @@ FLOORS = (
     ("harness/evaluation", "harness/judges"),
     ("harness/gates",),
     ("harness/training",),
+    ("harness/sweeps",),
     ("reports/read", "trainers/rewards"),
     ("reports/views", "trainers/data", "trainers/trl"),
     ("reports/write", "trainers"),

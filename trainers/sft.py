@@ -1,4 +1,4 @@
-"""Supervised fine-tuning by TRL: LoRA (DoRA, rsLoRA) or all weights, loss on the replies only.
+"""Supervised fine-tuning by TRL: an adapter (LoRA, (IA)3, ...) or all weights, loss on the replies only.
 
     medbench train trainers/recipes/smollm2_cpu.yaml
 
@@ -31,8 +31,10 @@ from medbench.trainers.data.conversations import Conversation
 from medbench.trainers.data.questions import Row
 from medbench.trainers.data.rendering import LOSS, Rendered, Renderer
 from medbench.trainers.data.rows import Source, load_rows
-from medbench.trainers.trl import run
-from medbench.trainers.trl.lora import LoraSettings, peft_config, refuse_unmatched
+from medbench.trainers.data.subset import nested_subset
+from medbench.trainers.trl import adapters, run
+from medbench.trainers.trl.adapters import AdapterSettings
+from medbench.trainers.trl.lora import LoraSettings
 from medbench.trainers.trl.memory import training_memory
 from medbench.trainers.trl.optimizers import optimizer_fault
 from medbench.trainers.trl.run import TrainingSettings, adapt_training
@@ -46,8 +48,13 @@ class Config(Record):
 
     data: list[Source] = Field(min_length=1)
     training: TrainingSettings
+    data_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the rows that is trained on, in the same proportions of answers; a smaller share is part of a larger
+    one, see data/subset.py."""
     lora: LoraSettings | None = LoraSettings()
     """null trains all weights."""
+    adapter: AdapterSettings | None = None
+    """In place of `lora`: any kind of adapter, or which of the model's own weights."""
     protocol: str = DEFAULT
     """How rows with options are asked: use that of the gates, or training and evaluation differ."""
     thinking: bool | None = None
@@ -58,6 +65,20 @@ class Config(Record):
     """Several rows per sequence: needs a GPU and flash-attn, without which rows would attend to each other."""
     order: OrderSettings = OrderSettings()
     contamination: ContaminationConfig = ContaminationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_two(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("adapter") is None:
+            return content
+        if content.get("lora") is not None:
+            raise ValueError("give either lora or adapter, which has the kinds lora, rslora and dora too")
+        return {**content, "lora": None}
+
+    @property
+    def trained(self) -> adapters.Trained:
+        """What is trained."""
+        return adapters.trained_by(self.lora, self.adapter)
 
     @model_validator(mode="after")
     def _rows_stay_apart(self) -> Self:
@@ -70,8 +91,7 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     """See trainer_plugins. Writes contamination.json into `folder`."""
     refuse_other_versions("trl", "transformers")
     protocol = _protocol(config)
-    if config.lora:
-        refuse_unmatched(config.lora, start)
+    adapters.refuse_untrainable(config.trained, start, "adapter" if config.adapter else "lora")
     settings = config.training
     if fault := optimizer_fault(settings.optimizer) or _packing_fault(config) or run.reporting_fault(settings):
         raise MedbenchError(fault)
@@ -80,15 +100,17 @@ def prepare(config: Config, *, start: Path, folder: Path, benchmarks: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     screened = (row.screened(number) for number, row in enumerate(rows, 1))
     found = screen(screened, benchmarks, config.contamination, folder / CONTAMINATION, source)
-    kept, too_long = _fitting(config, Renderer(start, protocol), _without(rows, found.dropped), source)
+    fitting, too_long = _fitting(config, Renderer(start, protocol), _without(rows, found.dropped), source)
+    kept = _share_of(fitting, config.data_fraction)
     tokens = sum(one.taught for one in kept)
     longest = max(one.length for one in kept)
     return [
         f"{source}: {len(rows)} rows; {len(found.dropped)} overlap a benchmark, {too_long} longer than "
-        f"{config.max_length} tokens, {len(kept)} trained on ({tokens:,} reply tokens, longest row {longest})",
+        f"{config.max_length} tokens, {_counted(kept, fitting)} trained on ({tokens:,} reply tokens, longest row "
+        f"{longest})",
         _length_line(config, len(kept)),
         *_difficulty_lines(config, kept),
-        *training_memory(start, config.training, config.lora, tokens=longest),
+        *training_memory(start, config.training, config.trained, tokens=longest),
         *_split_chats(kept),
     ]
 
@@ -98,7 +120,8 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
     rows = load_rows(config.data)
     renderer = Renderer(start, _protocol(config))
     clean = _without(rows, dropped_rows(folder / CONTAMINATION, len(rows)))
-    first = next(one for row in clean for one in renderer.sequences(row) if one.length <= config.max_length)
+    fitting = (one for row in clean for one in renderer.sequences(row) if one.length <= config.max_length)
+    first = next(fitting) if config.data_fraction == 1 else _share_of(list(fitting), config.data_fraction)[0]
     return [
         f"first example, {first.row.where}: {first.length} tokens, {first.taught} with a loss (between {LOSS[0]} and "
         f"{LOSS[1]})",
@@ -107,13 +130,13 @@ def example(config: Config, *, start: Path, folder: Path) -> list[str]:
 
 
 def probe(config: Config, *, start: Path, folder: Path) -> Probe | None:
-    """See trainer_plugins: the questions of all rows, where their order depends on their difficulty."""
+    """See trainer_plugins: the questions of the rows to train on, where their order depends on their difficulty."""
     if config.order.by != "difficulty":
         return None
     rows = load_rows(config.data)
     clean = _without(rows, dropped_rows(folder / CONTAMINATION, len(rows)))
-    kept, _ = _fitting(config, Renderer(start, _protocol(config)), clean, _named(config))
-    return _probe(config, kept)
+    fitting, _ = _fitting(config, Renderer(start, _protocol(config)), clean, _named(config))
+    return _probe(config, _share_of(fitting, config.data_fraction))
 
 
 def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
@@ -125,9 +148,8 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(start, _protocol(config))
     rows = load_rows(config.data)
-    kept, _ = _fitting(
-        config, renderer, _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows))), _named(config)
-    )
+    clean = _without(rows, dropped_rows(folder.parent / CONTAMINATION, len(rows)))
+    kept = _share_of(_fitting(config, renderer, clean, _named(config))[0], config.data_fraction)
     args = SFTConfig(
         **run.common_arguments(config.training, folder=folder, seed=seed),
         max_length=config.max_length,
@@ -146,12 +168,14 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         else:
             data = data.select(in_order(lengths, rows_a_step, args.max_steps, seed))
     attention = {"attn_implementation": "flash_attention_2"} if config.packing else {}
+    model = run.load_model(start, config.training, adapter=adapters.adds_weights(config.trained), **attention)
+    adapters.freeze(model, config.trained)
     trainer = SFTTrainer(
-        model=run.load_model(start, config.training, adapter=config.lora is not None, **attention),
+        model=model,
         args=args,
         train_dataset=data,
         processing_class=renderer.tokenizer,
-        peft_config=peft_config(config.lora) if config.lora else None,
+        peft_config=adapters.peft_config(config.trained, start),
     )
     judged = None
     if draws is not None:
@@ -247,6 +271,17 @@ def _fitting(
             f"{source}: none of {len(rows)} rows has at most {config.max_length} tokens: raise max_length"
         )
     return kept, too_long
+
+
+def _share_of(fitting: Sequence[Rendered], fraction: float) -> list[Rendered]:
+    """The sequences of a share of the rows; those of a row stay together."""
+    rows = list({id(one.row): one.row for one in fitting}.values())
+    kept = {id(rows[at]) for at in nested_subset(rows, fraction)}
+    return [one for one in fitting if id(one.row) in kept]
+
+
+def _counted(kept: Sequence[Rendered], fitting: Sequence[Rendered]) -> str:
+    return f"{len(kept)}" if len(kept) == len(fitting) else f"{len(kept)} of {len(fitting)}"
 
 
 def _without(rows: Sequence[Row | Conversation], dropped: frozenset[int]) -> list[Row | Conversation]:

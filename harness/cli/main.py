@@ -220,7 +220,7 @@ def score_command(file: Path, task: str, as_json: bool, **options: Any) -> None:
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="The training's folder is RUNS/train-NAME.",
+    help="The training's folder is RUNS/train-NAME, a sweep's RUNS/sweep-NAME.",
 )
 @click.option("--data", help="As for eval; recipes may name files below it as $MEDBENCH_DATA/...")
 @click.option("--resume", is_flag=True, help="Continue where the training stopped; its budget may have grown.")
@@ -237,21 +237,26 @@ def train_command(recipe: Path, dry_run: bool, as_json: bool, **options: Any) ->
     Every checkpoint is judged on one half of the questions. One that passes is confirmed once on the other half and
     becomes the start of the next stage. A failed attempt is rerun with an adapted config. Exit: 0 passed, 1 the budget
     is spent.
+
+    With `sweep:` in RECIPE every combination of its values is trained so, in RUNS/sweep-NAME, and all are compared on
+    the same questions in one order: cells shown to be worse are dropped. Exit: 0 if the best cell passed, else 1.
     """
     from medbench.harness import api
 
     with clean_stdout() as stdout:
         if dry_run:
+            from medbench.harness.sweeps.sweep import plan_sweep
             from medbench.harness.training.prepare import TrainOptions
             from medbench.harness.training.recipe import read_recipe
             from medbench.harness.training.train import plan
 
-            lines = plan(read_recipe(recipe), TrainOptions(recipe, **options), say)
+            content = read_recipe(recipe)
+            lines = (plan if content.sweep is None else plan_sweep)(content, TrainOptions(recipe, **options), say)
             stdout.write(json.dumps({"plan": lines}) + "\n" if as_json else "\n".join(lines) + "\n")
             return 0
         trained = api.train(recipe, **options)
         stdout.write(json.dumps(trained.as_json()) + "\n" if as_json else trained.in_words())
-    return 0 if trained.ended.outcome == "passed" else 1
+    return 0 if trained.passed else 1
 
 
 @cli.command("report")

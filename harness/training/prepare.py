@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,17 +63,23 @@ class Prepared:
             return example(find_trainer(stage.trainer), config_of(stage), start=self.start, folder=folder)
 
 
-def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepared:
-    """Find all that the recipe names. Raises MedbenchError for a missing task, protocol, benchmark or start."""
+def prepare_training(
+    recipe: Recipe, options: TrainOptions, say: Say, *, tasks: Mapping[str, Task] | None = None
+) -> Prepared:
+    """Find all that the recipe names. Raises MedbenchError for a missing task, protocol, benchmark or start.
+
+    `tasks`: some that have been loaded from the same data before.
+    """
     data = options.data or os.environ.get(DATA_FOLDER) or recipe.data
+    known = tasks or {}
     loader = TaskLoader(data, say)
     for stage in recipe.stages:
         refuse_unknown_tasks(stage.gates, loader.names, options.recipe)
         refuse_judged(stage.gates, options.recipe)
     named = [name for stage in recipe.stages for name in stage.gates.tasks]
-    tasks = {name: loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
+    found = {name: known.get(name) or loader.load(name) for name in dict.fromkeys([*recipe.benchmarks, *named])}
     for stage in recipe.stages:
-        gated = [tasks[name] for name in stage.gates.tasks]
+        gated = [found[name] for name in stage.gates.tasks]
         protocol = protocol_of(stage.gates, None, gated)
         refuse_unfit(protocol, gated)
         example_notes(gated, protocol)
@@ -85,7 +91,7 @@ def prepare_training(recipe: Recipe, options: TrainOptions, say: Say) -> Prepare
                 )
             resolve(stage.baseline, say)
         refuse_equal_samples(samples_of(stage.gates, None), protocol, gated, "vllm", where="gates: samples")
-    return Prepared(recipe, tasks, Path(resolve(recipe.start, say).path), data)
+    return Prepared(recipe, found, Path(resolve(recipe.start, say).path), data)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,13 +24,15 @@ from medbench.harness.engines.settings import EngineConfig
 from medbench.harness.files import slug
 from medbench.harness.gates.rules import GateFile
 from medbench.harness.secrets import is_secret
+from medbench.harness.text import did_you_mean
+from medbench.harness.training.axes import LONGEST_NAME, Sweep, combinations
 from medbench.harness.training.trainer_plugins import find_trainer
 from medbench.harness.training.watchdogs import WatchdogConfig
 
 
 def _folder_name(name: str) -> str:
-    if slug(name) != name:
-        raise ValueError(f"names a folder: use letters, digits, dot, dash and underscore only, e.g. {slug(name)}")
+    if (fit := slug(name, LONGEST_NAME)) != name:
+        raise ValueError(f"names a folder: use letters, digits, dot, dash and underscore only, e.g. {fit}")
     return name
 
 
@@ -93,11 +96,24 @@ class Recipe(Record):
     benchmarks: list[str] = Field(default_factory=lambda: list(core_tasks()))
     """Tasks whose test questions must not be trained on."""
     stages: list[Stage] = Field(min_length=1)
+    sweep: Sweep | None = None
+    """Train every combination of values of some keys, and compare them; see harness/sweeps/."""
 
     @field_serializer("watchdogs")
     def _watchdogs_as_given(self, watchdogs: WatchdogConfig) -> dict[str, Any]:
         """Without defaults: training.json and the recipe's hash contain this section as in the file."""
         return watchdogs.model_dump(exclude_unset=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination of a sweep's values."""
+
+    name: str
+    values: dict[str, str]
+    """Axis -> its value."""
+    recipe: Recipe
+    """An ordinary one, without a sweep."""
 
 
 def read_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> Recipe:
@@ -115,6 +131,30 @@ def read_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> Recip
 def check_recipe(path: Path, points: Sequence[EntryPoint] | None = None) -> list[str]:
     """One line for every fault; none if the recipe is valid. Arguments as for read_recipe."""
     return _check(path, points)[1]
+
+
+def cells_of(recipe: Recipe, path: Path, points: Sequence[EntryPoint] | None = None) -> list[Cell]:
+    """The cells of a recipe with a sweep; `path` is its file. Raises MedbenchError for what `read_recipe` would."""
+    cells, faults = _cells(recipe, path, points)
+    if faults:
+        raise MedbenchError("; ".join(fault.line(str(path)) for fault in first_of(faults)))
+    return cells
+
+
+def file_content(recipe: Recipe) -> dict[str, Any]:
+    """What a file would hold that is read as this recipe, its sweep left out."""
+    content = recipe.model_dump(mode="json", exclude={"sweep"})
+    for stage in content["stages"]:
+        del stage["gates"]["partition"]  # not to be given in a recipe
+    return content
+
+
+def compared_task(recipe: Recipe) -> str | None:
+    """The task by whose accuracy a sweep's cells are compared; None if the last stage has no gate on accuracy."""
+    assert recipe.sweep is not None
+    tasks = recipe.stages[-1].gates.tasks
+    ranking = [gate.task for gate in recipe.stages[-1].gates.gates if gate.metric == "accuracy" and gate.task in tasks]
+    return recipe.sweep.task or next(iter(ranking), None)
 
 
 def config_of(stage: Stage, points: Sequence[EntryPoint] | None = None) -> BaseModel:
@@ -135,8 +175,35 @@ def _check(path: Path, points: Sequence[EntryPoint] | None) -> tuple[Recipe | No
     if faults:
         return None, faults
     recipe, found = validated(content, Recipe)
-    faults = [fault.line(str(path)) for fault in first_of([*found, *_deeper_faults(content, path, points)])]
-    return (recipe and _with_found_files(recipe, path)), faults
+    found = [*found, *_deeper_faults(content, path, points)]
+    recipe = recipe and _with_found_files(recipe, path)
+    if recipe is not None and recipe.sweep is not None and not found:
+        found = _cells(recipe, path, points)[1]
+    return recipe, [fault.line(str(path)) for fault in first_of(found)]
+
+
+def _cells(recipe: Recipe, path: Path, points: Sequence[EntryPoint] | None) -> tuple[list[Cell], list[Fault]]:
+    """The cells, or what is wrong with the axes or with any cell: the same fault of several cells once."""
+    assert recipe.sweep is not None
+    found, faults = combinations(recipe.sweep, file_content(recipe))
+    tasks = recipe.stages[-1].gates.tasks
+    if (task := compared_task(recipe)) not in tasks:
+        why = "the last stage has no gate on accuracy: name the task of another of its gates"
+        if task is not None:
+            why = f"the last stage has no gate on it; {did_you_mean(task, tasks)}"
+        faults.append(Fault(("task",), why))
+    cells: list[Cell] = []
+    told: dict[Fault, Fault] = {}
+    for one in found:
+        made, wrong = validated(one.content, Recipe)
+        wrong = [*wrong, *_deeper_faults(one.content, path, points)]
+        for fault in wrong:
+            told.setdefault(
+                fault, Fault(("axes",), f"cell {one.name}: {'.'.join(map(str, fault.path))}: {fault.message}")
+            )
+        if made is not None:
+            cells.append(Cell(one.name, one.values, made))
+    return cells, [fault.below("sweep") for fault in [*faults, *told.values()]]
 
 
 def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPoint] | None) -> Iterator[Fault]:
@@ -152,7 +219,8 @@ def _deeper_faults(content: dict[Any, Any], path: Path, points: Sequence[EntryPo
             message = f"stage {names.index(name)} has the same name, {name!r}: rename one"
             yield Fault((*where, "name"), message)
         names.append(name)
-        yield from (fault.below(*where) for fault in _config_faults(stage, points))
+        if content.get("sweep") is None:  # else those of the cells count
+            yield from (fault.below(*where) for fault in _config_faults(stage, points))
         if isinstance(gates := stage.get("gates"), dict) and "partition" in gates:
             message = "leave it out: checkpoints are judged on `gate` while training, and confirmed on `report`"
             yield Fault((*where, "gates", "partition"), message)

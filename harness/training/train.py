@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.fingerprint import fingerprint
 from medbench.harness.checkpoints.weights import weight_files
-from medbench.harness.contracts import MedbenchError, Say
+from medbench.harness.contracts import MedbenchError, Say, Task
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import WHERE, EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
@@ -71,6 +71,10 @@ class Trained:
             "stages": self.stages,
         }
 
+    @property
+    def passed(self) -> bool:
+        return self.ended.outcome == "passed"
+
     def in_words(self) -> str:
         lines = [
             f"{stage['stage']}: {stage['attempts']} attempts, {stage['questions']} questions, "
@@ -82,12 +86,60 @@ class Trained:
         return "\n".join([*lines, f"{self.ended.outcome}: {self.ended.reason}", where]) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A training that can begin or go on: everything that its recipe names is found and checked."""
+
+    recipe: Recipe
+    options: TrainOptions
+    folder: Path
+    prepared: Prepared
+    known: Training | None
+    """As it was begun; None for a new one."""
+    lines: dict[str, list[str]]
+    """Stage -> what its trainer reports about its data and memory."""
+
+    def run(self, say: Say, keeper: EngineKeeper) -> Trained:
+        """Until every stage's gates pass or the budget is spent. `keeper`'s engine judges, and is left open."""
+        with Journal(self.folder) as journal:
+            if self.known is None:
+                create_training(self.folder, _described(self.recipe, recipe_sha256(self.recipe), self.prepared))
+            engine = EvalOptions(
+                model="",
+                data=self.prepared.data,
+                runs=self.folder / "runs",
+                resume=True,
+                quiet=self.options.quiet,
+                engine=EngineChoice(config=engine_of(self.recipe)),
+            )
+            judge = EngineJudge(self.folder, self.prepared, engine, say, keeper)
+            start, launch = self.prepared.start, _launcher(self.prepared)
+            data = self.prepared.data_folder
+            ended = Loop(self.folder, self.recipe, start, journal, judge, launch, say, self.lines, data).run()
+            return Trained(self.folder, ended, _stage_summaries(journal))
+
+
 def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
     """Run attempts until every stage's gates pass or the budget is spent.
 
     Raises MedbenchError, before anything is trained, if the recipe or an option is wrong.
     """
-    folder = options.runs / f"train-{recipe.name}"
+    ready = make_ready(recipe, options, say)
+    keeper = EngineKeeper(say)
+    try:
+        return ready.run(say, keeper)
+    finally:
+        keeper.close()
+
+
+def training_folder(recipe: Recipe, options: TrainOptions) -> Path:
+    """The folder of the recipe's training."""
+    return options.runs / f"train-{recipe.name}"
+
+
+def make_ready(recipe: Recipe, options: TrainOptions, say: Say, *, tasks: Mapping[str, Task] | None = None) -> Ready:
+    """Find and check what the recipe names. `tasks`: see prepare_training. Raises MedbenchError as `train`."""
+    folder = training_folder(recipe, options)
     known = read_training(folder) if (folder / TRAINING).exists() else None
     if known is not None and not options.resume:
         raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
@@ -96,7 +148,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
         raise MedbenchError(
             f"{folder} was started with another recipe (only the budget may change): rename the changed recipe"
         )
-    prepared = prepare_training(recipe, options, say)
+    prepared = prepare_training(recipe, options, say, tasks=tasks)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         begun = len(stages_of(journal.events))
@@ -105,26 +157,7 @@ def train(recipe: Recipe, options: TrainOptions, say: Say) -> Trained:
             for index, stage in enumerate(recipe.stages)
             if index >= begun
         }
-        if known is None:
-            create_training(folder, _described(recipe, digest, prepared))
-        engine = EvalOptions(
-            model="",
-            data=prepared.data,
-            runs=folder / "runs",
-            resume=True,
-            quiet=options.quiet,
-            engine=EngineChoice(config=engine_of(recipe)),
-        )
-        keeper = EngineKeeper(say)
-        try:
-            judge = EngineJudge(folder, prepared, engine, say, keeper)
-            loop = Loop(
-                folder, recipe, prepared.start, journal, judge, _launcher(prepared), say, lines, prepared.data_folder
-            )
-            ended = loop.run()
-            return Trained(folder, ended, _stage_summaries(journal))
-        finally:
-            keeper.close()
+    return Ready(recipe, options, folder, prepared, known, lines)
 
 
 def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
@@ -165,8 +198,11 @@ def plan(recipe: Recipe, options: TrainOptions, say: Say) -> list[str]:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """Hash of everything that affects the result. Not the budget, which may grow when a training is resumed, nor where
-    the engine's replicas are."""
-    content = recipe.model_dump(mode="json", exclude={"budget": True, "engine": {*WHERE}})
+    the engine's replicas are, nor how many cells of a sweep are trained at once."""
+    left_out: dict[str, Any] = {"budget": True, "engine": {*WHERE}}
+    if recipe.sweep is not None:
+        left_out["sweep"] = {"parallel"}
+    content = recipe.model_dump(mode="json", exclude=left_out)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

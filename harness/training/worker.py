@@ -120,12 +120,19 @@ def _die_with_parent() -> None:
     """Linux: let the kernel send SIGKILL when the loop is gone, and start a process that then kills the rest."""
     if not sys.platform.startswith("linux"):
         return
-    _ask_for_signal(signal.SIGKILL)
-    if os.getppid() != int(os.environ.get(PARENT, os.getppid())):
-        os._exit(1)  # the loop died before the request to the kernel
+    die_with(int(os.environ.get(PARENT, os.getppid())))
     child = os.getpid()
     if os.fork() == 0:
         _outlive(child)
+
+
+def die_with(parent: int) -> None:
+    """Linux: let the kernel send SIGKILL to this process when `parent`, which has started it, is gone."""
+    if not sys.platform.startswith("linux"):
+        return
+    _ask_for_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the request to the kernel
 
 
 def _outlive(child: int) -> None:

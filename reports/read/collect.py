@@ -40,6 +40,7 @@ from medbench.reports.read.folders import (
 from medbench.reports.read.judged import Labels, ReadJudge, read_judges, views_of
 from medbench.reports.read.pairs import choose_pairs, kind_of_record
 from medbench.reports.read.records import Broken, Collection, RunView
+from medbench.reports.read.sweeps import read_sweeps
 from medbench.reports.read.synths import read_synths
 from medbench.reports.read.trainings import read_trainings
 
@@ -73,12 +74,14 @@ def collect(paths: Sequence[Path]) -> Collection:
     runs.sort(key=lambda run: natural(run.id))
     trainings, faults = read_trainings(paths)
     synths, more = read_synths(paths)
-    faults += more
+    sweeps, wrong = read_sweeps(paths)
+    faults += [*more, *wrong]
     broken += [Broken(name, reason) for name, reason in faults]
     # a folder's name may be no Unicode, which no page could hold
     broken = [Broken(as_unicode(one.name), as_unicode(one.reason)) for one in broken]
     broken.sort(key=lambda one: (natural(one.name), one.reason))
-    return Collection(tuple(runs), tuple(broken), tuple(choose_pairs(runs)), tuple(trainings), tuple(synths))
+    pairs = tuple(choose_pairs(runs))
+    return Collection(tuple(runs), tuple(broken), pairs, tuple(trainings), tuple(synths), tuple(sweeps))
 
 
 def state_of(run: RunView) -> str:

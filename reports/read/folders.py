@@ -15,6 +15,7 @@ from medbench.harness.files import slug
 from medbench.harness.gates.verdict import KEPT, LATEST
 from medbench.harness.judges.judgements import FOLDER
 from medbench.harness.runs.synth_record import SYNTH
+from medbench.harness.sweeps.record import SWEEP
 from medbench.harness.training.checkpoint_folder import METRICS
 from medbench.harness.training.journal import JOURNAL, TRAINING
 
@@ -42,6 +43,11 @@ def training_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 def synth_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """The same for folders of `medbench synth`."""
     yield from _folders_with(SYNTH, paths)
+
+
+def sweep_folders(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The same for sweeps. The trainings of one are found only where its folder is named itself."""
+    yield from _folders_with(SWEEP, paths)
 
 
 def metrics_files(training: Path) -> list[Path]:
@@ -86,6 +92,8 @@ def signature(paths: Sequence[Path]) -> str:
             digest.update(f"{file}\0{times_of(file)}\n".encode("utf-8", "replace"))
     for folder, _ in synth_folders(paths):
         digest.update(f"{folder / SYNTH}\0{times_of(folder / SYNTH)}\n".encode("utf-8", "replace"))
+    for folder, _ in sweep_folders(paths):
+        digest.update(f"{folder / SWEEP}\0{times_of(folder / SWEEP)}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ WORDS = {
     "step_time": "Seconds per step",
     "generation_time": "Seconds per step, generation",
     "reward_time": "Seconds per step, rewards",
-    "peak_memory_gib": "Peak memory of the GPU, GiB",
+    "peak_memory_gib": "Peak memory, GiB",
 }
 """The metrics shown, by TRL's names, in their order; rewards/*/mean stand behind `reward`, then those of domains."""
 REWARD = re.compile(r"rewards/(.{1,60})/mean", re.DOTALL)

@@ -14,6 +14,7 @@ from medbench.harness.runs.records import RunRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.reports.read.folders import as_unicode
 from medbench.reports.read.scores import Scores
+from medbench.reports.read.sweeps import SweepView
 from medbench.reports.read.synths import SynthView
 from medbench.reports.read.trainings import TrainingView
 
@@ -85,4 +86,6 @@ class Collection:
     trainings: tuple[TrainingView, ...] = ()
     """By id, in natural order."""
     synths: tuple[SynthView, ...] = ()
+    """By id, in natural order."""
+    sweeps: tuple[SweepView, ...] = ()
     """By id, in natural order."""

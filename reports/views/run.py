@@ -15,6 +15,7 @@ from medbench.harness.runs.records import RunRecord, TaskRecord
 from medbench.harness.scoring.summary import TaskResult
 from medbench.harness.secrets import redacted, redacted_command
 from medbench.harness.stats.intervals import wilson_interval
+from medbench.harness.sweeps.record import SweepRecord
 from medbench.harness.training.journal import Training
 from medbench.reports.read.collect import state_of
 from medbench.reports.read.pairs import page_name
@@ -184,7 +185,7 @@ def verdict_block(verdict: Verdict) -> VerdictBlock:
     return VerdictBlock(verdict, tuple(map(gate_line, verdict.gates)), known, tuple(rows_of(verdict.costs)))
 
 
-def command_of(record: RunRecord | Training) -> str:
+def command_of(record: RunRecord | Training | SweepRecord) -> str:
     """What was typed, ready for a shell but for secrets; the program by its name alone."""
     if not record.command:
         return ""

@@ -11,6 +11,7 @@ reports.site calls most of these and writes what they return:
     trainings/<id>/index.html     training_page(page), page from trajectory_page.view_of
     trainings/<id>/charts.js      trajectory_charts.script(page.stages)
     synths/<id>/index.html        synth_page(synth)
+    sweeps/<id>/index.html        sweep_page(sweep, trainings)
     runs.js                       runs_script(collection) -> bytes: which runs the viewer can set beside its own; it
                                   changes when the list of runs does, not when a page does
     trained_judge_page            judge.html in a trained judge's folder
@@ -44,11 +45,14 @@ from medbench.reports.read.collect import state_of
 from medbench.reports.read.flips import Flip
 from medbench.reports.read.records import Collection, RunView
 from medbench.reports.read.references import Reference
+from medbench.reports.read.sweeps import SweepView
 from medbench.reports.read.synths import SynthView
 from medbench.reports.views import (
     compare,
     formats,
     leaderboard,
+    sweep,
+    sweep_charts,
     synth,
     trained_judge,
     trajectory_charts,
@@ -94,6 +98,7 @@ def index_page(collection: Collection, references: Sequence[Reference] = ()) -> 
         tables=tables,
         trainings=trainings,
         synths=list(map(synth.index_row, collection.synths)),
+        sweeps=list(map(sweep.index_row, collection.sweeps)),
         broken=collection.broken,
         references=reported,
         tasks=tasks,
@@ -131,6 +136,11 @@ def training_page(page: trajectory_page.TrajectoryPage) -> str:
 def synth_page(one: SynthView) -> str:
     """The page of one folder of `medbench synth`."""
     return _render("synth.html.j2", page=synth.view_of(one))
+
+
+def sweep_page(one: SweepView, trainings: Mapping[str, str]) -> str:
+    """The page of one sweep. `trainings`: cell -> id of its training's page, for those on the site."""
+    return _render("sweep.html.j2", page=sweep.view_of(one, trainings))
 
 
 def judging_page(listed: Mapping[str, Any]) -> str:
@@ -216,5 +226,6 @@ def _environment() -> Environment:
     environment.globals["label"] = trajectory_page.label
     environment.globals["gate_label"] = trajectory_page.gate_label
     environment.globals["alarms"] = trajectory_charts.alarms
+    environment.globals["sweep_charts"] = sweep_charts
     environment.globals["metrics"] = trajectory_charts.metrics
     return environment

@@ -73,6 +73,8 @@ def in_words(content: dict[str, Any]) -> str:
         runs += f", {trainings} training{'s' * (trainings != 1)}"
     if synths := content.get("synths"):
         runs += f", {synths} folder{'s' * (synths != 1)} of synthetic data"
+    if sweeps := content.get("sweeps"):
+        runs += f", {sweeps} sweep{'s' * (sweeps != 1)}"
     line = f"{content['output']}: {runs}{broken}, {content['written']} files written"
     if "skipped" in content:
         line += f", {content['skipped']} up to date, {content['removed']} removed"
@@ -119,6 +121,7 @@ def _collected(asked: Report, say: Say) -> Collection:
         say(f"medbench: {printable(one.name)}: {printable(one.reason)}")
     if len(collection.broken) > BROKEN_SHOWN:
         say(f"medbench: {len(collection.broken) - BROKEN_SHOWN} more cannot be shown; the pages list them")
-    if not (collection.runs or collection.trainings or collection.synths or collection.broken or asked.serve):
+    shown = (collection.runs, collection.trainings, collection.synths, collection.sweeps, collection.broken)
+    if not (any(shown) or asked.serve):
         raise MedbenchError(f"{', '.join(map(str, asked.runs))}: no run in it: medbench eval makes one")
     return collection

@@ -13,6 +13,7 @@ SITE/
   trainings/<id>/index.html       pages.training_page(trajectory_page.view_of(training, runs))
   trainings/<id>/charts.js        trajectory_charts.script(stages)
   synths/<id>/index.html          pages.synth_page(synth)
+  sweeps/<id>/index.html          pages.sweep_page(sweep, trainings): cell -> id of its training, where that is shown
   assets/<name>                   pages.ASSETS
   leaderboard.json .csv .md       exports.leaderboard
   badges/<id>--<gate>.svg         exports.badges
@@ -75,6 +76,7 @@ class BuildReport:
     runs: int
     trainings: int
     synths: int
+    sweeps: int
     broken: int
     written: int
     """Files."""
@@ -97,12 +99,14 @@ def build(collection: Collection, site: Path, *, references: Path | None = None)
         _build_pairs(scored, manifest, workers)
         _build_trainings(scored, manifest)
         _build_synths(scored, manifest)
+        _build_sweeps(scored, manifest)
         _build_index(scored, manifest, known)
     seconds = round(time.perf_counter() - started, 3)
     return BuildReport(
         runs=len(runs),
         trainings=len(collection.trainings),
         synths=len(collection.synths),
+        sweeps=len(collection.sweeps),
         broken=len(collection.broken),
         written=manifest.written,
         skipped=manifest.skipped,
@@ -247,14 +251,28 @@ def _build_synths(collection: Collection, manifest: Manifest) -> None:
         manifest.record(f"synth {synth.id}", stamp, written.names)
 
 
+def _build_sweeps(collection: Collection, manifest: Manifest) -> None:
+    shown = [(training.folder.resolve(), training.id) for training in collection.trainings] if collection.sweeps else []
+    for sweep in collection.sweeps:
+        root = sweep.folder.resolve()
+        own = {folder.name.removeprefix("train-"): id for folder, id in shown if folder.parent == root}
+        stamp = _hash(code(), sweep.id, sweep.contents, own)
+        if manifest.fresh(f"sweep {sweep.id}", stamp):
+            continue
+        written = _Written(Writer(manifest.site), f"sweeps/{sweep.id}")
+        written.put("index.html", _html(pages.sweep_page(sweep, own)))
+        manifest.record(f"sweep {sweep.id}", stamp, written.names)
+
+
 def _build_index(collection: Collection, manifest: Manifest, references: Sequence[Reference]) -> None:
     """What shows all runs, and what belongs to none."""
     known = [(run.id, run.stamp) for run in collection.runs]
     broken = [(one.name, one.reason) for one in collection.broken]
     trainings = [(one.id, one.contents) for one in collection.trainings]
     synths = [(one.id, one.contents) for one in collection.synths]
+    sweeps = [(one.id, one.contents) for one in collection.sweeps]
     reported = [one.model_dump(mode="json") for one in references]
-    stamp = _hash(code(), known, broken, collection.pairs, trainings, synths, reported)
+    stamp = _hash(code(), known, broken, collection.pairs, trainings, synths, sweeps, reported)
     if not manifest.fresh("index", stamp):
         written = _Written(Writer(manifest.site), "")
         written.put("index.html", _html(pages.index_page(collection, references)))

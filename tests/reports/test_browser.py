@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from support.gate_runs import answer, stored_run
 from support.judged_pages import as_judged, checked_by_people
+from support.made_sweeps import a_sweep
 from support.made_trainings import two_stages
 
 from medbench.harness.contracts import Sample
@@ -167,6 +168,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "torn").mkdir()
     (root / "torn" / "run.json").write_text('{"schema_version": 1, "run_')
     two_stages(root, "train-smollm2")
+    a_sweep(root / "sweep-methods")
     return root
 
 
@@ -213,6 +215,7 @@ PAGES = [
     "runs/alpha-32B/viewer.html#task=pubmedqa&with=beta-7B",
     "compare/beta-7B--alpha-32B.html",
     "trainings/train-smollm2/index.html",
+    "sweeps/sweep-methods/index.html",
 ]
 
 

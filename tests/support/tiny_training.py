@@ -277,4 +277,7 @@ def _told(folder: Path, runs: Path) -> list[dict[str, Any]]:
 
 
 def _logged(attempt: Path) -> list[dict[str, object]]:
-    return [{name: value for name, value in line.items() if "time" not in name} for line in read_metrics(attempt)]
+    def told(name: str) -> bool:
+        return "time" not in name and "memory" not in name
+
+    return [{name: value for name, value in line.items() if told(name)} for line in read_metrics(attempt)]

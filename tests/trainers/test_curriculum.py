@@ -202,7 +202,7 @@ def trained(trainer: Any, config: Any, start: Path, attempt: Path) -> list[dict[
     finally:
         over.set()
         thread.join()
-    times = ("step_time", "generation_time", "reward_time")
+    times = ("step_time", "generation_time", "reward_time", "peak_memory_gib")
     lines = checkpoint_folder.read_metrics(attempt)
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
 

@@ -111,7 +111,7 @@ def divergence(student: Path, teacher: Path, rows: Path) -> float:
 def trained(config: Any, start: Path, attempt: Path) -> list[dict[str, object]]:
     distil.prepare(config, start=start, folder=attempt.parent, benchmarks={})
     distil.train(config, start=start, folder=attempt, seed=3)
-    times = ("step_time", "generation_time")
+    times = ("step_time", "generation_time", "peak_memory_gib")
     lines = checkpoint_folder.read_metrics(attempt)
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 3
 DOMAIN = {"kind": "domain", "by": "subject", "warmup": 0}
-TIMES = ("step_time", "generation_time", "reward_time")
+TIMES = ("step_time", "generation_time", "reward_time", "peak_memory_gib")
 
 
 def a_row(number: int, subject: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from medbench.trainers import sft
 config, start, folder = sys.argv[1:]
 sft.train(sft.Config.model_validate_json(config), start=Path(start), folder=Path(folder), seed=5)
 """
+COSTS = ("step_time", "peak_memory_gib")
 ORGANS = ("heart", "lung", "liver", "brain", "kidney", "spleen", "skin", "bone", "eye", "ear", "nose", "throat")
 
 
@@ -89,7 +90,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def without_times(folder: Path) -> list[dict[str, object]]:
     lines = checkpoint_folder.read_metrics(folder)
-    return [{name: value for name, value in line.items() if name != "step_time"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in COSTS} for line in lines]
 
 
 def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes], seconds: float = 240) -> None:

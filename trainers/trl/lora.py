@@ -23,6 +23,20 @@ HEADS = ("lm_head", "embed_out", "output")
 """TRL multiplies by the head's weight directly, so an adapter on it would never be trained."""
 
 
+def check_targets(targets: str | list[str] | None) -> str | list[str] | None:
+    """Raises ValueError for targets that name nothing."""
+    if targets is None:
+        return None
+    if not targets or not all(targets):
+        raise ValueError("names no module: write all-linear, or module names such as q_proj")
+    if isinstance(targets, str) and targets != ALL:
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error}); write several names as a list") from None
+    return targets
+
+
 class LoraSettings(Record):
     """A low-rank adapter; `lora: null` in a recipe trains all weights."""
 
@@ -34,17 +48,7 @@ class LoraSettings(Record):
     targets: str | list[str] = ALL
     """"all-linear", a list of module names (such as q_proj), or a regular expression over full module names."""
 
-    @field_validator("targets")
-    @classmethod
-    def _names_something(cls, targets: str | list[str]) -> str | list[str]:
-        if not targets or not all(targets):
-            raise ValueError("names no module: write all-linear, or module names such as q_proj")
-        if isinstance(targets, str) and targets != ALL:
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(f"not a regular expression ({error}); write several names as a list") from None
-        return targets
+    _names_something = field_validator("targets")(check_targets)
 
 
 def peft_config(settings: LoraSettings) -> Any:
@@ -62,10 +66,11 @@ def peft_config(settings: LoraSettings) -> Any:
     )
 
 
-def targeted(settings: LoraSettings, start: Path) -> dict[str, tuple[int, int]]:
+def targeted(settings: LoraSettings, start: Path, where: str = "lora") -> dict[str, tuple[int, int]]:
     """Module -> weight shape (outputs, inputs) of the linear layers in the checkpoint `start` that get an adapter.
 
-    Raises MedbenchError if a target matches no linear layer, or matches the output head.
+    `where`: the section of the recipe that has the targets. Raises MedbenchError if a target matches no linear layer,
+    or matches the output head.
     """
     modules = _linear_modules(start)
     body = {name: shape for name, shape in modules.items() if not _is(name, HEADS) and "embed" not in name}
@@ -78,11 +83,11 @@ def targeted(settings: LoraSettings, start: Path) -> dict[str, tuple[int, int]]:
         matched = [name for name in modules if _matches(name, target, settings.targets)]
         if not matched:
             raise MedbenchError(
-                f"lora.targets: {target!r} matches no linear layer of {start}; {did_you_mean(target, known)}"
+                f"{where}.targets: {target!r} matches no linear layer of {start}; {did_you_mean(target, known)}"
             )
         if head := next((name for name in matched if name not in body), None):
             raise MedbenchError(
-                f"lora.targets: {target!r} matches {head}, on which an adapter is never trained; "
+                f"{where}.targets: {target!r} matches {head}, on which an adapter is never trained; "
                 f"known: {', '.join(known)}"
             )
         found.update({name: body[name] for name in matched})

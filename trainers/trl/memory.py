@@ -8,13 +8,11 @@ a process.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.checkpoints.weights import check_safetensors, weight_files
-from medbench.trainers.trl import lora
+from medbench.trainers.trl import adapters, lora
 from medbench.trainers.trl.run import GIB, TrainingSettings, is_bfloat16
 
 STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 4.0, "adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "lion_8bit": 1.0}
@@ -27,28 +25,19 @@ LOGIT_COPIES, DORA_COPIES = 3, 3
 measurements of SmolLM2-135M in float32: 4.0 MB per token at 840 tokens and 2.7 at 6,080."""
 
 
-def training_memory(
-    start: Path, settings: TrainingSettings, adapter: lora.LoraSettings | None, *, tokens: int
-) -> list[str]:
+def training_memory(start: Path, settings: TrainingSettings, trained: adapters.Trained, *, tokens: int) -> list[str]:
     """Lines about the memory on one device, in GiB. `tokens`: length of one row, prompt and reply together."""
-    total = sum(
-        math.prod(tensor["shape"])
-        for file in weight_files(start)
-        for name, tensor in check_safetensors(file).items()
-        if name != "__metadata__"
-    )
-    trained = lora.parameters(adapter, start) if adapter else total
-    bfloat16 = is_bfloat16(settings)
+    total, parameters = adapters.parameters(None, start), adapters.parameters(trained, start)
+    adapted, bfloat16 = adapters.adds_weights(trained), is_bfloat16(settings)
     held = {
-        "weights": total * (2 if adapter and bfloat16 else 4) + (4 * trained if adapter else 0),
-        "gradients": 4 * trained,
-        "optimizer": STATES.get(settings.optimizer.lower(), ADAM) * trained,
+        "weights": total * (2 if adapted and bfloat16 else 4) + (4 * parameters if adapted else 0),
+        "gradients": 4 * parameters,
+        "optimizer": STATES.get(settings.optimizer.lower(), ADAM) * parameters,
         "activations": _activations(_shape(start), settings, tokens, 2 if bfloat16 else 4)
-        + _outputs(start, adapter, 2 if bfloat16 else 4) * settings.batch_size * tokens,
+        + _outputs(start, trained, 2 if bfloat16 else 4) * settings.batch_size * tokens,
     }
-    share = (
-        f"{trained:,} of {total:,} parameters trained ({trained / total:.2%}, {'LoRA' if adapter else 'all weights'})"
-    )
+    what = adapters.name_of(trained)
+    share = f"{parameters:,} of {total:,} parameters trained ({parameters / total:.2%}, {what})"
     parts = ", ".join(f"{name} {bytes / GIB:.2f}" for name, bytes in held.items())
     return [share, f"memory about {sum(held.values()) / GIB:.1f} GiB on one device: {parts}"]
 
@@ -61,9 +50,11 @@ def _activations(shape: tuple[int, int], settings: TrainingSettings, tokens: int
     return layers * per_layer
 
 
-def _outputs(start: Path, adapter: lora.LoraSettings | None, width: int) -> float:
+def _outputs(start: Path, trained: adapters.Trained, width: int) -> float:
     """Bytes per token besides the activations of the base layers."""
-    outputs = sum(shape[0] for shape in lora.targeted(adapter, start).values()) if adapter and adapter.use_dora else 0
+    outputs = 0
+    if isinstance(trained, lora.LoraSettings) and trained.use_dora:
+        outputs = sum(shape[0] for shape in lora.targeted(trained, start).values())
     vocabulary = int(_config(start).get("vocab_size", 0))
     return float(LOGIT_COPIES * 4 * vocabulary + DORA_COPIES * width * outputs)
 

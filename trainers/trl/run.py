@@ -24,6 +24,7 @@ from medbench.harness.checkpoints.fingerprint import TOKENIZER_FILES
 from medbench.harness.checkpoints.weights import own_dtype, read_json_file
 from medbench.harness.config import Record
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.runs.provenance import peak_memory_gib
 from medbench.harness.training import checkpoint_folder
 from medbench.harness.training.trainer_plugins import FailedAttempt
 from medbench.trainers.trl.optimizers import optimizer_arguments, optimizer_class
@@ -254,12 +255,14 @@ def _publisher(trainer: Any, folder: Path, start: Path, judged: Callable[[int], 
                 checkpoint_folder.append_metrics(folder, state.global_step, {**self._costs(), **metrics})
 
         def _costs(self) -> dict[str, float]:
-            """Seconds a step since the last report, and on a GPU the most memory that tensors have taken."""
+            """Seconds a step since the last report; the most memory so far, on a GPU of tensors, else of the process;
+            and how many parameters are trained."""
             times, self._step_times = self._step_times, []
             costs = {"step_time": statistics.fmean(times)} if times else {}
-            if torch.cuda.is_available():
-                costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
-            return costs
+            on_gpu = torch.cuda.is_available()
+            costs["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB if on_gpu else peak_memory_gib()
+            trained = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+            return costs | ({"trained_parameters": trained} if trained else {})  # ZeRO-3 leaves none to count here
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
