@@ -1,11 +1,12 @@
 """Training on easy rows first: an order by difficulty, in bands that open as the gate score rises.
 
-    order: {by: difficulty, samples: 4, bands: 3, rise: 0.02}
+    order: {by: difficulty, samples: 4, bands: 3, rise: 0.02, patience: 2}
 
 Difficulty is the share of right replies among `samples` by the stage's start (harness/training/difficulty.py). The rows
 are divided into `bands` of about equal size, the easiest first; rows of the same share are in the same band. Training
 begins with the first, and a further one opens for each `rise` of the best score that the gates have given to a
-checkpoint above the start's score. Open bands stay open.
+checkpoint above the start's score; one opens, too, when `patience` checkpoints in a row have opened none, since a band
+that is mastered teaches nothing and raises no score. Open bands stay open.
 
 Rows are drawn in passes: all open rows in a random order, then again; a band that opens begins a new pass. The rows of
 a step depend on the seed and on when bands opened, which is kept in ATTEMPT/curriculum.jsonl, so that a killed training
@@ -23,6 +24,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -53,6 +55,8 @@ class OrderSettings(Record):
     bands: int = Field(3, ge=1, le=20)
     rise: float = Field(0.02, gt=0, le=1)
     """Of the gate score, for each further band."""
+    patience: int | None = Field(2, ge=1)
+    """Checkpoints without a new band after which one opens anyway; null: never."""
     skip: bool | None = None
     """Leave out rows whose replies were all right or all wrong. None: in grpo, not in sft."""
 
@@ -142,14 +146,18 @@ def bands_of(shares: Sequence[float], count: int, *, skip: bool) -> Bands:
     return Bands(tuple(map(tuple, bands)), *counted)
 
 
-def open_bands(scores: Mapping[int, float], step: int, rise: float, count: int) -> int:
+def open_bands(scores: Mapping[int, float], step: int, settings: OrderSettings, count: int) -> int:
     """How many of `count` bands are open once the checkpoint of `step` is judged. `scores`: see
     checkpoint_folder.scores; without the start's, rises count from the first checkpoint's."""
     known = [score for at, score in sorted(scores.items()) if at <= step]
-    if not known:
-        return 1
-    risen = (max(known) - known[0]) / rise
-    return min(count, 1 + int(risen + 1e-9))
+    opened, waited = 1, 0
+    for number, best in enumerate(accumulate(known, max)):
+        risen = 1 + int((best - known[0]) / settings.rise + 1e-9)
+        waited += number > 0 or 0 not in scores
+        patient = settings.patience is None or waited < settings.patience
+        now = max(opened, risen if patient else max(risen, opened + 1))
+        opened, waited = now, 0 if now > opened else waited
+    return min(count, opened)
 
 
 @dataclass(slots=True)
@@ -196,7 +204,9 @@ class Draws:
         return self._pass.pop()
 
 
-def follow(trainer: Any, draws: Draws, folder: Path, *, positions: int, rise: float) -> Callable[[int], None]:
+def follow(
+    trainer: Any, draws: Draws, folder: Path, *, positions: int, settings: OrderSettings
+) -> Callable[[int], None]:
     """Let `trainer`, of TRL, train on the rows of its data set that are drawn, `positions` in all. `folder`: the
     attempt's. Returns what `run` calls when a checkpoint has been judged, which opens bands."""
     from accelerate.utils import broadcast_object_list
@@ -225,7 +235,7 @@ def follow(trainer: Any, draws: Draws, folder: Path, *, positions: int, rise: fl
             return
         first = trainer.is_world_process_zero()
         scores = checkpoint_folder.scores(folder) if first else {}
-        found = [open_bands(scores, step, rise, len(draws.bands.rows))]
+        found = [open_bands(scores, step, settings, len(draws.bands.rows))]
         broadcast_object_list(found)
         draws.opened[step] = found[0]
         if first:

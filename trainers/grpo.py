@@ -259,7 +259,7 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
         )
         judged = None
         if draws is not None:
-            judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+            judged = curriculum.follow(trainer, draws, folder, positions=positions, settings=config.order)
         run(trainer, folder=folder, start=start, judged=judged)
 
 

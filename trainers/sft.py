@@ -180,7 +180,7 @@ def train(config: Config, *, start: Path, folder: Path, seed: int) -> None:
     judged = None
     if draws is not None:
         positions = args.max_steps * draws.rows_a_batch
-        judged = curriculum.follow(trainer, draws, folder, positions=positions, rise=config.order.rise)
+        judged = curriculum.follow(trainer, draws, folder, positions=positions, settings=config.order)
     run.run(trainer, folder=folder, start=start, judged=judged)
 
 

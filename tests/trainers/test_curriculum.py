@@ -69,7 +69,25 @@ def test_bands_of_different_shares_have_about_equal_sizes() -> None:
     ],
 )
 def test_a_band_opens_for_each_rise_of_the_best_score(scores: dict[int, float], opened: int) -> None:
-    assert open_bands(scores, 4, 0.1, 3) == opened
+    assert open_bands(scores, 4, OrderSettings(by="difficulty", rise=0.1, patience=None), 3) == opened
+
+
+@pytest.mark.parametrize(
+    ("scores", "opened"),
+    [
+        ([0.4, 0.4], 1),
+        ([0.4, 0.4, 0.4], 2),  # two checkpoints without a rise
+        ([0.4, 0.4, 0.4, 0.4], 2),
+        ([0.4, 0.4, 0.4, 0.4, 0.3], 3),
+        ([0.4, 0.5, 0.5], 2),  # it opened by a rise, and one has been waited for
+        ([0.4, 0.5, 0.5, 0.5], 3),
+        ([0.4] * 20, 3),
+    ],
+)
+def test_a_band_opens_when_none_has_for_as_long_as_patience_lasts(scores: list[float], opened: int) -> None:
+    settings = OrderSettings(by="difficulty", rise=0.1, patience=2)
+    assert open_bands(dict(enumerate(scores)), len(scores), settings, 3) == opened
+    assert open_bands(dict(enumerate(scores[1:], 1)), len(scores), settings, 3) >= 1  # the start was not measured
 
 
 @given(
