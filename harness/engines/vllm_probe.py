@@ -53,6 +53,7 @@ def probe(quantization: dict[str, Any]) -> dict[str, Any]:
             llm = LLM(
                 model=folder,
                 load_format="dummy",
+                trust_remote_code=False,
                 skip_tokenizer_init=True,
                 enforce_eager=True,
                 max_model_len=64,
