@@ -271,7 +271,8 @@ def differences(torn: Path, whole: Path) -> list[str]:
 def _told(folder: Path, runs: Path) -> list[dict[str, Any]]:
     told = []
     for event in read_events(folder):
-        text = event.model_dump_json(exclude={"elapsed", "seconds", "training_seconds"})
+        times: Any = {"elapsed": True, "seconds": True, "training_seconds": True, "verdict": {"costs"}}
+        text = event.model_dump_json(exclude=times)
         told.append(json.loads(text.replace(str(runs), "RUNS")))
     return told
 

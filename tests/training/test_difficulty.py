@@ -20,6 +20,7 @@ from medbench.harness.runs.run_folder import read_run, read_samples
 from medbench.harness.training.checkpoint_folder import read_metrics, scores
 from medbench.harness.training.difficulty import read_shares
 from medbench.harness.training.journal import Gated, Measured, Probed, StageStarted, read_events
+from medbench.harness.training.state import worth_of
 
 SFT = f"train-{NAME}/1-sft"
 ROWS, SAMPLES = 60, 3
@@ -70,8 +71,8 @@ def test_difficulty_is_measured_once_as_a_run_and_a_killed_measurement_goes_on(r
     (measured,) = [event for event in events if isinstance(event, Measured)]
     gated = [event for event in events if isinstance(event, Gated)]
     assert measured.verdict is not None
-    accuracy = {0: measured.verdict.gates[0].estimate, **{one.step: one.verdict.gates[0].estimate for one in gated}}
-    assert scores(runs / SFT / "attempt-1") == pytest.approx(accuracy)
+    worth = {0: worth_of(measured.verdict), **{one.step: worth_of(one.verdict) for one in gated}}
+    assert scores(runs / SFT / "attempt-1") == pytest.approx(worth)
     assert [line["curriculum/open_bands"] for line in read_metrics(runs / SFT / "attempt-1")] == [1, 1]
     pages = command("report", runs, "-o", recipe.parent / "site", cwd=recipe.parent)
     assert pages.returncode == 0, pages.stderr
