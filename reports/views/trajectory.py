@@ -64,6 +64,8 @@ class Row:
     """ "promoted", "best of its attempt" where that failed, "not confirmed", or ""."""
     run: str = ""
     """Id of its run's page, where that run is on the site."""
+    is_baseline: bool = False
+    """Whether paired gates compare with it: the start, where the stage names no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,7 @@ def _start_row(one: Measured, columns: Sequence[Column], runs: Mapping[str, str]
         seconds=seconds,
         alpha=None,
         run=runs.get(one.run or "", ""),
+        is_baseline=one.baseline is None,
     )
 
 

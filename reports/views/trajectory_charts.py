@@ -62,12 +62,12 @@ def metrics(attempts: Sequence[AttemptBlock]) -> list[tuple[str, str]]:
 
 
 def _points(rows: Sequence[Row], place: int, unit: str, offsets: dict[int, int]) -> Iterator[list[Any]]:
-    """[x, estimate, low, high, status, attempt, step]; the start's difference to itself is nought."""
+    """[x, estimate, low, high, status, attempt, step]; the baseline's difference to itself is nought."""
     for row in rows:
         line = row.gates[place]
         x = offsets.get(row.attempt or 0, 0) + row.step
         if line is None or line.result.estimate is None:
-            if row.attempt is None and unit == "points" and (line is None):
+            if row.is_baseline and unit == "points" and line is None:
                 yield [x, 0, None, None, "", None, 0]
             continue
         result = line.result

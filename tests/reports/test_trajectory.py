@@ -204,6 +204,8 @@ def test_costs_stand_beside_those_of_a_baseline_of_the_stages_own(tmp_path: Path
     ]
     text = training_page(page)
     assert "What each model takes" in text
+    assert "±0.0" not in text  # the start is not what the margin is from
+    assert [point[4] for point in charts_of(page)[0]["gates"][0]["points"]] == ["fail"]
     assert "3 MB" in text
     assert "difficulty: 9 questions, 1 never right" in text
     (folder / BASE / "run.json").write_text("{")  # a damaged run is left out
