@@ -17,12 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from medbench.harness.benchmarks.partition import keep_partition
 from medbench.harness.checkpoints.merge import forget_merge
 from medbench.harness.checkpoints.resolve import resolve
-from medbench.harness.contracts import MedbenchError, Say
+from medbench.harness.contracts import Say
 from medbench.harness.engines.settings import EngineChoice
 from medbench.harness.evaluation.options import EvalOptions
 from medbench.harness.files import locked
@@ -35,7 +33,7 @@ from medbench.harness.sweeps.race import Race, best_of, drop_of, order_seed_of, 
 from medbench.harness.sweeps.record import SWEEP, CellRecord, SweepRecord, read_sweep, write_sweep
 from medbench.harness.training.prepare import Prepared, TrainOptions, prepare_training
 from medbench.harness.training.recipe import Cell, Recipe, cells_of, compared_task
-from medbench.harness.training.train import engine_of, make_ready, plan, recipe_sha256, training_folder
+from medbench.harness.training.train import engine_of, make_ready, plan, recipe_sha256, refuse_begun, training_folder
 
 RUNS = "runs"
 
@@ -113,14 +111,8 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
     cells = cells_of(recipe, options.recipe)
     folder = options.runs / f"sweep-{recipe.name}"
     known = read_sweep(folder) if (folder / SWEEP).exists() else None
-    if known is not None and not options.resume:
-        raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
-    digest = recipe_sha256(recipe)
-    if known is not None and digest not in (known.recipe_sha256, _sha256_now(known)):
-        raise MedbenchError(
-            f"{folder} was started with another recipe (only the budget and sweep.parallel may change): rename the "
-            f"changed recipe"
-        )
+    if known is not None:
+        refuse_begun(folder, recipe, options, known.recipe, known.recipe_sha256, "the budget and sweep.parallel")
     places = trainings.places_of([cell.recipe for cell in cells], recipe.sweep.parallel)
     inside = replace(options, runs=folder, resume=True)
     prepared = prepare_training(recipe, inside, say)
@@ -136,7 +128,7 @@ def sweep(recipe: Recipe, options: TrainOptions, say: Say) -> Swept:
             trainings.write_recipe(folder, cell)
         task = compared_task(recipe)
         assert task is not None, "checked with the recipe"
-        under_way = _UnderWay(folder, inside, cells, known or _new(recipe, digest, cells, task))
+        under_way = _UnderWay(folder, inside, cells, known or _new(recipe, cells, task))
         under_way.save()
         described = {one.name for one in under_way.record.cells if one.training is not None}
         for cell in cells:
@@ -297,25 +289,17 @@ def _compare(recipe: Recipe, prepared: Prepared, under_way: _UnderWay, engines: 
     forget(cell for cell in rule.left if cell != under_way.record.best)
 
 
-def _new(recipe: Recipe, digest: str, cells: Sequence[Cell], task: str) -> SweepRecord:
+def _new(recipe: Recipe, cells: Sequence[Cell], task: str) -> SweepRecord:
     assert recipe.sweep is not None
     return SweepRecord(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=redacted_command(sys.argv),
         recipe=recipe.model_dump(mode="json"),
-        recipe_sha256=digest,
+        recipe_sha256=recipe_sha256(recipe),
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),
         task=task,
         alpha=recipe.sweep.alpha,
         cells=[CellRecord(name=cell.name, values=cell.values) for cell in cells],
     )
-
-
-def _sha256_now(known: SweepRecord) -> str | None:
-    """As train._sha256_now."""
-    try:
-        return recipe_sha256(Recipe.model_validate(known.recipe))
-    except ValidationError:
-        return None

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,13 +142,8 @@ def make_ready(recipe: Recipe, options: TrainOptions, say: Say, *, tasks: Mappin
     """Find and check what the recipe names. `tasks`: see prepare_training. Raises MedbenchError as `train`."""
     folder = training_folder(recipe, options)
     known = read_training(folder) if (folder / TRAINING).exists() else None
-    if known is not None and not options.resume:
-        raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
-    digest = recipe_sha256(recipe)
-    if known is not None and digest not in (known.recipe_sha256, _sha256_now(known)):
-        raise MedbenchError(
-            f"{folder} was started with another recipe (only the budget may change): rename the changed recipe"
-        )
+    if known is not None:
+        refuse_begun(folder, recipe, options, known.recipe, known.recipe_sha256, "the budget")
     prepared = prepare_training(recipe, options, say, tasks=tasks)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
@@ -206,13 +202,21 @@ def recipe_sha256(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256_now(known: Training) -> str | None:
-    """`recipe_sha256` of the stored recipe with what this version adds to recipes; None if it is none to this version.
-    The stored hash is that of the version which started the training."""
-    try:
-        return recipe_sha256(Recipe.model_validate(known.recipe))
-    except ValidationError:
-        return None
+def refuse_begun(
+    folder: Path, recipe: Recipe, options: TrainOptions, stored: Mapping[str, Any], stored_sha256: str, may_change: str
+) -> None:
+    """Raises MedbenchError where what was begun in `folder` must not go on: without --resume, or by another recipe than
+    the `stored` one. `stored_sha256` is by the version that wrote it, so the stored recipe is hashed again with what
+    this version adds to recipes."""
+    if not options.resume:
+        raise MedbenchError(f"{folder} already exists: add --resume to continue it, or rename the recipe")
+    digests = {stored_sha256}
+    with suppress(ValidationError):  # it is no recipe to this version
+        digests.add(recipe_sha256(Recipe.model_validate(stored)))
+    if recipe_sha256(recipe) not in digests:
+        raise MedbenchError(
+            f"{folder} was started with another recipe (only {may_change} may change): rename the changed recipe"
+        )
 
 
 def _described(recipe: Recipe, digest: str, prepared: Prepared) -> Training:

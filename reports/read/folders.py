@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import slug
@@ -195,3 +196,34 @@ def _children(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+class View(Protocol):
+    """What the pages know of one folder."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def contents(self) -> str: ...
+
+
+V = TypeVar("V", bound=View)
+
+
+def read_views(
+    folders: Iterable[tuple[Path, str]], read: Callable[[Path], V], named: Callable[[V, str], V]
+) -> tuple[list[V], list[tuple[str, str]]]:
+    """(views in natural order, each `named` by its id; (name, reason) of what cannot be shown). `folders`: (folder,
+    what is wrong with it, or ""); `read` raises MedbenchError."""
+    found: list[V] = []
+    faults: list[tuple[str, str]] = []
+    for folder, fault in folders:
+        try:
+            if fault:
+                raise MedbenchError(fault)
+            found.append(read(folder))
+        except MedbenchError as error:
+            faults.append((folder.name, without_path(str(error), folder)))
+    found.sort(key=lambda one: (natural(one.folder.name), one.contents))
+    ids = unique_slugs(one.folder.name for one in found)
+    return [named(one, id) for id, one in zip(ids, found, strict=True)], faults

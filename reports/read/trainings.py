@@ -201,15 +201,16 @@ def _counts(event: Event) -> Iterator[float]:
     content = event.model_dump(exclude={"config", "verdict"})
     yield from (value for value in content.values() if isinstance(value, int | float))
     verdict = getattr(event, "verdict", None)
-    yield from map(abs, _numbers(verdict.model_dump(exclude={"noise"}))) if verdict else ()
+    yield from map(abs, numbers_in(verdict.model_dump(exclude={"noise"}))) if verdict else ()
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def numbers_in(value: Any) -> Iterator[float]:
+    """All numbers of a JSON value, at any depth."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _numbers(each)
+            yield from numbers_in(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _numbers(each)
+            yield from numbers_in(each)
