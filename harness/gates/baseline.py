@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medbench.harness.contracts import MedbenchError, Sample, Task
-from medbench.harness.gates.costs import Cost, cost_of
+from medbench.harness.gates.costs import Cost, cost_of_run
 from medbench.harness.gates.metric_values import value_of_question
 from medbench.harness.runs.comparability import check_baseline
 from medbench.harness.runs.records import RunRecord
@@ -90,7 +90,7 @@ def costs_beside(baseline: Path | None, reference: Reference | None, folder: Pat
     """Of the baseline and of the run in `folder`; empty without a baseline."""
     if baseline is None or reference is None or reference.record is None:
         return []
-    return [cost_of(baseline, reference.record), cost_of(folder, record)]
+    return [cost_of_run(baseline, reference.record), cost_of_run(folder, record)]
 
 
 def weights_of(reference: Reference | None) -> str | None:

@@ -45,10 +45,14 @@ class CostRow:
     """In percent, with its sign."""
 
 
-def cost_of(folder: Path, record: RunRecord) -> Cost:
+def cost_of_run(folder: Path, record: RunRecord) -> Cost:
     """The cost of the run in `folder`, finished or stopped by a gate."""
+    return cost_of(record, sum(_lines(samples_path(folder, task)) for task in record.tasks))
+
+
+def cost_of(record: RunRecord, answers: int) -> Cost:
+    """`answers`: how many the record's totals are about."""
     model, totals = record.model, record.totals
-    answers = sum(_lines(samples_path(folder, task)) for task in record.tasks)
     seconds = totals.seconds if record.engine.get("name") != "fake" else 0.0
     tokens = totals.prompt_tokens + totals.completion_tokens
     return Cost(

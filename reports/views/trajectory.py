@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from medbench.harness.contracts import MedbenchError
+from medbench.harness.gates import costs
 from medbench.harness.gates.rules import MEAN
 from medbench.harness.gates.verdict import GateResult, Verdict
 from medbench.harness.runs.records import RunRecord
@@ -94,11 +95,7 @@ class ModelCost:
     name: str
     """Of the model."""
     questions: int
-    weight_bytes: int | None
-    memory_gib: float | None
-    """Peak of the process that answered, where that is known."""
-    seconds_per_question: float | None
-    tokens_per_answer: float
+    cost: costs.Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,20 +355,7 @@ def _beside(
         models.append((f"attempt {last.attempt}, step {last.step:,}", last.run or "", last.questions))
     for model, run, asked in models:
         if run in records and asked > 0:
-            yield _cost_of(model, records[run], asked)
-
-
-def _cost_of(model: str, record: RunRecord, asked: int) -> ModelCost:
-    totals = record.totals
-    return ModelCost(
-        model=model,
-        name=record.model.name,
-        questions=asked,
-        weight_bytes=record.model.weight_bytes,
-        memory_gib=totals.peak_memory_gib,
-        seconds_per_question=totals.seconds / asked if totals.seconds else None,
-        tokens_per_answer=totals.completion_tokens / asked,
-    )
+            yield ModelCost(model, records[run].model.name, asked, costs.cost_of(records[run], asked))
 
 
 def _attempts(training: TrainingView, stage: StageState, number: int) -> tuple[list[AttemptBlock], list[str]]:

@@ -192,10 +192,12 @@ def test_costs_stand_beside_those_of_a_baseline_of_the_stages_own(tmp_path: Path
         content = json.loads(path.read_text())
         content["totals"] = {"seconds": 5.0, "completion_tokens": tokens, "peak_memory_gib": 1.25}
         content["model"]["weight_bytes"] = 3_000_000
+        content["engine"]["name"] = "vllm"  # the time of the fake engine is none
         path.write_text(json.dumps(content))
     page = page_of(folder)
     found = [
-        (one.model, one.questions, one.seconds_per_question, one.tokens_per_answer) for one in page.stages[0].beside
+        (one.model, one.questions, one.cost.seconds_per_question, one.cost.tokens_per_answer)
+        for one in page.stages[0].beside
     ]
     assert found == [
         ("baseline", 20, 0.25, 45.0),
