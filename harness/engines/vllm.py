@@ -53,7 +53,7 @@ FEWEST_BETWEEN = 16
 
 OURS = frozenset({"model", "tokenizer", "trust_remote_code", "load_format", "hf_overrides"})
 """Arguments of vLLM that decide which files are loaded, and whether code beside them runs."""
-OF_ADAPTERS = frozenset({"enable_lora", "max_loras", "max_lora_rank"})
+OF_ADAPTERS = frozenset({"max_loras", "max_lora_rank"})
 """Arguments that follow from the adapters, where there are any."""
 CPU_PLACES = 32
 """Replies at once beyond which a step on a CPU takes longer nearly in proportion, so that a gate's verdict comes no

@@ -3,8 +3,8 @@
     experts = find_experts({"medqa": "adapters/medqa"}, base, choice, say)
 
 vLLM serves plain LoRA and rsLoRA adapters beside their base, so that one engine answers for all of them in one stream.
-Where one of them is of another kind, or another engine answers, each is merged and they take turns in the engine, so
-that all replies of a run are computed in the same way.
+Where one of them is of another kind, where another engine answers, or on a CPU, each is merged and they take turns in
+the engine, so that all replies of a run are computed in the same way.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from medbench.harness.contracts import Checkpoint, Engine, MedbenchError, Say, T
 from medbench.harness.engines.plugins import takes_checkpoint
 from medbench.harness.engines.pool import EngineKeeper
 from medbench.harness.engines.settings import EngineChoice, ServedAdapter
+from medbench.harness.engines.vllm import runs_on_cpu
 from medbench.harness.evaluation.requests import Instance
 from medbench.harness.protocols.chat import load_tokenizer
 from medbench.harness.runs.records import AdapterRecord, ExpertsRecord, ModelRecord
 from medbench.harness.text import did_you_mean, foreign
+
+BESIDE = "enable_lora"
+"""Of engine_config.vllm_args: whether vLLM serves adapters beside their base, where it can. By default not on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Experts:
     def choice(self, choice: EngineChoice) -> EngineChoice:
         """`choice` with the adapters that the engine has to serve."""
         if self.merged is not None:
-            return replace(choice, adapters=())
+            others = {name: value for name, value in choice.config.vllm_args.items() if name != BESIDE}
+            return replace(choice, adapters=(), config=choice.config.model_copy(update={"vllm_args": others}))
         served = {one.fingerprint: one.folder for one in self.adapters.values()}
         adapters = (ServedAdapter(key, str(folder.path.resolve()), folder.rank) for key, folder in served.items())
         return replace(choice, adapters=tuple(adapters))
@@ -177,7 +182,10 @@ def _why_in_turns(experts: Experts, choice: EngineChoice) -> str | None:
         reason = adapter.why_merged or _own_prompts(adapter.folder, Path(experts.base.path))
         if reason is not None:
             return f"vLLM cannot serve {adapter.name} beside its base ({reason})"
-    return None
+    beside = choice.config.vllm_args.get(BESIDE)
+    if beside is None and runs_on_cpu():
+        return f"on a CPU vLLM serves adapters beside their base slowly (vllm_args: {{{BESIDE}: true}} has it do so)"
+    return None if beside in (None, True) else f"vllm_args.{BESIDE} is {foreign(str(beside), 20)}"
 
 
 def _own_prompts(adapter: AdapterFolder, base: Path) -> str | None:

@@ -19,7 +19,8 @@ from medbench.harness.benchmarks.catalog import TaskLoader
 from medbench.harness.checkpoints.resolve import resolve, resolve_adapter
 from medbench.harness.cli.main import run
 from medbench.harness.contracts import MedbenchError
-from medbench.harness.evaluation.experts import refuse_unknown_targets, tasks_of, turns
+from medbench.harness.engines.settings import EngineChoice, EngineConfig
+from medbench.harness.evaluation.experts import find_experts, refuse_unknown_targets, tasks_of, turns
 from medbench.harness.evaluation.requests import Instance
 from medbench.harness.runs.experts import target_of
 from medbench.harness.runs.run_folder import read_run, read_samples
@@ -60,9 +61,11 @@ def changed(adapter: Path, **keys: Any) -> None:
 
 
 def ask(model: Path, runs: Path, adapters: Mapping[str, Path] | None = None, **given: Any) -> StoredRun:
+    """Adapters are asked beside their base, on a CPU too."""
+    config = SETTINGS | ({"vllm_args": {"enable_lora": True}} if adapters else {})
     return evaluate(
         model,
-        **{"tasks": "medqa,pubmedqa", "data": "sample", "limit": 16, "max_new_tokens": 16, "engine_config": SETTINGS}
+        **{"tasks": "medqa,pubmedqa", "data": "sample", "limit": 16, "max_new_tokens": 16, "engine_config": config}
         | given,
         adapters=adapters,
         runs=runs,
@@ -220,6 +223,23 @@ def test_an_engine_that_the_caller_made_takes_no_adapters(made: dict[str, Path],
 
     with pytest.raises(MedbenchError, match="the given engine answers by itself"):
         ask(made["base"], tmp_path / "runs", {"medqa": made["lora"]}, engine=Given(), engine_config=None)
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "asked", "merged"),
+    [(True, None, True), (True, True, False), (False, None, False), (False, False, True)],
+)
+def test_adapters_are_merged_on_a_cpu_or_where_the_user_says_so(
+    on_cpu: bool, asked: bool | None, merged: bool, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medbench.harness.evaluation.experts.runs_on_cpu", lambda: on_cpu)
+    given = {} if asked is None else {"vllm_args": {"enable_lora": asked}}
+    choice = EngineChoice("vllm", EngineConfig(**given))
+    found = find_experts({"medqa": str(made["lora"])}, resolve(str(made["base"])), choice, print)
+    assert (found.merged is not None) == merged
+    assert ["enable_lora" in note for note in found.notes] == [True] * merged
+    served = found.choice(choice)
+    assert (len(served.adapters), "enable_lora" in served.config.vllm_args) == (0 if merged else 1, asked is True)
 
 
 def test_what_takes_turns_is_asked_adapter_by_adapter_in_its_order() -> None:
