@@ -116,6 +116,25 @@ class Card(_Record):
         )
 
 
+class GeneratorModel(_Record):
+    """What of the model's record is shown; the rest is kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    fingerprint: str
+    parameters: int | None = Field(None, ge=0)
+
+
+class Generator(_Record):
+    """Who wrote the replies."""
+
+    model: GeneratorModel
+    engine: str
+    settings: dict[str, Any] | None = None
+    """The engine's, once it has started."""
+
+
 class SynthRecord(_Record):
     """synth.json."""
 
@@ -129,8 +148,7 @@ class SynthRecord(_Record):
     parts: dict[str, str] = Field(default_factory=dict)
     """What `identity` is made of: part -> hash."""
     recipe: dict[str, Any]
-    generator: dict[str, Any]
-    """The model's record, with its fingerprint, and the engine."""
+    generator: Generator
     limit: int | None = None
     packages: dict[str, str] = Field(default_factory=dict)
     git_commit: str | None = None

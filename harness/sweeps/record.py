@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.harness.contracts import MedbenchError
 from medbench.harness.files import write_atomically
@@ -66,10 +66,10 @@ class CellDrop(_Part):
 class CellScore(_Part):
     """A cell's accuracy in the comparison."""
 
-    asked: int
-    failed: int
+    asked: int = Field(ge=0)
+    failed: int = Field(ge=0)
     """Questions with a failed request among these."""
-    score: float | None
+    score: float | None = Field(ge=0, le=1)
     """Mean over the questions that got an answer."""
     interval: tuple[float, float]
     """95 %: where all were asked, of new questions; else of the mean over all, valid wherever it stopped."""

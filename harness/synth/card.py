@@ -56,8 +56,8 @@ def card_text(record: SynthRecord, recipe: SynthRecipe, card: Card) -> str:
 
 
 def _summary(record: SynthRecord, recipe: SynthRecipe, card: Card) -> Iterator[str]:
-    model = record.generator["model"]
-    size = model.get("parameters")
+    model = record.generator.model
+    size = model.parameters
     sampling = recipe.sampling
     yield f"- **Yield**: {card.in_words}; {card.answered:,} of {card.questions:,} questions have a row."
     if card.replies and card.accepted < LOW_YIELD * card.replies:
@@ -74,9 +74,9 @@ def _summary(record: SynthRecord, recipe: SynthRecipe, card: Card) -> Iterator[s
         else "- **Told the answer**: no reply."
     )
     yield (
-        f"- **Generator**: {markdown_cell(model['name'])}"
+        f"- **Generator**: {markdown_cell(model.name)}"
         + (f", {size:,} parameters" if size else "")
-        + f", fingerprint {model['fingerprint'][:12]}, engine {markdown_cell(record.generator['engine'])}."
+        + f", fingerprint {markdown_cell(model.fingerprint[:12])}, engine {markdown_cell(record.generator.engine)}."
     )
     yield (
         f"- **Sampling**: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}, at "

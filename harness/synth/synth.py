@@ -30,7 +30,15 @@ from medbench.harness.files import locked, remove_leftovers, write_atomically
 from medbench.harness.judges.contracts import Judge
 from medbench.harness.judges.settings import start_from
 from medbench.harness.runs import provenance
-from medbench.harness.runs.synth_record import SYNTH, Card, SynthRecord, read_synth, write_synth
+from medbench.harness.runs.synth_record import (
+    SYNTH,
+    Card,
+    Generator,
+    GeneratorModel,
+    SynthRecord,
+    read_synth,
+    write_synth,
+)
 from medbench.harness.secrets import redacted, redacted_command
 from medbench.harness.synth.candidates import Candidate, Journal, by_question, read_candidates
 from medbench.harness.synth.card import CARD, card_text
@@ -189,7 +197,9 @@ def _carried_out(
     assert options.out is not None
     recipe, folder = prepared.recipe, options.out
     record = _begun(prepared, model, options)
-    record = _generated(prepared, model, options, record, say)
+    stored = _stored(folder, recipe)
+    write_synth(folder, record)  # not before all that is there has been read: a damaged folder stays as it is
+    record = _generated(prepared, model, options, record, stored, say)
     say("every question is answered; filtering")
     selection = Selection(recipe, folder, model.record.fingerprint, prepared.benchmarks, judge)
     card = selection.run(questions_of(recipe, prepared.total)).card()
@@ -200,7 +210,7 @@ def _carried_out(
 
 
 def _begun(prepared: _Prepared, model: Model, options: SynthOptions) -> SynthRecord:
-    """The folder's record: a new one, or that of an earlier session on the same questions. Raises MedbenchError for the
+    """The record to write: a new one, or that of an earlier session on the same questions. Raises MedbenchError for the
     folder of another recipe."""
     assert options.out is not None
     record = SynthRecord(
@@ -211,10 +221,10 @@ def _begun(prepared: _Prepared, model: Model, options: SynthOptions) -> SynthRec
         identity=_hash(prepared.parts),
         parts=prepared.parts,
         recipe=redacted(prepared.recipe.model_dump(mode="json")),
-        generator={
-            "model": model.record.model_dump(mode="json", exclude={"path"}, exclude_none=True),
-            "engine": prepared.choice.name,
-        },
+        generator=Generator(
+            model=GeneratorModel(**model.record.model_dump(mode="json", exclude={"path"}, exclude_none=True)),
+            engine=prepared.choice.name,
+        ),
         limit=options.limit,
         packages=provenance.packages(),
         git_commit=provenance.git_commit(),
@@ -224,7 +234,6 @@ def _begun(prepared: _Prepared, model: Model, options: SynthOptions) -> SynthRec
         _refuse_another(options.out, before, record)
         update = {"status": "running", "recipe": record.recipe, "name": record.name, "card": None}
         record = before.model_copy(update=update)
-    write_synth(options.out, record)
     return record
 
 
@@ -238,30 +247,46 @@ def _refuse_another(folder: Path, before: SynthRecord, now: SynthRecord) -> None
     )
 
 
-def _generated(prepared: _Prepared, model: Model, options: SynthOptions, record: SynthRecord, say: Say) -> SynthRecord:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What the journal holds."""
+
+    done: int
+    """Questions complete, up to the first that is not."""
+    known: dict[int, list[Candidate]]
+    """Place -> replies, of questions behind it."""
+    had_text: bool
+    """Whether any reply has text."""
+
+
+def _generated(
+    prepared: _Prepared, model: Model, options: SynthOptions, record: SynthRecord, stored: _Stored, say: Say
+) -> SynthRecord:
     """Ask what the journal does not hold. No engine starts where nothing is missing."""
     assert options.out is not None
-    recipe, folder = prepared.recipe, options.out
-    with Journal(folder) as journal:
-        done, known, had_text = _stored(folder, recipe)
-        if done >= prepared.total:
-            return record
-        if done or known:
-            say(f"{done} of {prepared.total} questions are answered already")
-        with opened_engine(prepared.choice, recipe.generator.model, model.checkpoint) as engine:
-            described = describe_engine(engine)
-            record = record.model_copy(update={"generator": record.generator | {"settings": described["settings"]}})
-            write_synth(folder, record)
-            generation = Generation(
-                recipe, engine, journal, known, had_text=had_text, say=say, total=prepared.total, done=done
-            )
-            session = generation.run(islice(questions_of(recipe, prepared.total), done, None))
-            say(f"{session.replies} replies, {session.right} of them right, {session.failed} failed")
+    recipe, folder, done = prepared.recipe, options.out, stored.done
+    if done >= prepared.total:
+        return record
+    if done or stored.known:
+        say(f"{done} of {prepared.total} questions are answered already")
+    with (
+        Journal(folder) as journal,
+        opened_engine(prepared.choice, recipe.generator.model, model.checkpoint) as engine,
+    ):
+        described = describe_engine(engine)
+        generator = record.generator.model_copy(update={"settings": described["settings"]})
+        record = record.model_copy(update={"generator": generator})
+        write_synth(folder, record)
+        generation = Generation(
+            recipe, engine, journal, stored.known, had_text=stored.had_text, say=say, total=prepared.total, done=done
+        )
+        session = generation.run(islice(questions_of(recipe, prepared.total), done, None))
+        say(f"{session.replies} replies, {session.right} of them right, {session.failed} failed")
     return record
 
 
-def _stored(folder: Path, recipe: SynthRecipe) -> tuple[int, dict[int, list[Candidate]], bool]:
-    """(questions complete up to the first that is not, place -> replies of those behind it, whether any has text)."""
+def _stored(folder: Path, recipe: SynthRecipe) -> _Stored:
+    """Raises MedbenchError for a damaged journal."""
     done, known, had_text = 0, {}, False
     for at, candidates, is_done in by_question(read_candidates(folder), lambda found: is_complete(found, recipe)):
         had_text = had_text or any(one.output.strip() for one in candidates)
@@ -269,7 +294,7 @@ def _stored(folder: Path, recipe: SynthRecipe) -> tuple[int, dict[int, list[Cand
             done += 1
         else:
             known[at] = candidates
-    return done, known, had_text
+    return _Stored(done, known, had_text)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def index_row(synth: SynthView) -> IndexRow:
         id=synth.id,
         name=record.name,
         state=record.status,
-        generator=_generator(record),
+        generator=record.generator.model.name,
         questions=card.questions if card else 0,
         replies=card.replies if card else 0,
         accepted=card.accepted if card else 0,
@@ -87,17 +87,11 @@ def _share(card: Card) -> str:
     return f"{percent(card.accepted / card.replies)} ({percent(card.low)} to {percent(card.high)})"
 
 
-def _generator(record: SynthRecord) -> str:
-    model = record.generator.get("model")
-    return str(model.get("name", "")) if isinstance(model, dict) else ""
-
-
 def _facts(record: SynthRecord) -> Iterator[tuple[str, str]]:
-    model = record.generator.get("model")
-    yield "Generator", _generator(record)
-    if isinstance(model, dict):
-        yield "Fingerprint", str(model.get("fingerprint", ""))
-    yield "Engine", str(record.generator.get("engine", ""))
+    generator = record.generator
+    yield "Generator", generator.model.name
+    yield "Fingerprint", generator.model.fingerprint
+    yield "Engine", generator.engine
     if record.card is not None:
         yield "Tokens written", f"{record.card.completion_tokens:,}"
         if record.card.first_right is not None:

@@ -18,7 +18,7 @@ from fuzz.oracles import run_faults
 from fuzz.play import play
 from fuzz.trial import CATEGORIES
 
-FAST = ("yaml", "replies", "data", "runs", "training")
+FAST = ("yaml", "replies", "data", "runs", "training", "sweeps", "judged", "synth")
 FRESH = 100
 """Cases of each category, always the same."""
 SLOW = ("checkpoints",)

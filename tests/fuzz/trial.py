@@ -12,9 +12,12 @@ from pathlib import Path
 from fuzz import (
     checkpoints,
     data_files,
+    judged_runs,
     run_folders,
     sound,
     stored_replies,
+    sweep_folders,
+    synth_folders,
     training_folders,
     yaml_files,
 )
@@ -24,7 +27,17 @@ from fuzz.play import Done, play
 
 CATEGORIES: dict[str, Category] = {
     module.CATEGORY.name: module.CATEGORY
-    for module in (yaml_files, stored_replies, data_files, run_folders, training_folders, checkpoints)
+    for module in (
+        yaml_files,
+        stored_replies,
+        data_files,
+        run_folders,
+        training_folders,
+        sweep_folders,
+        judged_runs,
+        synth_folders,
+        checkpoints,
+    )
 }
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(tmp_path: Path, content: 
 
 def test_figures_that_are_no_numbers_are_not_drawn(runs: Path) -> None:
     path = runs / "sweep-methods" / SWEEP
-    path.write_text(path.read_text().replace('"score": 0.55', '"score": NaN'))
+    path.write_text(path.read_text().replace('"log_e": 5.2', '"log_e": NaN'))
     assert "not a number" in collect([runs]).broken[0].reason
 
 

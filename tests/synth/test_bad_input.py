@@ -197,8 +197,18 @@ def test_a_damaged_journal_is_named_with_its_line(
     assert run(["synth", str(recipe(folder)), "--out", str(folder / "out"), "--quiet"]) == 0
     journal = folder / "out" / CANDIDATES
     first, _, rest = journal.read_bytes().partition(b"\n")
-    journal.write_bytes(first + b"\n" + damage + rest)
+    journal.write_bytes(first + b"\n" + damage + rest + b'{"at": 3')
+    before = {path: path.read_bytes() for path in (folder / "out").glob("*.json*")}
     assert f"{CANDIDATES}:2: not a line written by medbench synth" in line(folder, recipe(folder), capfd, "--resume")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_damaged_record_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["synth", str(recipe(folder)), "--out", str(folder / "out"), "--quiet"]) == 0
+    record = folder / "out" / "synth.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "generator": {"model": [content["generator"]["model"]]}}))
+    assert "generator.model" in line(folder, recipe(folder), capfd, "--resume")
 
 
 def test_a_reply_that_is_there_twice_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

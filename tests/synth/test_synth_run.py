@@ -93,7 +93,7 @@ def test_every_reply_is_in_one_file_with_where_it_came_from(tmp_path: Path) -> N
     rows, dropped = accepted(tmp_path), rejected(tmp_path)
     origins = [row["provenance"] for row in (*rows, *dropped)]
     assert len({origin["reply"] for origin in origins}) == len(origins) == found.card.replies == 24
-    assert {origin["generator"] for origin in origins} == {found.record.generator["model"]["fingerprint"]}
+    assert {origin["generator"] for origin in origins} == {found.record.generator.model.fingerprint}
     for origin in origins:
         assert set(origin) >= {"source", "id", "kind", "prompt_sha256", "seed", "attempt", "strategy", "told_answer"}
     assert {origin["id"] for origin in origins} == {question.id for question in questions}

@@ -154,6 +154,8 @@ def test_missing_files_folders_and_globs(tmp_path: Path) -> None:
     assert f"such as {tmp_path}/*.jsonl" in faulty(f"{tmp_path}/")
     assert f"{tmp_path / 'b.xlsx'}: does not end in" in faulty(f"{tmp_path}/*")
     assert "null character" in faulty("a\0b")
+    assert faulty("/") == "/: more than 10,000 files and folders: name fewer, by a narrower glob"
+    assert faulty("/**") == "/**: more than 10,000 files and folders: name fewer, by a narrower glob"
     assert "cannot be read" in faulty("a" * 5000)
 
 

@@ -10,7 +10,8 @@ import csv
 import glob
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ MAGIC = "*?["
 DELIMITERS = ",;\t"
 LARGEST_CELL = 16 * 2**20
 """Characters; Python's csv stops at 131,072, which a chat can exceed."""
+MOST_PATHS = 10_000
+"""In a folder or of a glob; more are a slip, such as the folder /."""
 ABOUT_THE_DATA = ("README", "LICENSE", "NOTICE", "CITATION")
 """Beginnings of the names of files that may lie beside data."""
 
@@ -71,7 +74,7 @@ def expand(path: str) -> Path:
 
 
 def _in_folder(folder: Path, given: str) -> list[Path]:
-    there = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
+    there = [path for path in _few(folder.rglob("*"), given) if path.is_file() and not _is_hidden(path, folder)]
     found = [path for path in there if path.suffix.lower() in READERS]
     others = [path for path in there if path not in set(found) and not path.name.upper().startswith(ABOUT_THE_DATA)]
     if not found:
@@ -84,6 +87,14 @@ def _in_folder(folder: Path, given: str) -> list[Path]:
     return found
 
 
+def _few(paths: Iterable[Path], given: str) -> list[Path]:
+    """Sorted. Raises MedbenchError where there are too many, without looking at the rest of the disk."""
+    found = list(islice(paths, MOST_PATHS + 1))
+    if len(found) > MOST_PATHS:
+        raise MedbenchError(f"{given}: more than {MOST_PATHS:,} files and folders: name fewer, by a narrower glob")
+    return sorted(found)
+
+
 def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
@@ -94,8 +105,8 @@ def _matching(given: str) -> list[Path]:
     first = next(at for at, part in enumerate(parts) if set(MAGIC) & set(part))
     root = expand(str(Path(*parts[:first]))) if first else Path()
     # unlike Path.glob, it leaves hidden files out and takes any pattern
-    names = glob.glob(str(Path(*parts[first:])), root_dir=root, recursive=True)  # noqa: PTH207
-    found = sorted({root / name for name in names if (root / name).is_file()})
+    names = glob.iglob(str(Path(*parts[first:])), root_dir=root, recursive=True)  # noqa: PTH207
+    found = [path for path in dict.fromkeys(_few((root / name for name in names), given)) if path.is_file()]
     if not found:
         raise MedbenchError(f"{given}: matches no file: correct the glob")
     odd = next((path for path in found if path.suffix.lower() not in READERS), None)
