@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from medbench.harness.contracts import LETTERS, MedbenchError
 from medbench.trainers.data.files import expand
 from medbench.trainers.data.forms import COLUMNS
+from medbench.trainers.data.questions import Row
 from medbench.trainers.data.rows import Source, load_rows
 
 MCQ = {"question": "Which metal?", "options": {"A": "Iron", "B": "Zinc"}, "answer_idx": "B"}
@@ -101,6 +102,15 @@ def test_real_files_are_read_completely(data_dir: Path, monkeypatch, name: str, 
     assert all(row.question.gold in row.question.labels for row in found)
 
 
+def test_a_conclusion_takes_the_place_of_the_abstract(tmp_path: Path) -> None:
+    source = Source(path=str(written(tmp_path, PUBMED)), format="pubmedqa", columns={"context": "long_answer"})
+    (row,) = load_rows([source])
+    assert isinstance(row, Row)
+    assert (row.question.context, row.reasoning, row.question.gold) == ("It seems to help.", "", "yes")
+    (whole,) = load(tmp_path, PUBMED | {"context": "[One.] Two."})
+    assert whole.question.context == "[One.] Two."
+
+
 @pytest.mark.parametrize(
     ("raw", "format", "says"),
     [
@@ -115,6 +125,8 @@ def test_real_files_are_read_completely(data_dir: Path, monkeypatch, name: str, 
         (HUATUO | {"Response": None}, "huatuo_o1", "Response: expected text, found NoneType"),
         (PUBMED | {"final_decision": "no idea"}, "pubmedqa", "'no idea' is not one of yes, no, maybe"),
         (PUBMED | {"context": {"contexts": []}}, "pubmedqa", "context.contexts: expected a list of texts"),
+        (PUBMED | {"context": [1]}, "pubmedqa", "context.contexts: expected a list of texts"),
+        (PUBMED | {"context": " "}, "pubmedqa", "context is empty"),
         (PUBMED | {"long_answer": ""}, "pubmedqa", "long_answer is empty"),
         (MCQ | {"answer_idx": "C"}, "multiple_choice", "answer_idx: 'C' is not one of the options A, B"),
         (MCQ | {"answer_idx": 2}, "multiple_choice", "not one of the options"),

@@ -4,7 +4,8 @@ format              columns
 structured_medical  case, reasoning, answer (TachyHealth/structured_medical: free text)
 huatuo_o1           Question, Complex_CoT, Response (FreedomIntelligence/medical-o1-reasoning-SFT: free text),
                     or question, options, answer_idx, reasoning (its demo rows)
-pubmedqa            question, context.contexts, long_answer, final_decision (qiaojin/PubMedQA)
+pubmedqa            question, context.contexts or context as text, final_decision, optionally long_answer
+                    (qiaojin/PubMedQA)
 multiple_choice     question, options (object or list), answer_idx or answer, optionally reasoning or explanation
 messages            messages: a chat, see conversations.py; optionally system
 sharegpt            conversations: likewise

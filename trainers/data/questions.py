@@ -77,14 +77,10 @@ def _free_text(where: str, raw: Raw, asked: str, reasoning: str, answer: str) ->
 
 def pubmedqa(where: str, raw: Raw) -> Row:
     text, decision = _as_asked(raw), columns.text(raw, "final_decision")
-    reasoning = columns.text(raw, "LONG_ANSWER" if "LONG_ANSWER" in raw else "long_answer")
-    given = columns.listed(raw, "context")
-    contexts = given.get("contexts") if isinstance(given, Mapping) else None
-    if not isinstance(contexts, list) or not contexts or not all(isinstance(one, str) for one in contexts):
-        raise ValueError(f"context.contexts: expected a list of texts{columns.there(raw)}")
+    conclusion = next((name for name in ("LONG_ANSWER", "long_answer") if name in raw), None)
     if decision not in DECISIONS:
         raise ValueError(f"final_decision: {decision!r} is not one of {', '.join(DECISIONS)}")
-    context = "\n".join(contexts)  # as tasks/pubmedqa joins them
+    context = _abstract(raw)
     question = Question(
         str(raw.get("pubid", content_id(text))),
         cluster_id(text, (context,)),
@@ -94,7 +90,20 @@ def pubmedqa(where: str, raw: Raw) -> Row:
         decision,
         context,
     )
-    return Row(where, question, columns.thought(reasoning), "", source=columns.source(raw) or context)
+    reasoning = columns.thought(columns.text(raw, conclusion)) if conclusion is not None else ""
+    return Row(where, question, reasoning, "", source=columns.source(raw) or context)
+
+
+def _abstract(raw: Raw) -> str:
+    """PubMedQA's own column, which is JSON in a cell of a CSV file, or one text."""
+    given = raw.get("context")
+    if isinstance(given, str) and not given.lstrip().startswith("{"):
+        return columns.text(raw, "context")
+    given = columns.listed(raw, "context")
+    contexts = given.get("contexts") if isinstance(given, Mapping) else None
+    if not isinstance(contexts, list) or not contexts or not all(isinstance(one, str) for one in contexts):
+        raise ValueError(f"context.contexts: expected a list of texts{columns.there(raw)}")
+    return "\n".join(contexts)  # as tasks/pubmedqa joins them
 
 
 def multiple_choice(where: str, raw: Raw) -> Row:
