@@ -149,8 +149,11 @@ def test_the_fast_lane_leaves_out_what_takes_long_and_the_whole_suite_nothing(ch
     fast, whole = (make(checkout, "-n", target, "STACK=cpu").stdout.splitlines() for target in ("test-fast", "test"))
     assert '-m "not engine and not browser and not slow"' in fast[-1]
     tests = "\n".join(whole)
-    assert "-m pytest -m engine >" in tests
-    assert '-m "not engine";' in tests
+    trainings = re.search(r"-m pytest -m engine ((?:tests/\S+ )+)", tests)
+    assert trainings is not None
+    assert f"-m pytest -m engine {' '.join(f'--ignore={one}' for one in trainings[1].split())} " in tests
+    assert all((ROOT / one).is_dir() for one in trainings[1].split())
+    assert '-m "not engine" ' in tests
 
 
 def test_every_package_in_the_lock_is_pinned() -> None:

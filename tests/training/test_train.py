@@ -177,6 +177,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(1800)  # many starts of the loop
 def test_kill_9_at_any_moment_changes_nothing(
     built: Path, whole: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
