@@ -58,15 +58,16 @@ lint: $(ENV)
 # trainings, which start theirs in child processes; and all others, file by file on all cores. On a GPU, which one
 # engine fills, the second waits for the first
 WHOLE := tests/training tests/sweeps tests/quantise
+logged = > .venv/$(1).log 2>&1; failed=$$?; cat .venv/$(1).log; exit $$failed
 test: lint
 	@echo "medbench: tests$(if $(MEDBENCH_DATA),, (those on the real benchmark files are skipped: MEDBENCH_DATA is not set))"
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs 3 test-engines test-trainings test-others
 
 test-engines:
-	@$(BIN)/python -m pytest -m engine $(WHOLE:%=--ignore=%) $(SLOWEST) > .venv/engines.log 2>&1; failed=$$?; cat .venv/engines.log; exit $$failed
+	@$(BIN)/python -m pytest -m engine $(WHOLE:%=--ignore=%) $(SLOWEST) $(call logged,engines)
 
 test-trainings: $(if $(filter gpu,$(STACK)),test-engines)
-	@$(BIN)/python -m pytest -m engine $(WHOLE) $(SLOWEST) > .venv/trainings.log 2>&1; failed=$$?; cat .venv/trainings.log; exit $$failed
+	@$(BIN)/python -m pytest -m engine $(WHOLE) $(SLOWEST) $(call logged,trainings)
 
 test-others:
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not engine" $(SLOWEST)

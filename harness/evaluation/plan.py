@@ -159,7 +159,7 @@ def _engine_of(plan: Plan, say: Say, keeper: EngineKeeper | None) -> Iterator[tu
             finally:
                 engine.close()
             return
-    in_turns = EngineInTurns(experts, choice, say)
+    in_turns = EngineInTurns(experts, experts.choice(choice), say)
     try:
         yield plan, cast(Engine, in_turns)
     finally:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import yaml
-from support.synth import good_reply, recipe, write_replies, write_rows, wrong_letter
+from support.synth import recipe, write_one_wrong
 
 from fuzz.case import Case
 from fuzz.category import Category
@@ -28,14 +28,7 @@ def build(folder: Path) -> None:
 
     at = folder / FOLDER
     at.mkdir()
-    questions = write_rows(at / "rows.jsonl", 4)
-    bad = questions[1].id
-    write_replies(
-        at / "replies.jsonl",
-        questions,
-        lambda one, number: good_reply(one, wrong_letter(one) if one.id == bad else one.gold, number),
-        1,
-    )
+    write_one_wrong(at)
     path = recipe(at)
     content = yaml.safe_load(path.read_text())
     content["generator"]["replies"] = f"{FOLDER}/replies.jsonl"
@@ -52,7 +45,7 @@ def _tear(folder: Path) -> None:
     candidates, record = folder / "candidates.jsonl", folder / "synth.json"
     lines = candidates.read_text().splitlines(keepends=True)
     candidates.write_text("".join(lines[:2]) + lines[2][:50])
-    record.write_text(json.dumps({**json.loads(record.read_text()), "state": "running", "card": None}, indent=1))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "status": "running", "card": None}, indent=1))
 
 
 def draw_case(draw: random.Random, sound: Path) -> Case:

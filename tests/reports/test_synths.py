@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lxml import html
 from support.hostile import HOSTILE
-from support.synth import good_reply, recipe, write_replies, write_rows, wrong_letter
+from support.synth import recipe, write_one_wrong
 
 from medbench.harness.cli.main import run
 from medbench.harness.synth.synth import SynthOptions, synthesize
@@ -23,14 +23,7 @@ from medbench.reports.write.pages import index_page, synth_page
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """A folder with one folder of synth, in which three of four replies passed."""
-    questions = write_rows(tmp_path / "rows.jsonl", 4)
-    bad = questions[1].id
-    write_replies(
-        tmp_path / "replies.jsonl",
-        questions,
-        lambda q, n: good_reply(q, wrong_letter(q) if q.id == bad else q.gold, n),
-        1,
-    )
+    write_one_wrong(tmp_path)
     (tmp_path / "runs").mkdir()
     synthesize(SynthOptions(recipe(tmp_path), tmp_path / "runs/mine"), lambda _: None)
     return tmp_path / "runs"

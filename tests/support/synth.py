@@ -79,6 +79,18 @@ def write_replies(path: Path, questions: Iterable[Question], reply: Callable[[Qu
                 file.write(json.dumps({"id": question.id, "sample": sample, **fields}) + "\n")
 
 
+def write_one_wrong(folder: Path) -> None:
+    """Four questions in rows.jsonl, and a reply to each in replies.jsonl: a wrong one to the second."""
+    questions = write_rows(folder / "rows.jsonl", 4)
+    bad = questions[1].id
+    write_replies(
+        folder / "replies.jsonl",
+        questions,
+        lambda one, number: good_reply(one, wrong_letter(one) if one.id == bad else one.gold, number),
+        1,
+    )
+
+
 def recipe(folder: Path, **more: Any) -> Path:
     """A recipe on rows.jsonl and replies.jsonl in `folder`, without a contamination filter."""
     content: dict[str, Any] = {

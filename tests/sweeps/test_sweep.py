@@ -166,7 +166,9 @@ def test_another_recipe_is_not_mixed_into_a_sweep_and_a_dry_run_lists_its_cells(
 @pytest.mark.timeout(1200)
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one_whose_cells_train_beside_each_other(built: Path) -> None:
     """kill -9 while the second cell trains, and while cells are compared; the other sweep is not killed."""
-    recipe = write(built, swept("killed", {KIND: ["lora", "ia3"]}, steps=8, save_every=4))
+    content = swept("killed", {KIND: ["lora", "ia3"]}, steps=8, save_every=4)
+    content["sweep"]["questions"] = 40
+    recipe = write(built, content)
     runs = built / "killed"
     folder = runs / "sweep-killed"
     first = folder / "train-kind-lora"
@@ -198,8 +200,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_whose_cells_train_be
         asked = [sample.id for sample in read_samples(folder / "runs" / cell, TASK)]
         assert len(asked) == len(set(asked))
 
-    content = swept("whole", {KIND: ["lora", "ia3"]}, steps=8, save_every=4)
-    content["sweep"]["parallel"] = 2
+    content = {**content, "name": "whole", "sweep": {**content["sweep"], "parallel": 2}}
     done = command(
         "train", write(built, content), "--runs", built / "unkilled", "--data", built / "data", "--quiet", cwd=built
     )
@@ -207,7 +208,10 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_whose_cells_train_be
     whole = built / "unkilled/sweep-whole"
     assert set(trained_in(whole)) == {"train-kind-lora", "train-kind-ia3"}
     assert all((whole / "cells" / f"kind-{kind}.log").read_text() for kind in ("lora", "ia3"))
-    assert told(read_sweep(folder)) == told(read_sweep(whole))
+    record = read_sweep(whole)
+    assert record.state == "complete"
+    assert all(cell.score is not None and cell.score.asked <= 40 for cell in record.cells)
+    assert told(read_sweep(folder)) == told(record)
 
 
 def told(record: SweepRecord) -> list[Any]:

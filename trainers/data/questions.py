@@ -77,7 +77,6 @@ def _free_text(where: str, raw: Raw, asked: str, reasoning: str, answer: str) ->
 
 def pubmedqa(where: str, raw: Raw) -> Row:
     text, decision = _as_asked(raw), columns.text(raw, "final_decision")
-    conclusion = next((name for name in ("LONG_ANSWER", "long_answer") if name in raw), None)
     if decision not in DECISIONS:
         raise ValueError(f"final_decision: {decision!r} is not one of {', '.join(DECISIONS)}")
     context = _abstract(raw)
@@ -90,6 +89,7 @@ def pubmedqa(where: str, raw: Raw) -> Row:
         decision,
         context,
     )
+    conclusion = next((name for name in ("LONG_ANSWER", "long_answer") if name in raw), None)
     reasoning = columns.thought(columns.text(raw, conclusion)) if conclusion is not None else ""
     return Row(where, question, reasoning, "", source=columns.source(raw) or context)
 
